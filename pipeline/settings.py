@@ -1,0 +1,224 @@
+"""The settings of a run: params.yaml, checked completely before any model is loaded.
+
+There are no defaults in code: params.yaml is the one place where a value and the reason for it
+stand, so what DVC tracks is what runs.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal, get_args
+
+from pydantic import BaseModel, ConfigDict, Field, Strict, ValidationError, model_validator
+
+from pipeline.errors import InputError
+
+RewardName = Literal["pickscore", "hpsv2", "imagereward", "clip", "aesthetic"]
+Count = Annotated[int, Field(ge=1, description="a whole number of at least 1")]
+Fraction = Annotated[float, Field(ge=0, lt=1, description="a number from 0 to below 1")]
+NonNegative = Annotated[
+    float, Field(ge=0, allow_inf_nan=False, description="a number of at least 0")
+]
+Positive = Annotated[float, Field(gt=0, allow_inf_nan=False, description="a number above 0")]
+Seed = Annotated[int, Field(ge=0, lt=2**63, description="a whole number of at least 0")]
+Source = Annotated[str, Field(min_length=1, description="a folder, file or hub repository id")]
+File = Annotated[Path, Strict(False), Field(description="the path of a file")]
+FolderName = Annotated[str, Field(pattern=r"^\w[\w.-]*$")]
+
+
+class Group(BaseModel):
+    """A group of settings: immutable, of exactly the named keys and types."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+
+class Prompts(Group):
+    train: File
+    validation: File
+    tests: dict[FolderName, File] = Field(
+        min_length=1, description="names of test sets (letters, digits, - . _) with their files"
+    )
+
+
+class Generator(Group):
+    """The text-to-image model being aligned and the sampler that makes its images."""
+
+    family: Literal["diffusion"] = Field(description="the name of a model family: diffusion")
+    model: Source
+    steps: Count
+    guidance_scale: float = Field(
+        ge=1, allow_inf_nan=False, description="a number of at least 1 (1 switches guidance off)"
+    )
+    dtype: Literal["float32", "bfloat16", "float16"] = Field(
+        description="float32, bfloat16 or float16"
+    )
+
+
+class Score(Group):
+    prompts: Count
+    images_per_prompt: Count
+    batch_size: Count
+    rows_per_shard: Count
+
+
+class Label(Group):
+    reward: RewardName = Field(description="the name of a reward model listed under rewards")
+    percentile: float = Field(ge=0, le=100, description="a number from 0 to 100")
+    ties: Literal["positive", "negative"] = Field(description="positive (>=) or negative (>)")
+    weights: Literal["standardised", "raw", "none"] = Field(description="standardised, raw or none")
+    confidence: NonNegative
+
+
+class Train(Group):
+    objective: str = Field(min_length=1, description="the name of an objective, such as tgo")
+    beta: Positive
+    temperature: Positive
+    learning_rate: Positive
+    batch_size: Count
+    updates: Count
+    ema_decay: Fraction
+    weight_decay: NonNegative
+    gradient_clip: Positive
+    condition_dropout: Fraction
+    workers: int = Field(ge=0, description="a whole number of at least 0")
+    checkpoint_every: Count
+    log_every: Count
+    seed: Seed
+
+
+class Evaluate(Group):
+    prompts: Count
+    images_per_prompt: Count
+    judge: str | None = Field(
+        pattern=r"^[\w.]+:\w+$", description="a function as package.module:name, or null for none"
+    )
+
+
+class Report(Group):
+    gallery: Count
+
+
+class Settings(Group):
+    """Everything params.yaml says."""
+
+    seed: Seed
+    threads: Count
+    device: Literal["auto", "cpu", "cuda"] = Field(description="auto, cpu or cuda")
+    prompts: Prompts
+    generator: Generator
+    rewards: dict[RewardName, Source] = Field(
+        min_length=1, description="reward models with their checkpoints"
+    )
+    score: Score
+    label: Label
+    train: Train
+    evaluate: Evaluate
+    report: Report
+
+    @model_validator(mode="after")
+    def _combinations(self) -> Settings:
+        """Refuse settings that are right one by one and impossible together."""
+        if self.label.reward not in self.rewards:
+            raise ValueError(
+                f"label.reward = {self.label.reward!r} is not among rewards "
+                f"({', '.join(self.rewards)}); choose one of them or add it under rewards"
+            )
+        for group in ("score", "evaluate"):
+            images = getattr(self, group).images_per_prompt
+            if images > self.score.rows_per_shard:
+                raise ValueError(
+                    f"{group}.images_per_prompt = {images} does not fit into a shard of "
+                    f"score.rows_per_shard = {self.score.rows_per_shard}, and a prompt is never "
+                    f"split over shards; raise rows_per_shard to at least {images}"
+                )
+        images = self.score.prompts * self.score.images_per_prompt
+        if self.train.batch_size > images:
+            raise ValueError(
+                f"train.batch_size = {self.train.batch_size} is more than the {images} images of "
+                "score.prompts x score.images_per_prompt; lower it or make more images"
+            )
+        return self
+
+
+def load(path: Path | str) -> Settings:
+    """Read and check a settings file; raise InputError with one line that names the key."""
+    return validate(_read(Path(path)), origin=str(path))
+
+
+def validate(values: Any, origin: str) -> Settings:
+    """Check settings that are already a mapping; `origin` names their source in errors."""
+    if not isinstance(values, Mapping):
+        raise InputError(f"{origin}: holds no settings; write `key: value` lines into it")
+    try:
+        return Settings.model_validate(values)
+    except ValidationError as error:
+        found = sorted(error.errors(), key=lambda e: e["type"] != "extra_forbidden")
+        more = f" (and {len(found) - 1} more)" if len(found) > 1 else ""
+        raise InputError(f"{origin}: {_one_line(found[0])}{more}") from None
+
+
+def _read(path: Path) -> Any:
+    from ruamel.yaml import YAML
+    from ruamel.yaml.error import MarkedYAMLError, YAMLError
+
+    try:
+        return YAML(typ="safe", pure=True).load(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise InputError(
+            f"{path}: no such settings file; run in the repository's root or pass --params"
+        ) from None
+    except MarkedYAMLError as error:
+        mark = error.problem_mark
+        line = f", line {mark.line + 1}" if mark else ""
+        raise InputError(f"{path}{line}: not valid YAML: {error.problem}; mend that line") from None
+    except (YAMLError, UnicodeDecodeError) as error:
+        detail = " ".join(str(error).split())
+        raise InputError(f"{path}: not readable as YAML text: {detail}") from None
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read: {error.strerror}") from None
+
+
+def _one_line(error: Any) -> str:
+    """What is wrong with which key, and what would be right."""
+    if error["type"] == "value_error":  # from _combinations, which names its keys itself
+        return str(error["ctx"]["error"])
+    keys = [str(key) for key in error["loc"] if key != "[key]"]
+    key = ".".join(keys)
+    if error["type"] == "extra_forbidden":
+        return f"{key}: unknown key; {_did_you_mean(keys, list(_group(keys[:-1]).model_fields))}"
+    if "[key]" in error["loc"]:
+        if error["type"] != "literal_error":
+            return f"{key}: not usable as a name; {keys[0]}.{keys[1]} must be {_description(keys)}"
+        return f"{key}: unknown name; {_did_you_mean(keys, list(get_args(RewardName)))}"
+    wanted = _description(keys)
+    if error["type"] == "missing":
+        return f"{key}: missing; add {wanted}"
+    return f"{key} = {error['input']!r} must be {wanted}"
+
+
+def _did_you_mean(keys: list[str], known: list[str]) -> str:
+    close = difflib.get_close_matches(keys[-1], known, n=1)
+    if close:
+        return f"did you mean {'.'.join([*keys[:-1], close[0]])}?"
+    return f"remove it, or use one of {', '.join(known)}"
+
+
+def _group(keys: list[str]) -> type[Group]:
+    group: type[Group] = Settings
+    for key in keys:
+        group = group.model_fields[key].annotation  # type: ignore[assignment]
+    return group
+
+
+def _description(keys: list[str]) -> str:
+    """The description of the setting at `keys`, or of the closest setting around it."""
+    group: Any = Settings
+    found = "a group of settings"
+    for key in keys:
+        fields = getattr(group, "model_fields", {})
+        if key not in fields:
+            break
+        found, group = fields[key].description or found, fields[key].annotation
+    return found
