@@ -1,0 +1,78 @@
+"""Files that appear whole or not at all: the finished name is the commit."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from pipeline.errors import InputError
+
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[BinaryIO]:
+    """A binary file to write to; it takes the name `path` only when the block ends well.
+
+    Temporary name in the same folder, fsync, rename, fsync of the folder: after a kill or a
+    power cut at any moment `path` is the old file or the new one. A full disk is an InputError;
+    the temporary file is removed and finished files stay.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".{path.name}.partial")
+    try:
+        with partial.open("wb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(partial, path)
+        _sync_folder(path.parent)
+    except OSError as error:
+        partial.unlink(missing_ok=True)
+        if error.errno in _FULL:
+            raise InputError(
+                f"{path}: no space left to write it ({os.strerror(error.errno)}); free some and "
+                "run the same command again, finished files are kept"
+            ) from None
+        raise
+    except BaseException:
+        partial.unlink(missing_ok=True)
+        raise
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write indented JSON with sorted keys, so that equal values are equal bytes."""
+    with replacing(path) as file:
+        file.write((canonical(value, indent=2) + "\n").encode())
+
+
+def canonical(value: Any, indent: int | None = None) -> str:
+    """JSON in its one canonical spelling; refuses NaN and infinities."""
+    separators = (",", ":") if indent is None else (",", ": ")
+    return json.dumps(
+        value,
+        sort_keys=True,
+        ensure_ascii=False,
+        allow_nan=False,
+        indent=indent,
+        separators=separators,
+    )
+
+
+def remove_partials(folder: Path) -> None:
+    """Remove what a killed writer left under a temporary name; hold the folder's lock."""
+    for partial in folder.glob(".*.partial"):
+        partial.unlink()
+
+
+def _sync_folder(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

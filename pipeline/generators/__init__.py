@@ -1,0 +1,32 @@
+"""The text-to-image models being aligned, one module per family."""
+
+from __future__ import annotations
+
+import importlib
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from pipeline.generators.base import Family
+    from pipeline.settings import Generator
+
+FAMILIES = {"diffusion": "pipeline.generators.diffusion:Diffusion"}
+"""generator.family in params.yaml -> the class; imported only when chosen."""
+
+
+def load_generator(
+    settings: Generator, model: Path | None = None, *, device: str = "cpu"
+) -> Family:
+    """The model of `settings`, or another one (say, the tuned) of its family and sampler.
+
+    Raises InputError naming the folder or file that is missing, truncated or does not fit.
+    """
+    module, _, name = FAMILIES[settings.family].partition(":")
+    family: Family = getattr(importlib.import_module(module), name).load(
+        str(model or settings.model),
+        steps=settings.steps,
+        guidance_scale=settings.guidance_scale,
+        dtype=settings.dtype,
+        device=device,
+    )
+    return family

@@ -1,0 +1,79 @@
+"""What a family of text-to-image models is: how it samples, and what its likelihood means.
+
+A family knows both faces of its model. Stage one and the evaluation use the sampling face,
+stage three the likelihood. Objectives see only `log_likelihood`, so every objective works with
+every family.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple, Protocol
+
+import torch
+from torch import Tensor, nn
+
+
+class Corruption(NamedTuple):
+    """How training codes are corrupted; policy and reference must be given the same one."""
+
+    timesteps: Tensor  # int64 [B]
+    noise: Tensor  # float32 [B, *code_shape]
+
+
+class Family(Protocol):
+    """A text-to-image model of one family, loaded on one device.
+
+    Codes are what the network sees and training consumes: `code_dtype` [B, *code_shape] when
+    stored. Methods accept tensors on any device and bring them to the model's own.
+    """
+
+    name: str
+    network: nn.Module
+    """The policy: what is trained."""
+    code_shape: tuple[int, ...]
+    code_dtype: torch.dtype
+
+    def describe(self) -> dict[str, Any]:
+        """Everything beside seeds and prompts that decides an image, as plain JSON values."""
+        ...
+
+    def encode_prompts(self, prompts: Sequence[str]) -> Tensor:
+        """Prompt embeddings, float32 [B, L, D]; the empty prompt is the unconditional one."""
+        ...
+
+    def initial_noise(self, seeds: Sequence[int]) -> Tensor:
+        """Noise [B, *code_shape] on the CPU, each sample from a generator of its own."""
+        ...
+
+    def sample(self, embeddings: Tensor, unconditional: Tensor, noise: Tensor) -> Tensor:
+        """Codes [B, *code_shape], float32, from embeddings [B, L, D] and noise.
+
+        `unconditional` [L, D] is the embedding of the empty prompt, for guidance.
+        """
+        ...
+
+    def decode(self, codes: Tensor) -> Tensor:
+        """Images uint8 RGB [B, 3, H, W] on the CPU."""
+        ...
+
+    def corrupt(self, codes: Tensor, generator: torch.Generator) -> Corruption:
+        """Training-time timesteps and noise for codes [B, *code_shape], from a CPU generator."""
+        ...
+
+    def log_likelihood(
+        self,
+        network: nn.Module,
+        codes: Tensor,
+        embeddings: Tensor,
+        corruption: Corruption,
+        *,
+        temperature: float,
+    ) -> Tensor:
+        """Per-sample log-likelihood surrogate of `network` (policy or reference), float32 [B]."""
+        ...
+
+    def save(self, network: nn.Module, folder: Path) -> None:
+        """Write a folder that the family and its library load again, with `network` in it."""
+        ...

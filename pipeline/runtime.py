@@ -1,0 +1,40 @@
+"""The state of the process that computed bytes depend on: device, threads, determinism."""
+
+from __future__ import annotations
+
+import os
+
+from pipeline.errors import InputError
+from pipeline.settings import Settings
+
+
+def prepare(settings: Settings) -> str:
+    """Pin threads, ask for deterministic kernels, quiet the libraries; returns the device.
+
+    Call it before any model is loaded. Raises InputError if a GPU is asked for and absent.
+    """
+    import torch
+
+    if settings.device == "cuda" and not torch.cuda.is_available():
+        raise InputError(
+            "params.yaml: device = 'cuda', but torch finds no GPU; set device to auto or cpu"
+        )
+    device = settings.device
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    torch.set_num_threads(settings.threads)
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # deterministic matrix products
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    # a debugging aid that costs time
+    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
+    _quiet_libraries()
+    return device
+
+
+def _quiet_libraries() -> None:
+    """One progress bar a stage: ours. Warnings and errors of the libraries stay."""
+    from diffusers.utils import logging as diffusers_logging
+    from transformers.utils import logging as transformers_logging
+
+    diffusers_logging.disable_progress_bar()
+    transformers_logging.disable_progress_bar()

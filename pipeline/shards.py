@@ -1,0 +1,171 @@
+"""Scored and labelled shards: Parquet files with checksums, and nothing else in their folder.
+
+A scored shard has one row an image: where it comes from, the picture, what training consumes
+(`codes`) and one float32 column per reward model. `datasets.load_dataset(folder)` opens the
+folder and shows the pictures. A labelled shard has the same name and rows, without pictures.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from pipeline.atomic import canonical, replacing
+from pipeline.errors import InputError
+
+ROWS_PER_GROUP = 64  # what a reader of one row group has to hold; a shuffle's unit
+FIXED_COLUMNS = (
+    "id",
+    "prompt",
+    "prompt_id",
+    "domain",
+    "replicate",
+    "seed",
+    "status",
+    "error",
+    "image",
+    "codes",
+)
+"""A scored shard's columns before those of the reward models."""
+LABELLED_SCHEMA = pa.schema(
+    {
+        "id": pa.string(),
+        "score": pa.float32(),
+        "threshold": pa.float32(),
+        "label": pa.int8(),  # 1, 0, or -1 for a row excluded from training
+        "weight": pa.float32(),
+    }
+)
+_NAME = re.compile(r"shard-(\d{5})-of-(\d{5})\.parquet")
+_WRITTEN_AS_IS = ("image.bytes", "image.path", "codes.list.element")
+
+
+def shard_name(index: int, count: int) -> str:
+    """File name of shard `index`, from 0, of `count`."""
+    return f"shard-{index:05d}-of-{count:05d}.parquet"
+
+
+def shard_paths(folder: Path) -> list[Path]:
+    """All shards of a finished folder in order; InputError if none or not all are there."""
+    paths = present(folder)
+    if not paths:
+        raise InputError(f"{folder}: holds no shards; run the stage that writes it (`dvc repro`)")
+    count = int(_NAME.fullmatch(paths[0].name)[2])  # type: ignore[index]
+    wanted = [shard_name(index, count) for index in range(count)]
+    missing = sorted(set(wanted) - {path.name for path in paths})
+    if missing or len(paths) != count:
+        what = f"{missing[0]} is missing" if missing else f"{paths[-1].name} does not belong there"
+        raise InputError(
+            f"{folder}: {what}; run the stage that writes it again, it completes the folder"
+        )
+    return paths
+
+
+def present(folder: Path) -> list[Path]:
+    """The shards that are there, complete set or not, in the order of their names."""
+    return sorted(path for path in folder.glob("shard-*.parquet") if _NAME.fullmatch(path.name))
+
+
+def scored_schema(
+    rewards: Sequence[str], code_shape: Sequence[int], metadata: Mapping[str, Any]
+) -> pa.Schema:
+    """Arrow schema of a scored shard; `metadata` goes into the file as canonical JSON values."""
+    from datasets import Features, Image, List, Value
+
+    text = Value("string")
+    kinds: dict[str, Any] = dict.fromkeys(FIXED_COLUMNS, text)
+    kinds |= {"replicate": Value("int32"), "seed": Value("int64"), "image": Image()}
+    kinds["codes"] = List(Value("float16"), length=int(np.prod(code_shape)))
+    kinds |= {reward: Value("float32") for reward in rewards}
+    schema = Features(kinds).arrow_schema
+    own = {key: canonical(value) for key, value in metadata.items()}
+    return schema.with_metadata({**schema.metadata, **own})
+
+
+def write_shard(path: Path, table: pa.Table) -> None:
+    """Write a shard under its final name in one step; a full disk is an InputError.
+
+    Every page carries a checksum. Images and codes are neither compressed nor dictionary-coded:
+    they would not shrink, and readers can map them.
+    """
+    columns = [name for name in table.column_names if name not in ("image", "codes")]
+    compression = dict.fromkeys(columns, "zstd") | dict.fromkeys(_WRITTEN_AS_IS, "none")
+    with replacing(path) as file:
+        pq.write_table(
+            table,
+            file,
+            row_group_size=ROWS_PER_GROUP,
+            compression=compression,
+            use_dictionary=[name for name in columns if pa.types.is_string(table.field(name).type)],
+            write_page_checksum=True,
+            write_page_index=True,
+            use_content_defined_chunking=True,
+        )
+
+
+def read_shard(
+    path: Path, columns: Sequence[str] | None = None, row_group: int | None = None
+) -> pa.Table:
+    """Columns (all if None) of a shard or of one of its row groups, checksums verified.
+
+    Raises InputError naming the file when it is missing, truncated or damaged, and naming the
+    column when that is absent.
+    """
+    try:
+        with pq.ParquetFile(path, page_checksum_verification=True) as file:
+            absent = set(columns or ()) - set(file.schema_arrow.names)
+            if absent:
+                raise InputError(
+                    f"{path}: has no column {sorted(absent)[0]!r}; run `tgo score` again with "
+                    "that reward model in params.yaml"
+                )
+            names = None if columns is None else list(columns)
+            if row_group is None:
+                return file.read(names)
+            return file.read_row_group(row_group, names)
+    except (pa.ArrowException, OSError) as error:
+        raise _damaged(path, error) from None
+
+
+def read_metadata(path: Path) -> dict[str, Any]:
+    """The project's own metadata of a shard (keys `tgo.*`); InputError as for `read_shard`."""
+    try:
+        with pq.ParquetFile(path) as file:
+            found = file.schema_arrow.metadata or {}
+        return {
+            key.decode(): json.loads(value)
+            for key, value in found.items()
+            if key.startswith(b"tgo.")
+        }
+    except (pa.ArrowException, OSError, ValueError) as error:
+        raise _damaged(path, error) from None
+
+
+def read_scores(folder: Path, reward: str) -> pa.Table:
+    """id, prompt_id, domain, status and `reward` of every row of a scored folder, in order."""
+    columns = ["id", "prompt_id", "domain", "status", reward]
+    return pa.concat_tables(read_shard(path, columns) for path in shard_paths(folder))
+
+
+def read_codes(path: Path, row_group: int | None = None) -> np.ndarray:
+    """Codes [n, *code_shape] of a scored shard or of one row group, in their stored type."""
+    shape = read_metadata(path)["tgo.codes"]["shape"]
+    column = read_shard(path, ["codes"], row_group)["codes"].combine_chunks()
+    return column.flatten().to_numpy(zero_copy_only=False).reshape(len(column), *shape)
+
+
+def _damaged(path: Path, error: Exception) -> InputError:
+    if isinstance(error, FileNotFoundError):
+        return InputError(f"{path}: is missing; run the stage that writes it again")
+    reason = " ".join(str(error).split())[:160]
+    return InputError(
+        f"{path}: is truncated or damaged ({reason}); run the stage that writes it again, "
+        "it makes this shard anew"
+    )
