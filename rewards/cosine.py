@@ -1,0 +1,54 @@
+"""The common score of the contrastive models: a scaled cosine of image and text embeddings."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+from torch.nn.functional import normalize
+
+from rewards.base import Batch, Identity
+from rewards.images import View
+from rewards.texts import TextCache
+
+
+class ImageTower:
+    """The image side of a CLIP; models that share one share its pass over a batch."""
+
+    def __init__(
+        self, encode: Callable[[Tensor], Tensor], view: View, dtype: torch.dtype, width: int
+    ) -> None:
+        """`encode` maps pixels [B, 3, S, S] of `dtype` to projected features [B, width]."""
+        self._encode = encode
+        self.view = view
+        self.dtype = dtype
+        self.width = width
+
+    def embed(self, batch: Batch) -> Tensor:
+        """L2-normalised embeddings, float32 [B, width]; normalised in float32."""
+        return batch.once(self, lambda: self._embed(batch))
+
+    @torch.inference_mode()
+    def _embed(self, batch: Batch) -> Tensor:
+        features = self._encode(batch.pixels(self.view, self.dtype))
+        return normalize(features.float(), dim=-1)
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class CosineModel(Identity):
+    """`scale * cos(image, text)`, row by row: image i is compared with prompt i only."""
+
+    tower: ImageTower = field(repr=False)
+    texts: TextCache = field(repr=False)
+    scale: float = 1.0
+
+    @torch.inference_mode()
+    def score(self, batch: Batch) -> Tensor:
+        """float32 [B]."""
+        return self.scale * (self.tower.embed(batch) * self.texts.rows(batch.prompts)).sum(-1)
+
+    def forget(self) -> None:
+        """Drops cached text embeddings."""
+        self.texts.forget()

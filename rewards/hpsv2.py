@@ -1,0 +1,121 @@
+"""HPSv2 (Wu et al. 2023): cosine of a fine-tuned open_clip ViT-H-14, without logit scale.
+
+Usually .15 to .35. The score depends on how images are resized: the longest side, on floats,
+with an antialias setting that torchvision changed; it is stated in `preprocessing`.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar
+
+import open_clip
+import torch
+from open_clip.model import CLIP
+from torch import Tensor
+from torch.nn.functional import normalize
+
+from rewards import checkpoint, ftfy_tokens
+from rewards.checkpoint import Source
+from rewards.cosine import CosineModel, ImageTower
+from rewards.errors import CheckpointError
+from rewards.images import View
+from rewards.texts import TextCache
+
+VERSIONS = {"HPS_v2.1_compressed.pt": "2.1", "HPS_v2_compressed.pt": "2.0"}
+WEIGHTS = "HPS_v2.1_compressed.pt"
+ARCHITECTURE = "ViT-H-14"
+CONFIG = "open_clip_config.json"
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class HPSv2(CosineModel):
+    """Cosine similarity of an image and its prompt."""
+
+    name: ClassVar[str] = "hpsv2"
+    unit: ClassVar[str] = "cosine"
+    usual_range: ClassVar[tuple[float, float]] = (0.15, 0.35)
+
+
+def build(model_cfg: Mapping[str, Any]) -> CLIP:
+    """A randomly initialised open_clip CLIP from its `model_cfg`; raises CheckpointError."""
+    if model_cfg.get("quick_gelu"):
+        raise CheckpointError(
+            f"{CONFIG}: model_cfg.quick_gelu is true, HPSv2 was trained with GELU; remove it"
+        )
+    return CLIP(
+        embed_dim=model_cfg["embed_dim"],
+        vision_cfg=model_cfg["vision_cfg"],
+        text_cfg=model_cfg["text_cfg"],
+        output_dict=True,
+    )
+
+
+def load(
+    source: str | Path,
+    *,
+    device: str | torch.device = "cpu",
+    dtype: torch.dtype = torch.float32,
+    antialias: bool = True,
+) -> HPSv2:
+    """The model in a published `.pt` file, or in a folder that holds one.
+
+    An `open_clip_config.json` beside it gives the architecture; without it the weights must be
+    published ones, by checksum, under their own name. `antialias` is on in today's torchvision
+    and was off in the one HPSv2 was published with. Raises CheckpointError.
+    """
+    place = Source(source)
+    path = place.weights(*VERSIONS)
+    digest = checkpoint.sha256(path)
+    model_cfg = _architecture(place, path, digest)
+    network = build(model_cfg)
+    content = checkpoint.read_tensors(path)
+    if "state_dict" not in content:
+        raise CheckpointError(f"{path}: has no key state_dict; use the published format")
+    checkpoint.load_strict(network, content["state_dict"], path)
+    network = network.to(device, dtype).eval()
+    view = View(model_cfg["vision_cfg"]["image_size"], fit="pad", antialias=antialias)
+    return HPSv2(
+        version=checkpoint.version_of(digest, VERSIONS),
+        checkpoint_sha256=digest,
+        dtype=str(dtype).removeprefix("torch."),
+        preprocessing=str(view),
+        files=place.checksums(CONFIG),
+        tower=ImageTower(network.encode_image, view, dtype, model_cfg["embed_dim"]),
+        texts=TextCache(_text_encoder(network)),
+    )
+
+
+def _architecture(place: Source, path: Path, digest: str) -> dict[str, Any]:
+    if place.has(CONFIG):
+        return place.json(CONFIG)["model_cfg"]
+    name = path.name if path.name in VERSIONS else WEIGHTS
+    remedy = f"put an {CONFIG} beside a model of other weights"
+    checkpoint.require_published(path, digest, name, remedy)
+    config = open_clip.get_model_config(ARCHITECTURE)
+    if config is None:
+        raise CheckpointError(f"open_clip knows no {ARCHITECTURE}; install open_clip_torch >= 3.3")
+    return config
+
+
+def _text_encoder(network: CLIP) -> Callable[[Sequence[str]], Tensor]:
+    tokenize = ftfy_tokens.tokenizer(network.context_length)
+
+    @torch.inference_mode()
+    def encode(prompts: Sequence[str]) -> Tensor:
+        ids = tokenize(prompts).to(network.logit_scale.device)
+        return normalize(network.encode_text(ids).float(), dim=-1)
+
+    return encode
+
+
+def save(folder: str | Path, network: CLIP, model_cfg: Mapping[str, Any]) -> None:
+    """Writes `network`, built from `model_cfg`, in the published format, as `load` reads it."""
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    torch.save({"state_dict": checkpoint.half(network.state_dict())}, folder / WEIGHTS)
+    config = json.dumps({"model_cfg": dict(model_cfg)}, indent=2)
+    (folder / CONFIG).write_text(config + "\n", encoding="utf-8")

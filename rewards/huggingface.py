@@ -1,0 +1,74 @@
+"""CLIP in Hugging Face folders: `config.json`, `model.safetensors`, tokenizer files."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import torch
+from safetensors.torch import save_file
+from torch import Tensor
+from torch.nn.functional import normalize
+from transformers import CLIPConfig, CLIPModel
+
+from rewards import checkpoint
+from rewards.checkpoint import Source
+from rewards.cosine import ImageTower
+from rewards.errors import CheckpointError
+from rewards.images import View
+
+WEIGHTS, CONFIG, PREPROCESSOR = "model.safetensors", "config.json", "preprocessor_config.json"
+TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "vocab.json", "merges.txt")
+OLD_BUFFERS = (
+    "text_model.embeddings.position_ids",
+    "vision_model.embeddings.position_ids",
+)
+"""Position indices that older folders carry as weights; the model computes them."""
+
+
+def load_network(place: Source, *, activation: str, path: Path) -> CLIPModel:
+    """A CLIP in float32 on the CPU, loaded strictly.
+
+    `activation` is the one the published model was trained with; a configuration that names
+    another would load without complaint and score wrongly, so it is refused.
+    """
+    config = CLIPConfig.from_dict(place.json(CONFIG))
+    for side, part in (("text", config.text_config), ("vision", config.vision_config)):
+        if part.hidden_act != activation:
+            raise CheckpointError(
+                f"{place.folder / CONFIG}: {side}_config.hidden_act is {part.hidden_act!r}, "
+                f"this model was trained with {activation!r}; correct the configuration"
+            )
+    network = CLIPModel(config)
+    checkpoint.load_strict(network, checkpoint.read_tensors(path), path, surplus=OLD_BUFFERS)
+    return network
+
+
+def image_tower(network: CLIPModel, view: View) -> ImageTower:
+    """The image side: vision transformer and projection."""
+
+    def encode(pixels: Tensor) -> Tensor:
+        return network.get_image_features(pixel_values=pixels).pooler_output
+
+    return ImageTower(encode, view, network.dtype, network.config.projection_dim)
+
+
+def text_encoder(
+    network: CLIPModel, tokenize: Callable[[Sequence[str]], Tensor]
+) -> Callable[[Sequence[str]], Tensor]:
+    """Prompts to L2-normalised embeddings, float32 [N, D]; `tokenize` gives int64 ids [N, L]."""
+
+    @torch.inference_mode()
+    def encode(prompts: Sequence[str]) -> Tensor:
+        ids = tokenize(prompts).to(network.device)
+        # Attention is causal and the state at the end token is read: no padding mask is needed.
+        return normalize(network.get_text_features(input_ids=ids).pooler_output.float(), dim=-1)
+
+    return encode
+
+
+def save_network(folder: Path, network: CLIPModel) -> None:
+    """Writes `config.json` and `model.safetensors` (float16), as `load_network` reads them."""
+    folder.mkdir(parents=True, exist_ok=True)
+    network.config.save_pretrained(folder)
+    save_file(checkpoint.half(network.state_dict()), folder / WEIGHTS, metadata={"format": "pt"})

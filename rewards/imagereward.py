@@ -1,0 +1,171 @@
+"""ImageReward (Xu et al. 2023): BLIP reads prompt and image together, a linear head scores.
+
+`(head(h_CLS) - 0.16717...) / 1.03334...`, the published standardisation, about -2 to 2.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import ClassVar
+
+import torch
+from torch import Tensor, nn
+from transformers import BertTokenizer
+
+from rewards import checkpoint
+from rewards.base import Batch, Identity
+from rewards.blip import TextConfig, TextEncoder, VisionConfig, VisionEncoder
+from rewards.checkpoint import Source
+from rewards.errors import CheckpointError
+from rewards.heads import Affine, LinearHead, collapse
+from rewards.images import View
+
+MEAN, STD = 0.16717362830052426, 1.0333394966054072
+"""The standardisation that the official package subtracts and divides by."""
+
+MAX_TOKENS = 35
+WEIGHTS, TEXT_CONFIG, VISION_CONFIG, VOCABULARY = (
+    "ImageReward.pt",
+    "med_config.json",
+    "vision_config.json",
+    "vocab.txt",
+)
+
+
+class Blip(nn.Module):
+    """The two encoders; the projections are BLIP's contrastive ones, published but not scored."""
+
+    def __init__(self, text: TextConfig, vision: VisionConfig) -> None:
+        super().__init__()
+        self.visual_encoder = VisionEncoder(vision)
+        self.text_encoder = TextEncoder(text, vision.width)
+        self.vision_proj = nn.Linear(vision.width, 256)
+        self.text_proj = nn.Linear(text.hidden_size, 256)
+
+
+class ImageRewardNetwork(nn.Module):
+    """The trainable network; its state dict has the keys of the published `ImageReward.pt`."""
+
+    def __init__(self, text: TextConfig | None = None, vision: VisionConfig | None = None) -> None:
+        super().__init__()
+        self.text_config = text or TextConfig()
+        self.vision_config = vision or VisionConfig()
+        self.blip = Blip(self.text_config, self.vision_config)
+        self.mlp = LinearHead(self.text_config.hidden_size)
+
+    def features(self, pixels: Tensor, ids: Tensor, mask: Tensor) -> Tensor:
+        """[CLS] states [B, D] of prompts (ids, mask [B, L]) read beside pixels [B, 3, S, S]."""
+        return self.blip.text_encoder(ids, mask, self.blip.visual_encoder(pixels))[:, 0]
+
+    def logits(self, pixels: Tensor, ids: Tensor, mask: Tensor) -> Tensor:
+        """Raw rewards [B], before the published standardisation; differentiable."""
+        return self.mlp(self.features(pixels, ids, mask))
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class ImageReward(Identity):
+    """Scores a batch; every image is read together with its own prompt, so no text is cached."""
+
+    name: ClassVar[str] = "imagereward"
+    unit: ClassVar[str] = "standardised reward"
+    usual_range: ClassVar[tuple[float, float]] = (-2.0, 2.0)
+
+    network: ImageRewardNetwork = field(repr=False)
+    tokenizer: BertTokenizer = field(repr=False)
+    head: Affine = field(repr=False)
+    view: View = field(repr=False)
+
+    @torch.inference_mode()
+    def score(self, batch: Batch) -> Tensor:
+        """float32 [B]."""
+        dtype = self.network.blip.text_proj.weight.dtype
+        ids, mask = (x.to(batch.images.device) for x in tokenize(self.tokenizer, batch.prompts))
+        features = self.network.features(batch.pixels(self.view, dtype), ids, mask)
+        return (self.head(features) - MEAN) / STD
+
+
+def tokenize(tokenizer: BertTokenizer, prompts: Sequence[str]) -> tuple[Tensor, Tensor]:
+    """Token ids and attention mask [B, 35], both int64."""
+    tokens = tokenizer(
+        list(prompts),
+        padding="max_length",
+        truncation=True,
+        max_length=MAX_TOKENS,
+        return_tensors="pt",
+    )
+    return tokens["input_ids"], tokens["attention_mask"]
+
+
+def load_tokenizer(folder: Path) -> BertTokenizer:
+    """BERT's WordPiece from `vocab.txt`, with the two tokens that BLIP adds at its end."""
+    if not (folder / VOCABULARY).is_file():
+        raise CheckpointError(f"{folder}: holds no {VOCABULARY}; add bert-base-uncased's")
+    words = (folder / VOCABULARY).read_text(encoding="utf-8").splitlines()
+    tokenizer = BertTokenizer(vocab={word: number for number, word in enumerate(words)})
+    tokenizer.add_special_tokens({"bos_token": "[DEC]"})
+    tokenizer.add_special_tokens({"additional_special_tokens": ["[ENC]"]})
+    return tokenizer
+
+
+def load(
+    source: str | Path,
+    *,
+    device: str | torch.device = "cpu",
+    dtype: torch.dtype = torch.float32,
+) -> ImageReward:
+    """The model in `source`: `ImageReward.pt`, `med_config.json` and `vocab.txt`.
+
+    A `vision_config.json` beside them gives other sizes than the published ViT-L/16. Without it
+    the weights must be the published ones, by checksum. Raises CheckpointError.
+    """
+    place = Source(source)
+    path = place.weights(WEIGHTS)
+    digest = checkpoint.sha256(path)
+    vision = VisionConfig()
+    if place.has(VISION_CONFIG):
+        vision = VisionConfig(**place.json(VISION_CONFIG))
+    else:
+        remedy = f"put a {VISION_CONFIG} beside a model of other weights"
+        checkpoint.require_published(path, digest, WEIGHTS, remedy)
+    network = ImageRewardNetwork(TextConfig.from_med_config(place.json(TEXT_CONFIG)), vision)
+    checkpoint.load_strict(network, checkpoint.read_tensors(path), path)
+    tokenizer = load_tokenizer(place.folder)
+    if len(tokenizer) != network.text_config.vocab_size:
+        raise CheckpointError(
+            f"{place.folder / VOCABULARY}: {len(tokenizer)} tokens with [DEC] and [ENC], but "
+            f"{TEXT_CONFIG} says {network.text_config.vocab_size}; use the model's own vocabulary"
+        )
+    view = View(vision.image_size)
+    return ImageReward(
+        version=checkpoint.version_of(digest, {WEIGHTS: "1.0"}),
+        checkpoint_sha256=digest,
+        dtype=str(dtype).removeprefix("torch."),
+        preprocessing=str(view),
+        files=place.checksums(TEXT_CONFIG, VISION_CONFIG, VOCABULARY),
+        network=network.to(device, dtype).eval(),
+        tokenizer=tokenizer,
+        head=collapse(network.mlp).to(torch.device(device)),
+        view=view,
+    )
+
+
+def save(folder: str | Path, network: ImageRewardNetwork, vocabulary: Sequence[str]) -> None:
+    """Writes `network` in the published format, weights in float16, as `load` reads it.
+
+    `vocabulary` are the lines of `vocab.txt`, without [DEC] and [ENC], which come after it.
+    """
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    torch.save(checkpoint.half(network.state_dict()), folder / WEIGHTS)
+    text = {
+        "hidden_act": "gelu",
+        "add_cross_attention": True,
+        "encoder_width": network.vision_config.width,
+        **asdict(network.text_config),
+    }
+    for name, config in ((TEXT_CONFIG, text), (VISION_CONFIG, asdict(network.vision_config))):
+        (folder / name).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+    (folder / VOCABULARY).write_text("\n".join(vocabulary) + "\n", encoding="utf-8")

@@ -1,0 +1,97 @@
+"""PickScore (Kirstain et al. 2023): `exp(logit_scale) * cos` of a fine-tuned CLIP ViT-H/14.
+
+Usually 17 to 24. Papers also print it times 100 over the logit scale, or divided by 26.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+from transformers import CLIPModel, CLIPTokenizer
+
+from rewards import checkpoint, huggingface
+from rewards.checkpoint import Source
+from rewards.cosine import CosineModel
+from rewards.errors import CheckpointError
+from rewards.images import View
+from rewards.texts import TextCache
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class PickScore(CosineModel):
+    """Scaled cosine similarity of an image and its prompt."""
+
+    name: ClassVar[str] = "pickscore"
+    unit: ClassVar[str] = "scaled cosine"
+    usual_range: ClassVar[tuple[float, float]] = (17.0, 24.0)
+
+
+def load(
+    source: str | Path,
+    *,
+    device: str | torch.device = "cpu",
+    dtype: torch.dtype = torch.float32,
+) -> PickScore:
+    """The model in a Hugging Face folder with its own tokenizer; raises CheckpointError."""
+    place = Source(source)
+    path = place.weights(huggingface.WEIGHTS)
+    network = huggingface.load_network(place, activation="gelu", path=path)
+    scale = network.logit_scale.double().exp().item()
+    view = View(network.config.vision_config.image_size, centre="floor")
+    tokenize = _tokenizer(place, network)
+    network = network.to(device, dtype).eval()
+    return PickScore(
+        version=checkpoint.UNPUBLISHED,
+        checkpoint_sha256=checkpoint.sha256(path),
+        dtype=str(dtype).removeprefix("torch."),
+        preprocessing=str(view),
+        files=place.checksums(huggingface.CONFIG, *huggingface.TOKENIZER_FILES),
+        tower=huggingface.image_tower(network, view),
+        texts=TextCache(huggingface.text_encoder(network, tokenize)),
+        scale=scale,
+    )
+
+
+def _tokenizer(place: Source, network: CLIPModel) -> Callable[[Sequence[str]], Tensor]:
+    """The folder's own tokenizer, cut and padded to the model's length."""
+    if not any(place.has(name) for name in ("tokenizer.json", "vocab.json")):
+        raise CheckpointError(f"{place.folder}: holds no tokenizer.json; add the tokenizer's files")
+    tokenizer = CLIPTokenizer.from_pretrained(place.folder, local_files_only=True)
+    text = network.config.text_config
+    if len(tokenizer) != text.vocab_size:
+        raise CheckpointError(
+            f"{place.folder}: the tokenizer has {len(tokenizer)} tokens, the model "
+            f"{text.vocab_size}; use the model's own tokenizer"
+        )
+    # transformers reads the last state at the largest id where a config has the old value 2.
+    end = text.vocab_size - 1 if text.eos_token_id == 2 else text.eos_token_id
+    if tokenizer.eos_token_id != end:
+        raise CheckpointError(
+            f"{place.folder / huggingface.CONFIG}: text is read at token {end}, but the "
+            f"tokenizer ends with {tokenizer.eos_token_id}; set text_config.eos_token_id to it"
+        )
+    length = text.max_position_embeddings
+
+    def tokenize(prompts: Sequence[str]) -> Tensor:
+        tokens = tokenizer(
+            list(prompts),
+            padding="max_length",
+            truncation=True,
+            max_length=length,
+            return_tensors="pt",
+        )
+        return tokens["input_ids"]
+
+    return tokenize
+
+
+def save(folder: str | Path, network: CLIPModel, tokenizer: CLIPTokenizer) -> None:
+    """Writes network (float16) and tokenizer in the published format, as `load` reads it."""
+    folder = Path(folder)
+    huggingface.save_network(folder, network)
+    tokenizer.save_pretrained(folder)
