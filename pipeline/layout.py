@@ -17,6 +17,9 @@ THRESHOLD = LABELLED / "threshold.json"
 CHECKPOINTS = Path("data/checkpoints")  # stage three: what a killed run continues from
 TUNED = Path("models/tuned")  # stage three: the aligned model
 EVALUATED = Path("data/evaluated")  # <base|tuned>/<test set>/ scored shards
+VALIDATED = Path(
+    "data/validated"
+)  # the same for the validation prompts, outside the stage's outputs
 REPORTS = Path("reports")
 PLOTS = REPORTS / "plots"
 METRICS = REPORTS / "metrics.json"

@@ -7,15 +7,23 @@ stand, so what DVC tracks is what runs.
 from __future__ import annotations
 
 import difflib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_args
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, Strict, ValidationError, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    Strict,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 
 from pipeline.errors import InputError
 
-RewardName = Literal["pickscore", "hpsv2", "imagereward", "clip", "aesthetic"]
+REWARDS = ("pickscore", "hpsv2", "imagereward", "clip", "aesthetic")
 Count = Annotated[int, Field(ge=1, description="a whole number of at least 1")]
 Fraction = Annotated[float, Field(ge=0, lt=1, description="a number from 0 to below 1")]
 NonNegative = Annotated[
@@ -64,7 +72,7 @@ class Score(Group):
 
 
 class Label(Group):
-    reward: RewardName = Field(description="the name of a reward model listed under rewards")
+    reward: str = Field(description="the name of a reward model listed under rewards")
     percentile: float = Field(ge=0, le=100, description="a number from 0 to 100")
     ties: Literal["positive", "negative"] = Field(description="positive (>=) or negative (>)")
     weights: Literal["standardised", "raw", "none"] = Field(description="standardised, raw or none")
@@ -108,7 +116,7 @@ class Settings(Group):
     device: Literal["auto", "cpu", "cuda"] = Field(description="auto, cpu or cuda")
     prompts: Prompts
     generator: Generator
-    rewards: dict[RewardName, Source] = Field(
+    rewards: dict[str, Source] = Field(
         min_length=1, description="reward models with their checkpoints"
     )
     score: Score
@@ -116,6 +124,15 @@ class Settings(Group):
     train: Train
     evaluate: Evaluate
     report: Report
+
+    @field_validator("rewards")
+    @classmethod
+    def _known_rewards(cls, rewards: dict[str, str]) -> dict[str, str]:
+        for name in rewards:
+            if name not in REWARDS:
+                hint = _did_you_mean(["rewards", name], REWARDS)
+                raise ValueError(f"rewards.{name}: unknown name; {hint}")
+        return rewards
 
     @model_validator(mode="after")
     def _combinations(self) -> Settings:
@@ -182,23 +199,21 @@ def _read(path: Path) -> Any:
 
 def _one_line(error: Any) -> str:
     """What is wrong with which key, and what would be right."""
-    if error["type"] == "value_error":  # from _combinations, which names its keys itself
+    if error["type"] == "value_error":  # from our own validators, which name the key
         return str(error["ctx"]["error"])
     keys = [str(key) for key in error["loc"] if key != "[key]"]
     key = ".".join(keys)
     if error["type"] == "extra_forbidden":
         return f"{key}: unknown key; {_did_you_mean(keys, list(_group(keys[:-1]).model_fields))}"
     if "[key]" in error["loc"]:
-        if error["type"] != "literal_error":
-            return f"{key}: not usable as a name; {keys[0]}.{keys[1]} must be {_description(keys)}"
-        return f"{key}: unknown name; {_did_you_mean(keys, list(get_args(RewardName)))}"
+        return f"{key}: not usable as a name; {keys[0]}.{keys[1]} must be {_description(keys)}"
     wanted = _description(keys)
     if error["type"] == "missing":
         return f"{key}: missing; add {wanted}"
     return f"{key} = {error['input']!r} must be {wanted}"
 
 
-def _did_you_mean(keys: list[str], known: list[str]) -> str:
+def _did_you_mean(keys: list[str], known: Sequence[str]) -> str:
     close = difflib.get_close_matches(keys[-1], known, n=1)
     if close:
         return f"did you mean {'.'.join([*keys[:-1], close[0]])}?"

@@ -73,6 +73,11 @@ def present(folder: Path) -> list[Path]:
     return sorted(path for path in folder.glob("shard-*.parquet") if _NAME.fullmatch(path.name))
 
 
+def index_of(path: Path) -> int:
+    """The number of a shard, from 0, by its name."""
+    return int(_NAME.fullmatch(path.name)[1])  # type: ignore[index]
+
+
 def scored_schema(
     rewards: Sequence[str], code_shape: Sequence[int], metadata: Mapping[str, Any]
 ) -> pa.Schema:

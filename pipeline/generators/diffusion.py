@@ -78,6 +78,7 @@ class Diffusion:
             "sampler": type(self._scheduler).__name__,
             "steps": self._steps,
             "guidance_scale": self._guidance_scale,
+            "device": self._device.type,
             "dtype": str(self._dtype).removeprefix("torch."),
             "code_shape": list(self.code_shape),
         }

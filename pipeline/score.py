@@ -1,0 +1,266 @@
+"""Stage one: prompts to shards of images, codes and scores.
+
+The unit of work is one numbered shard whose finished name is its commit. What is there and
+still right is kept, what lacks only scores is completed from its stored images, the rest is
+made; so a killed run loses at most the shard in flight, and nothing stale survives a change.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from tqdm import tqdm
+
+from pipeline import embeddings, fingerprint, inventory, layout, manifest, produce, prompts, shards
+from pipeline.atomic import remove_partials
+from pipeline.embeddings import Embeddings
+from pipeline.errors import InputError
+from pipeline.generators.base import Family
+from pipeline.inventory import Found, Planned
+from pipeline.locks import hold
+from pipeline.prompts import Prompt
+from pipeline.settings import Settings
+from rewards.panel import Panel
+
+
+@dataclass(frozen=True)
+class Summary:
+    """What a run did."""
+
+    shards: int
+    made: int
+    completed: int
+    images: int
+
+    def __str__(self) -> str:
+        kept = self.shards - self.made - self.completed
+        return (
+            f"{self.images} images in {self.shards} shards "
+            f"({self.made} made, {self.completed} completed, {kept} kept)"
+        )
+
+
+@dataclass(frozen=True)
+class Job:
+    """What makes rows, and how."""
+
+    family: Family
+    panel: Panel
+    seed: int
+    images_per_prompt: int
+    batch_size: int
+
+    def rows(self, shard: Planned) -> list[produce.Row]:
+        return produce.rows_of(
+            shard.prompts, seed=self.seed, images_per_prompt=self.images_per_prompt
+        )
+
+
+def run(settings: Settings) -> None:
+    """Stage `score`: the first prompts of the train list into data/scored."""
+    chosen = prompts.read(settings.prompts.train, settings.score.prompts)
+    family, panel = load_models(settings)
+    summary = score_prompts(
+        family,
+        panel,
+        chosen,
+        layout.SCORED,
+        embeddings_folder=layout.EMBEDDINGS,
+        seed=settings.seed,
+        images_per_prompt=settings.score.images_per_prompt,
+        batch_size=settings.score.batch_size,
+        rows_per_shard=settings.score.rows_per_shard,
+    )
+    print(f"{layout.SCORED}: {summary}")
+
+
+def load_models(settings: Settings, model: Path | None = None) -> tuple[Family, Panel]:
+    """The generator (or another `model` of its family) and the reward models, on the device."""
+    import torch
+
+    from pipeline.generators import load_generator
+    from pipeline.runtime import prepare
+
+    device = prepare(settings)
+    dtype = getattr(torch, settings.generator.dtype)
+    family = load_generator(settings.generator, model, device=device)
+    return family, Panel.load(settings.rewards, device=device, dtype=dtype)
+
+
+def score_prompts(
+    family: Family,
+    panel: Panel,
+    chosen: Sequence[Prompt],
+    folder: Path,
+    *,
+    embeddings_folder: Path,
+    seed: int,
+    images_per_prompt: int,
+    batch_size: int,
+    rows_per_shard: int,
+) -> Summary:
+    """Bring `folder` to hold the scored shards of `chosen`, doing only what is not yet done.
+
+    Shards of `rows_per_shard` rows are the most a kill can cost; prompts never cross them.
+    The folder is held meanwhile. Raises InputError when someone else holds it, the disk is
+    full (finished shards stay) or a reward model gives NaN or an infinity.
+    """
+    job = Job(family, panel, seed, images_per_prompt, batch_size)
+    with hold(folder):
+        planned = inventory.plan(
+            folder,
+            embeddings_folder,
+            chosen,
+            rows_per_shard // images_per_prompt,
+            fingerprint.images_part(
+                family, seed=seed, images_per_prompt=images_per_prompt, batch_size=batch_size
+            ),
+            fingerprint.reward_parts(panel),
+        )
+        for place in (folder, embeddings_folder):
+            remove_partials(place)
+        found = inventory.survey(planned, folder)
+        return _bring_up_to_date(job, planned, found, folder)
+
+
+def _bring_up_to_date(
+    job: Job, planned: Sequence[Planned], found: dict[Path, Found], folder: Path
+) -> Summary:
+    kept = [shard for shard in planned if shard.path in found and found[shard.path].complete]
+    todo = [shard for shard in planned if shard not in kept]
+    manifest.restrict(folder, [shard.path.name for shard in kept])
+    completed = 0
+    total = sum(len(shard.prompts) for shard in planned) * job.images_per_prompt
+    work = sum(len(shard.prompts) for shard in todo) * job.images_per_prompt
+    with tqdm(total=work, unit="image", desc=str(folder), disable=not todo) as bar:
+        for shard in todo:
+            if shard.path in found and _complete(job, shard, found[shard.path], bar):
+                completed += 1
+            else:
+                _make(job, shard, bar)
+    manifest.complete(folder)
+    return Summary(len(planned), len(todo) - completed, completed, total)
+
+
+def _make(job: Job, shard: Planned, bar: tqdm) -> None:
+    """Make a shard from nothing: embeddings, images, scores."""
+    job.panel.forget()
+    embedded, digest = _embed(job, shard)
+    rows = job.rows(shard)
+    codes: list[np.ndarray] = []
+    usable: list[np.ndarray] = []
+    pngs: list[bytes] = []
+    scores: dict[str, list[np.ndarray]] = {name: [] for name in shard.rewards}
+    for made in produce.make(job.family, rows, embedded, job.batch_size):
+        texts = [row.prompt.text for row in rows[len(pngs) : len(pngs) + len(made.codes)]]
+        codes.append(made.codes.numpy())
+        usable.append(made.usable)
+        pngs += [produce.encode_png(image) for image in made.images]
+        for name, values in produce.score(job.panel, made.images, texts, job.batch_size).items():
+            scores[name].append(values)
+        bar.update(len(made.codes))
+    columns = _origin(rows, np.concatenate(usable))
+    columns["image"] = _image_column(rows, pngs)
+    columns["codes"] = _codes_column(np.concatenate(codes))
+    columns |= _score_columns(shard, rows, columns["status"], _joined(scores))
+    _write(job, shard, columns, digest)
+
+
+def _complete(job: Job, shard: Planned, found: Found, bar: tqdm) -> bool:
+    """Fill what a shard lacks from its stored images; False if its images must be made anew.
+
+    That is so when its embeddings are lost and cannot be made again to the same bytes: images
+    and embeddings would no longer belong together.
+    """
+    digest = shards.read_metadata(shard.path)["tgo.embeddings"]["sha256"]
+    if not found.embeddings_intact and _embed(job, shard)[1] != digest:
+        return False
+    job.panel.forget()
+    table = shards.read_shard(shard.path)
+    columns = {name: table[name] for name in (*shards.FIXED_COLUMNS, *found.rewards)}
+    missing = [name for name in shard.rewards if name not in found.rewards]
+    if missing:
+        rows = job.rows(shard)
+        images = [produce.decode_png(image["bytes"]) for image in table["image"].to_pylist()]
+        texts = [row.prompt.text for row in rows]
+        scores = produce.score(job.panel, images, texts, job.batch_size)
+        new = {name: scores[name] for name in missing}
+        columns |= _score_columns(shard, rows, table["status"], new)
+    _write(job, shard, columns, digest)
+    bar.update(table.num_rows)
+    return True
+
+
+def _embed(job: Job, shard: Planned) -> tuple[Embeddings, str]:
+    """Embed and store a shard's prompts; the sha256 of the file ties shard and file together."""
+    texts = [prompt.text for prompt in shard.prompts]
+    encoded = embeddings.stored(produce.embed(job.family, [*texts, ""], job.batch_size))
+    embedded = Embeddings(encoded[:-1], encoded[-1])
+    ids = [prompt.id for prompt in shard.prompts]
+    return embedded, embeddings.write(shard.embeddings, embedded, ids)
+
+
+def _write(job: Job, shard: Planned, columns: dict[str, Any], embeddings_sha256: str) -> None:
+    names = sorted(shard.rewards)
+    facts = job.panel.describe()
+    schema = shards.scored_schema(
+        names,
+        job.family.code_shape,
+        {
+            "tgo.fingerprint": {"images": shard.images, "rewards": shard.rewards},
+            "tgo.codes": {"shape": job.family.code_shape, "dtype": "float16"},
+            "tgo.rewards": {name: facts[name] for name in names},
+            "tgo.embeddings": {"sha256": embeddings_sha256},
+            "tgo.versions": fingerprint.versions(),
+        },
+    )
+    table = pa.table({name: columns[name] for name in schema.names}, schema=schema)
+    shards.write_shard(shard.path, table)
+
+
+def _origin(rows: Sequence[produce.Row], usable: np.ndarray) -> dict[str, Any]:
+    """The columns that say where a row comes from and whether it may be used."""
+    return {
+        "id": [row.id for row in rows],
+        "prompt": [row.prompt.text for row in rows],
+        "prompt_id": [row.prompt.id for row in rows],
+        "domain": [row.prompt.domain for row in rows],
+        "replicate": [row.replicate for row in rows],
+        "seed": [row.seed for row in rows],
+        "status": pa.array(["ok" if fine else "failed" for fine in usable]),
+        "error": ["" if fine else "sampling gave NaN or infinite codes" for fine in usable],
+    }
+
+
+def _image_column(rows: Sequence[produce.Row], pngs: Sequence[bytes]) -> list[dict[str, Any]]:
+    return [{"bytes": png, "path": f"{row.id}.png"} for row, png in zip(rows, pngs, strict=True)]
+
+
+def _codes_column(codes: np.ndarray) -> pa.Array:
+    flat = codes.reshape(len(codes), -1)
+    return pa.FixedSizeListArray.from_arrays(pa.array(flat.ravel()), flat.shape[1])
+
+
+def _score_columns(
+    shard: Planned, rows: Sequence[produce.Row], status: Any, scores: dict[str, np.ndarray]
+) -> dict[str, pa.Array]:
+    """Scores of usable rows, null elsewhere; InputError names a sample without a finite score."""
+    failed = np.array([value != "ok" for value in status.to_pylist()])
+    for name, values in scores.items():
+        bad = ~np.isfinite(values) & ~failed
+        if bad.any():
+            place = int(bad.argmax())
+            raise InputError(
+                f"{shard.path}: {name} scores {values[place]} for {rows[place].id}; check the "
+                f"checkpoint rewards.{name} and generator.dtype (float16 may overflow)"
+            )
+    return {name: pa.array(values, mask=failed) for name, values in scores.items()}
+
+
+def _joined(parts: dict[str, list[np.ndarray]]) -> dict[str, np.ndarray]:
+    return {name: np.concatenate(values) for name, values in parts.items()}
