@@ -1,0 +1,158 @@
+"""A small labelled data set and a random model, as stages one and two would leave them."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import torch
+from safetensors.torch import save_file
+
+from pipeline import settings, shards
+from pipeline.settings import Settings
+
+SHAPE = (4, 8, 8)
+TOKENS, WIDTH = 12, 16
+IMAGES_PER_PROMPT = 4
+
+
+@dataclass(frozen=True)
+class Place:
+    """The folders of one data set, and of the runs that train on it."""
+
+    root: Path
+
+    @property
+    def inputs(self) -> dict[str, Path]:
+        return {name: self.root / name for name in ("scored", "labelled", "embeddings")}
+
+    def outputs(self, run: str = "run") -> dict[str, Path]:
+        folder = self.root / run
+        return {
+            "checkpoints": folder / "checkpoints",
+            "tuned": folder / "tuned",
+            "log": folder / "train_log.jsonl",
+        }
+
+
+def write_rows(
+    root: Path, *, shard_rows: tuple[int, ...] = (80, 72, 8), excluded: int = 3
+) -> Place:
+    """Labelled shards whose positives are bright codes and whose negatives are dark ones.
+
+    Every ``excluded``-th row is failed (no codes) and labelled -1.
+    """
+    random = np.random.default_rng(0)
+    for index, count in enumerate(shard_rows):
+        name = shards.shard_name(index, len(shard_rows))
+        row = np.arange(count)
+        failed = row % excluded == excluded - 1 if excluded else np.zeros(count, bool)
+        label = np.where(failed, -1, random.integers(0, 2, count)).astype(np.int8)
+        shift = np.where(label == 1, 1.0, -1.0)[:, None]
+        codes = (random.normal(0, 0.3, (count, int(np.prod(SHAPE)))) + shift).astype(np.float16)
+        shards.write_shard(root / "scored" / name, _scored(index, codes, failed))
+        labels = {
+            "id": [f"p{index}.{r // IMAGES_PER_PROMPT}-{r % IMAGES_PER_PROMPT:03d}" for r in row],
+            "score": np.where(failed, np.nan, label).astype(np.float32),
+            "threshold": np.full(count, 0.5, np.float32),
+            "label": label,
+            "weight": (1 + random.random(count)).astype(np.float32),
+        }
+        shards.write_shard(
+            root / "labelled" / name, pa.table(labels, schema=shards.LABELLED_SCHEMA)
+        )
+        _write_embeddings(root / "embeddings" / name, index, -(-count // IMAGES_PER_PROMPT))
+    return Place(root)
+
+
+def _scored(index: int, codes: np.ndarray, failed: np.ndarray) -> pa.Table:
+    count = len(codes)
+    metadata = {
+        "tgo.codes": {"shape": SHAPE, "dtype": "float16"},
+        "tgo.fingerprint": {"images": "test"},
+    }
+    lists = [None if bad else row for row, bad in zip(codes, failed, strict=True)]
+    prompts = [f"p{index}.{row // IMAGES_PER_PROMPT}" for row in range(count)]
+    replicates = [row % IMAGES_PER_PROMPT for row in range(count)]
+    return pa.table(
+        {
+            "id": [f"{p}-{r:03d}" for p, r in zip(prompts, replicates, strict=True)],
+            "prompt": prompts,
+            "prompt_id": prompts,
+            "domain": ["all"] * count,
+            "replicate": replicates,
+            "seed": list(range(count)),
+            "status": ["error" if bad else "ok" for bad in failed],
+            "error": [""] * count,
+            "image": [None] * count,
+            "codes": pa.array(lists, pa.list_(pa.float16(), codes.shape[1])),
+            "clip": np.zeros(count, np.float32),
+        },
+        schema=shards.scored_schema(["clip"], SHAPE, metadata),
+    )
+
+
+def _write_embeddings(shard: Path, index: int, prompts: int) -> None:
+    """Each prompt's embedding is constant and tells which prompt of which shard it is."""
+    numbers = 100 * index + torch.arange(prompts, dtype=torch.float16)
+    shard.parent.mkdir(parents=True, exist_ok=True)
+    save_file(
+        {
+            "embeddings": numbers[:, None, None].expand(-1, TOKENS, WIDTH).contiguous() / 256,
+            "unconditional": torch.full((TOKENS, WIDTH), -1, dtype=torch.float16),
+        },
+        shard.with_suffix(".safetensors"),
+        metadata={"prompt_ids": json.dumps([f"p{index}.{number}" for number in range(prompts)])},
+    )
+
+
+def make_settings(model: Path, **train: Any) -> Settings:
+    """Settings of a short run on one thread; ``train`` replaces some of its keys."""
+    values = {
+        "objective": "tgo",
+        "beta": 1.0,
+        "temperature": 1e-2,
+        "learning_rate": 1e-3,
+        "batch_size": 8,
+        "updates": 12,
+        "ema_decay": 0.9,
+        "weight_decay": 0.01,
+        "gradient_clip": 1.0,
+        "condition_dropout": 0.2,
+        "workers": 0,
+        "checkpoint_every": 5,
+        "log_every": 3,
+        "seed": 0,
+    }
+    return settings.validate(
+        {
+            "seed": 0,
+            "threads": 1,
+            "device": "cpu",
+            "prompts": {"train": "a", "validation": "b", "tests": {"seen": "c"}},
+            "generator": {
+                "family": "diffusion",
+                "model": str(model),
+                "steps": 2,
+                "guidance_scale": 1.0,
+                "dtype": "float32",
+            },
+            "rewards": {"clip": "none"},
+            "score": {"prompts": 40, "images_per_prompt": 4, "batch_size": 8, "rows_per_shard": 80},
+            "label": {
+                "reward": "clip",
+                "percentile": 50.0,
+                "ties": "positive",
+                "weights": "none",
+                "confidence": 0.0,
+            },
+            "train": values | train,
+            "evaluate": {"prompts": 1, "images_per_prompt": 1, "judge": None},
+            "report": {"gallery": 1},
+        },
+        origin="test",
+    )

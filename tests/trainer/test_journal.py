@@ -1,0 +1,106 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+from pipeline.errors import InputError
+from trainer.journal import Log, Statistics, summary
+from trainer.objectives import Terms
+
+BETA = 2.0
+
+
+def statistics() -> Statistics:
+    return Statistics(BETA, torch.device("cpu"))
+
+
+def terms(ratio: list[float], label: list[float]) -> Terms:
+    policy = torch.tensor(ratio)
+    return Terms(
+        policy - 1, torch.full_like(policy, -1.0), torch.tensor(label), torch.ones(len(label))
+    )
+
+
+def scalar(value: float) -> Tensor:
+    return torch.tensor(value)
+
+
+def test_a_line_holds_the_means_since_the_one_before() -> None:
+    sums = statistics()
+    sums.add(1, terms([0.5, -0.5, 0.0, 1.0], [1, 0, 1, 0]), scalar(0.2), scalar(3))
+    sums.add(2, terms([1.5, -1.0, -2.0, 0.5], [1, 0, 0, 1]), scalar(0.4), scalar(5))
+    line = summary(sums.read(), BETA, with_reference=True)
+    positive, negative = (0.5 + 0 + 1.5 + 0.5) / 4, (-0.5 + 1.0 - 1.0 - 2.0) / 4
+    toward = BETA * torch.tensor([0.5, 0.5, 0.0, -1.0, 1.5, 1.0, 2.0, 0.5])
+    expected = {
+        "loss": 0.3,
+        "grad_norm": 4,
+        "margin": BETA * (positive - negative),
+        "right_side": 6.5 / 8,
+        "log_ratio_positive": positive,
+        "log_ratio_negative": negative,
+        "grad_factor": torch.sigmoid(-toward).mean().item(),
+    }
+    assert line == pytest.approx(expected)
+    sums.reset()
+    assert set(sums.read().values()) == {0}
+
+
+def test_without_reference_there_is_no_margin() -> None:
+    sums = statistics()
+    sums.add(1, terms([0.0], [1])._replace(reference=None), scalar(0.2), scalar(3))
+    assert summary(sums.read(), BETA, with_reference=False) == pytest.approx(
+        {"loss": 0.2, "grad_norm": 3}
+    )
+
+
+def test_a_class_without_samples_has_no_mean() -> None:
+    sums = statistics()
+    sums.add(1, terms([0.5], [1]), scalar(0.2), scalar(3))
+    line = summary(sums.read(), BETA, with_reference=True)
+    assert line["log_ratio_negative"] is None
+    assert line["margin"] is None
+
+
+def test_sums_continue_from_a_checkpoint_to_the_bit() -> None:
+    whole, part = statistics(), statistics()
+    for update in range(1, 9):
+        if update == 5:  # a checkpoint keeps the sums as JSON
+            kept = json.loads(json.dumps(list(part.read().values())))
+            part = statistics()
+            part.reset(kept)
+        drawn = torch.randn(9, generator=torch.Generator().manual_seed(update))
+        values = terms(drawn[:7].tolist(), [1, 0, 1, 1, 0, 0, 1])
+        for sums in (whole, part):
+            sums.add(update, values, drawn[7], drawn[8])
+    assert whole.read() == part.read()
+
+
+@pytest.mark.parametrize("which", ["loss", "grad_norm"])
+def test_the_first_diverged_update_is_named(which: str) -> None:
+    sums = statistics()
+    for update, value in ((6, 1.0), (7, float("inf")), (8, float("nan"))):
+        given = {"loss": scalar(1.0), "grad_norm": scalar(1.0)} | {which: scalar(value)}
+        sums.add(update, terms([0.1], [1]), **given)
+    with pytest.raises(
+        InputError, match=r"NaN or infinite at update 7; lower train\.learning_rate"
+    ):
+        sums.read()
+
+
+def test_a_log_begins_with_what_the_checkpoint_knew(tmp_path: Path) -> None:
+    path = tmp_path / "reports" / "train_log.jsonl"
+    log = Log(path, "")
+    for update in (1, 2, 3):
+        log.write({"update": update}, images=8)
+    assert [json.loads(line)["update"] for line in log.text().splitlines()] == [1, 2, 3]
+    again = Log(path, '{"update": 1}\n')
+    again.write({"update": 2}, images=8)
+    assert again.text() == '{"update": 1}\n{"update": 2}\n'
+    timing = path.with_name("train_timing.jsonl").read_text().splitlines()
+    assert [json.loads(line)["update"] for line in timing] == [1, 2, 3, 2]
+    assert json.loads(timing[0]).keys() == {"update", "seconds", "images_per_second"}

@@ -1,0 +1,113 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pytest
+import torch
+
+from pipeline import shards
+from pipeline.errors import InputError
+from tests.trainer.miniature import SHAPE, TOKENS, WIDTH, Place
+from trainer.rows import LabelledRows
+
+
+def test_rows_are_joined_by_order(place: Place) -> None:
+    rows = LabelledRows(**place.inputs)
+    assert (rows.code_shape, rows.code_dtype) == (SHAPE, np.float16)
+    seen = 0
+    for number, group in enumerate(rows.groups):
+        path = shards.shard_paths(place.root / "scored")[group.shard]
+        ids = shards.read_shard(path, ["id"], group.index)["id"].to_numpy()[group.places]
+        codes = rows.codes(number)
+        assert codes.shape == (len(group.places), *SHAPE)
+        # bright codes are the positives: labels lie beside the codes they belong to
+        np.testing.assert_array_equal(codes.mean(axis=(1, 2, 3)) > 0, group.label == 1)
+        told = [f"p{group.shard}.{prompt}" for prompt in group.prompt]
+        assert told == [row.rsplit("-", 1)[0] for row in ids]
+        assert group.first == seen
+        seen += len(group.places)
+    assert seen == sum(rows.sizes) == 160 - 26 - 24 - 2
+
+
+def test_embeddings_belong_to_their_prompts(place: Place) -> None:
+    rows = LabelledRows(**place.inputs)
+    found = rows.conditions(np.array([1, 0, 2, 0]), np.array([5, 7, 1, 0]))
+    assert found.shape == (4, TOKENS, WIDTH)
+    torch.testing.assert_close(found[:, 0, 0].float() * 256, torch.tensor([105.0, 7, 201, 0]))
+    assert rows.unconditional.shape == (TOKENS, WIDTH)
+
+
+def test_positives_only(place: Place) -> None:
+    everything = LabelledRows(**place.inputs)
+    positives = LabelledRows(**place.inputs, positives_only=True)
+    assert all((group.label == 1).all() for group in positives.groups)
+    assert sum(positives.sizes) == sum(int(group.label.sum()) for group in everything.groups)
+
+
+def test_the_fingerprint_follows_labels_and_weights(place: Place) -> None:
+    before = LabelledRows(**place.inputs).fingerprint
+    assert LabelledRows(**place.inputs).fingerprint == before
+    relabel(place, lambda table: table.set_column(4, "weight", pc.add(table["weight"], 1)))
+    assert LabelledRows(**place.inputs).fingerprint != before
+
+
+def relabel(place: Place, change: Callable[[pa.Table], pa.Table]) -> Path:
+    path = shards.shard_paths(place.root / "labelled")[1]
+    table = change(shards.read_shard(path))
+    shards.write_shard(path, table.cast(shards.LABELLED_SCHEMA))
+    return path
+
+
+def test_labels_of_other_rows_are_refused(place: Place) -> None:
+    relabel(place, lambda table: table.take(list(range(table.num_rows))[::-1]))
+    with pytest.raises(InputError, match=r"labelled/shard-00001.*its ids are not those of.*label"):
+        LabelledRows(**place.inputs)
+
+
+def test_missing_files_are_named(place: Place) -> None:
+    for folder, name in (
+        ("labelled", "shard-00002-of-00003.parquet"),
+        ("embeddings", "shard-00000-of-00003.safetensors"),
+    ):
+        (place.root / folder / name).unlink()
+        with pytest.raises(InputError, match=f"{folder}/{name}: is missing; run"):
+            LabelledRows(**place.inputs)
+
+
+def test_bad_weights_and_labels_without_codes_are_refused(place: Place) -> None:
+    def no_row_excluded(table: pa.Table) -> pa.Table:
+        label = pc.if_else(pc.equal(table["label"], -1), 1, table["label"])
+        return table.set_column(3, "label", label.cast(pa.int8()))
+
+    relabel(place, no_row_excluded)
+    rows = LabelledRows(**place.inputs)
+    number = next(n for n, group in enumerate(rows.groups) if group.shard == 1)
+    with pytest.raises(InputError, match=r"shard-00001.*a labelled row has no codes"):
+        rows.codes(number)
+    weights = pa.array([float("nan")] * 72, pa.float32())
+    relabel(place, lambda table: table.set_column(4, "weight", weights))
+    with pytest.raises(InputError, match=r"shard-00001.*weight is NaN or infinite"):
+        LabelledRows(**place.inputs)
+
+
+def test_damaged_embeddings_are_named(place: Place) -> None:
+    path = place.root / "embeddings" / "shard-00001-of-00003.safetensors"
+    path.write_bytes(path.read_bytes()[:-40])
+    with pytest.raises(InputError, match=r"shard-00001-of-00003\.safetensors: is damaged"):
+        LabelledRows(**place.inputs)
+
+
+def test_a_prompt_without_embedding_is_named(place: Place) -> None:
+    folder = place.root / "embeddings"
+    (folder / "shard-00000-of-00003.safetensors").replace(
+        folder / "shard-00001-of-00003.safetensors"
+    )
+    (folder / "shard-00000-of-00003.safetensors").write_bytes(
+        (folder / "shard-00001-of-00003.safetensors").read_bytes()
+    )
+    with pytest.raises(InputError, match=r"shard-00001.*has no prompt p1\.0"):
+        LabelledRows(**place.inputs)

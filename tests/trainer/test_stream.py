@@ -1,0 +1,111 @@
+from __future__ import annotations
+
+import itertools
+import threading
+from contextlib import closing
+
+import numpy as np
+import pytest
+import torch
+
+from pipeline.errors import InputError
+from tests.trainer.miniature import SHAPE, TOKENS, WIDTH, Place
+from trainer.order import Position
+from trainer.rows import LabelledRows
+from trainer.stream import START, Batch, Stream
+
+SIZE = 11
+
+
+def make_stream(place: Place, *, workers: int = 0, window: int = 2, seed: int = 0) -> Stream:
+    rows = LabelledRows(**place.inputs)
+    return Stream(rows, seed=seed, batch_size=SIZE, workers=workers, window=window)
+
+
+def take(stream: Stream, count: int, position: Position = START) -> list[Batch]:
+    with closing(stream.batches(position)) as batches:
+        return list(itertools.islice(batches, count))
+
+
+def same(left: list[Batch], right: list[Batch]) -> bool:
+    return len(left) == len(right) and all(
+        a.position == b.position
+        and all(torch.equal(x, y) for x, y in zip(a[:-1], b[:-1], strict=True))
+        for a, b in zip(left, right, strict=True)
+    )
+
+
+def test_an_epoch_has_each_row_at_most_once_and_drops_only_the_tail(place: Place) -> None:
+    stream = make_stream(place)
+    usable = sum(LabelledRows(**place.inputs).sizes)
+    per_epoch = usable // SIZE
+    assert per_epoch * SIZE == stream.order.rows_per_epoch < usable
+    batches = take(stream, 3 * per_epoch)
+    for epoch in range(3):
+        part = batches[epoch * per_epoch : (epoch + 1) * per_epoch]
+        seen = torch.cat([batch.rows for batch in part])
+        assert len(seen.unique()) == per_epoch * SIZE
+        assert part[-1].position == Position(epoch + 1, 0)
+    first, second = (
+        torch.cat([b.rows for b in batches[i : i + per_epoch]]) for i in (0, per_epoch)
+    )
+    assert not torch.equal(first, second)
+
+
+def test_a_batch_holds_what_belongs_together(place: Place) -> None:
+    rows = LabelledRows(**place.inputs)
+    groups = [group for group in rows.groups if len(group.places)]
+    label, weight, prompt, shard = (
+        np.concatenate(parts)
+        for parts in (
+            [g.label for g in groups],
+            [g.weight for g in groups],
+            [g.prompt for g in groups],
+            [np.full(len(g.places), g.shard) for g in groups],
+        )
+    )
+    for batch in take(make_stream(place), 15):
+        assert batch.codes.shape == (SIZE, *SHAPE)
+        assert batch.codes.dtype == torch.float16
+        assert batch.embeddings.shape == (SIZE, TOKENS, WIDTH)
+        at = batch.rows.numpy()
+        np.testing.assert_array_equal(batch.label.numpy(), label[at])
+        np.testing.assert_array_equal(batch.weight.numpy(), weight[at])
+        np.testing.assert_array_equal(batch.codes.float().mean((1, 2, 3)) > 0, batch.label == 1)
+        told = (batch.embeddings[:, 0, 0].float() * 256).numpy()
+        np.testing.assert_array_equal(told, 100 * shard[at] + prompt[at])
+
+
+@pytest.mark.parametrize("workers", [1, 3])
+@pytest.mark.parametrize("window", [1, 2, 64])
+def test_workers_change_nothing(place: Place, workers: int, window: int) -> None:
+    alone = take(make_stream(place, window=window), 25)
+    assert same(alone, take(make_stream(place, window=window, workers=workers), 25))
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_stream_continues_from_any_two_integers(place: Place, workers: int) -> None:
+    whole = take(make_stream(place), 24)
+    for done in range(24):
+        position = Position(*whole[done - 1].position) if done else START
+        rest = take(make_stream(place, workers=workers), 24 - done, position)
+        assert same(rest, whole[done:]), f"after batch {done}"
+
+
+def test_seeds_differ(place: Place) -> None:
+    assert not same(take(make_stream(place), 3), take(make_stream(place, seed=1), 3))
+
+
+def test_closing_ends_the_threads(place: Place) -> None:
+    before = threading.active_count()
+    take(make_stream(place, workers=3), 5)
+    assert threading.active_count() == before
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_damaged_shard_is_named_whoever_reads_it(place: Place, workers: int) -> None:
+    stream = make_stream(place, workers=workers)
+    path = place.root / "scored" / "shard-00001-of-00003.parquet"
+    path.write_bytes(path.read_bytes()[:-100])
+    with pytest.raises(InputError, match=r"shard-00001-of-00003\.parquet: is truncated"):
+        take(stream, 25)

@@ -1,0 +1,280 @@
+from __future__ import annotations
+
+import itertools
+import json
+import os
+import signal
+import threading
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from pipeline.errors import InputError
+from pipeline.generators import load_generator
+from pipeline.locks import hold
+from pipeline.settings import Settings
+from tests.trainer.miniature import Place, make_settings
+from trainer import train
+from trainer.learner import Learner
+from trainer.objectives import OBJECTIVES
+from trainer.rows import LabelledRows
+from trainer.stream import Stream
+
+
+def run(settings: Settings, place: Place, name: str = "run") -> dict[str, Any]:
+    """Train and return what a run leaves: weights, log lines and text."""
+    outputs = place.outputs(name)
+    folder = train.run(settings, **place.inputs, **outputs)
+    text = outputs["log"].read_text()
+    return {
+        "weights": load_file(folder / "unet" / "diffusion_pytorch_model.safetensors"),
+        "lines": [json.loads(line) for line in text.splitlines()],
+        "text": text,
+        "folder": folder,
+    }
+
+
+def same(left: dict[str, Any], right: dict[str, Any]) -> bool:
+    names = left["weights"].keys()
+    return (
+        left["text"] == right["text"]
+        and names == right["weights"].keys()
+        and all(torch.equal(left["weights"][name], right["weights"][name]) for name in names)
+    )
+
+
+class CrashError(Exception):
+    """Stands for whatever may end a process."""
+
+
+def crash_at(monkeypatch: pytest.MonkeyPatch, update: int) -> None:
+    original = Learner.update
+
+    def crashing(self: Learner, number: int, batch: Any) -> None:
+        if number == update:
+            raise CrashError
+        original(self, number, batch)
+
+    monkeypatch.setattr(Learner, "update", crashing)
+
+
+def make_learner(settings: Settings, place: Place) -> tuple[Learner, Stream]:
+    torch.set_num_threads(settings.threads)
+    rows = LabelledRows(**place.inputs)
+    family = load_generator(settings.generator)
+    objective = OBJECTIVES[settings.train.objective]
+    device = torch.device("cpu")
+    learner = Learner(family, objective, settings.train, rows.unconditional, device)
+    return learner, Stream(rows, seed=0, batch_size=settings.train.batch_size)
+
+
+def test_policy_and_reference_start_equal_and_see_one_corruption(model: Path, place: Place) -> None:
+    learner, stream = make_learner(make_settings(model), place)
+    batch = next(stream.batches())
+    terms = learner.terms(1, batch)
+    assert torch.equal(terms.log_ratio, torch.zeros(8))
+    assert terms.log_likelihood.requires_grad
+    assert not terms.reference.requires_grad  # type: ignore[union-attr]
+    assert terms.log_likelihood.std() > 0
+    again, other = learner.terms(1, batch), learner.terms(2, batch)
+    assert torch.equal(terms.log_likelihood, again.log_likelihood)
+    assert not torch.equal(terms.log_likelihood, other.log_likelihood)
+
+
+def test_an_update_moves_the_policy_and_never_the_reference(model: Path, place: Place) -> None:
+    learner, stream = make_learner(make_settings(model), place)
+    for number, batch in enumerate(itertools.islice(stream.batches(), 3), start=1):
+        before = learner.terms(9, batch)
+        learner.update(number, batch)
+        after = learner.terms(9, batch)
+        assert torch.equal(before.reference, after.reference)  # type: ignore[arg-type]
+        assert not torch.equal(before.log_likelihood, after.log_likelihood)
+
+
+def test_dropped_conditions_become_the_empty_prompt(
+    model: Path, place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    learner, stream = make_learner(make_settings(model, condition_dropout=0.5), place)
+    seen = []
+    original = learner._log_likelihood
+    monkeypatch.setattr(
+        learner, "_log_likelihood", lambda n, c, e, k: (seen.append(e), original(n, c, e, k))[1]
+    )
+    batches = list(itertools.islice(stream.batches(), 10))
+    for number, batch in enumerate(batches):
+        learner.terms(number, batch)
+    policy, reference = seen[0::2], seen[1::2]
+    assert all(torch.equal(a, b) for a, b in zip(policy, reference, strict=True))
+    given, fed = torch.cat([b.embeddings for b in batches]), torch.cat(policy)
+    dropped = (fed == -1).all(dim=(1, 2))
+    assert 20 < dropped.sum() < 60  # of 80
+    assert torch.equal(fed[~dropped], given[~dropped])
+
+
+def test_the_moving_average_is_that_of_the_weights(model: Path, place: Place) -> None:
+    learner, stream = make_learner(make_settings(model, ema_decay=0.75), place)
+    expected = {name: p.detach().clone() for name, p in learner.state()["network"].items()}
+    for number, batch in enumerate(itertools.islice(stream.batches(), 3), start=1):
+        learner.update(number, batch)
+        for name, parameter in learner.state()["network"].items():
+            expected[name] = 0.75 * expected[name] + 0.25 * parameter.detach()
+    averaged = dict(learner.averaged().named_parameters())
+    for name, value in expected.items():
+        torch.testing.assert_close(averaged[name].detach(), value)
+
+
+def test_training_separates_good_from_bad(model: Path, place: Place) -> None:
+    settings = make_settings(model, updates=60, log_every=20, learning_rate=3e-3, seed=1)
+    lines = run(settings, place)["lines"]
+    assert [(line["update"], line["images"]) for line in lines] == [(20, 160), (40, 320), (60, 480)]
+    first, last = lines[0], lines[-1]
+    assert last["margin"] > first["margin"] > 0
+    assert last["margin"] > 1
+    assert last["right_side"] > 0.8
+    assert last["loss"] < first["loss"]
+    assert last["log_ratio_positive"] > last["log_ratio_negative"]
+    assert last["grad_factor"] < first["grad_factor"] < 0.5
+
+
+def test_sft_trains_on_positives_without_a_reference(model: Path, place: Place) -> None:
+    result = run(make_settings(model, objective="sft", updates=30, log_every=10), place)
+    assert result["lines"][-1].keys() == {"update", "images", "epoch", "loss", "grad_norm"}
+    assert result["lines"][-1]["loss"] < result["lines"][0]["loss"]
+
+
+def test_stock_diffusers_loads_and_samples_the_result(model: Path, place: Place) -> None:
+    from diffusers import StableDiffusionPipeline
+
+    result = run(make_settings(model, updates=2), place)
+    pipe = StableDiffusionPipeline.from_pretrained(result["folder"], safety_checker=None)
+    pipe.set_progress_bar_config(disable=True)
+    images = pipe("a red circle", num_inference_steps=2, output_type="np").images
+    assert images.shape == (1, 16, 16, 3)
+    loaded = pipe.unet.state_dict()
+    assert all(torch.equal(loaded[name], value) for name, value in result["weights"].items())
+    assert not list(result["folder"].rglob("*.bin"))
+    assert [path.name for path in result["folder"].parent.glob(".tuned*")] == []
+
+
+@pytest.mark.parametrize("crash", [1, 5, 6, 9, 12])
+def test_a_run_that_crashed_ends_like_one_that_did_not(
+    model: Path, place: Place, monkeypatch: pytest.MonkeyPatch, crash: int
+) -> None:
+    settings = make_settings(model, log_every=4, checkpoint_every=5)
+    whole = run(settings, place, "whole")
+    with monkeypatch.context() as patch:
+        crash_at(patch, crash)
+        with pytest.raises(CrashError):
+            run(settings, place)
+    assert same(run(settings, place), whole)
+    assert same(run(settings, place), whole)  # and once more, with nothing left to do
+
+
+def test_a_changed_number_of_workers_or_updates_continues(
+    model: Path, place: Place, capsys: pytest.CaptureFixture[str]
+) -> None:
+    whole = run(make_settings(model, updates=14), place, "whole")
+    short = run(make_settings(model, updates=7, workers=2), place)
+    assert [line["update"] for line in short["lines"]] == [3, 6, 7]
+    assert same(run(make_settings(model, updates=14, checkpoint_every=4), place), whole)
+    assert "continuing after update 7 of 14" in capsys.readouterr().err
+
+
+def test_other_settings_or_labels_start_afresh(
+    model: Path, place: Place, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run(make_settings(model, seed=1), place)
+    fresh = run(make_settings(model, seed=2), place, "fresh")
+    capsys.readouterr()
+    assert same(run(make_settings(model, seed=2), place), fresh)
+    said = capsys.readouterr().err
+    assert "update-00000012: of another run (it differs in train.seed); removed" in said
+    assert "continuing" not in said
+
+
+def test_a_damaged_checkpoint_falls_back_to_the_one_before(
+    model: Path, place: Place, capsys: pytest.CaptureFixture[str]
+) -> None:
+    settings = make_settings(model)
+    whole = run(settings, place)
+    path = place.outputs()["checkpoints"] / "update-00000012" / "ema.safetensors"
+    path.write_bytes(path.read_bytes()[:-1] + b"\x7f")
+    assert same(run(settings, place), whole)
+    said = capsys.readouterr().err
+    assert "update-00000012: damaged (ema.safetensors is not as it was written); removed" in said
+    assert "continuing after update 10 of 12" in said
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_ends_the_run_after_a_checkpoint(
+    model: Path, place: Place, monkeypatch: pytest.MonkeyPatch, number: signal.Signals
+) -> None:
+    settings = make_settings(model)
+    whole = run(settings, place, "whole")
+    original = Learner.update
+
+    def signalled(self: Learner, update: int, batch: Any) -> None:
+        if update == 7:
+            os.kill(os.getpid(), number)
+        original(self, update, batch)
+
+    before = signal.getsignal(number)
+    with monkeypatch.context() as patch:
+        patch.setattr(Learner, "update", signalled)
+        with pytest.raises(SystemExit) as stopped:
+            run(settings, place)
+    assert stopped.value.code == 128 + number
+    assert signal.getsignal(number) is before
+    assert (place.outputs()["checkpoints"] / "update-00000007").is_dir()
+    assert not place.outputs()["tuned"].exists()
+    assert same(run(settings, place), whole)
+
+
+def test_a_run_outside_the_main_thread_works(model: Path, place: Place) -> None:
+    results: list[dict[str, Any]] = []
+    work = threading.Thread(target=lambda: results.append(run(make_settings(model), place)))
+    work.start()
+    work.join()
+    assert len(results) == 1
+
+
+def test_a_loss_that_diverges_keeps_the_last_good_checkpoint(
+    model: Path, place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    original = Learner.terms
+
+    def poisoned(self: Learner, number: int, batch: Any) -> Any:
+        terms = original(self, number, batch)
+        factor = float("nan") if number == 8 else 1.0
+        return terms._replace(log_likelihood=terms.log_likelihood * factor)
+
+    monkeypatch.setattr(Learner, "terms", poisoned)
+    with pytest.raises(
+        InputError, match=r"NaN or infinite at update 8; lower train\.learning_rate"
+    ):
+        run(make_settings(model), place)
+    checkpoints = place.outputs()["checkpoints"]
+    assert [path.name for path in checkpoints.iterdir()] == ["update-00000005"]
+    assert not place.outputs()["tuned"].exists()
+
+
+def test_a_second_run_is_told_who_holds_the_folder(model: Path, place: Place) -> None:
+    with (
+        hold(place.outputs()["checkpoints"]),
+        pytest.raises(InputError, match=rf"checkpoints: is being written by process {os.getpid()}"),
+    ):
+        run(make_settings(model), place)
+
+
+def test_bad_input_is_named_before_anything_is_written(model: Path, place: Place) -> None:
+    with pytest.raises(InputError, match=r"train\.objective: unknown objective 'dpo'"):
+        run(make_settings(model, objective="dpo"), place)
+    with pytest.raises(InputError, match=r"train\.batch_size: 150 is more than the 108 usable"):
+        run(make_settings(model, batch_size=150), place)
+    with pytest.raises(InputError, match=r"nowhere: no such model folder"):
+        run(make_settings(model / "nowhere"), place)
+    written = [path.name for path in (place.root / "run").iterdir()]
+    assert written == [".checkpoints.lock"]

@@ -1,0 +1,188 @@
+"""Checkpoints of a training run: atomic folders that say whose they are and whether they are whole.
+
+    data/checkpoints/update-00000050/
+        network.safetensors   the policy's parameters and buffers
+        ema.safetensors       the parameters' moving average
+        optimizer.pt          the optimizer's state, loaded with weights_only=True
+        train_log.jsonl       the log up to this update
+        state.json            update, stream position, fingerprint, sha256 of the files above
+
+A folder is written under a temporary name, synced and renamed: the name is the commit.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from pipeline.errors import InputError
+
+KEEP = 2
+"""Whole checkpoints that stay: should the newest be damaged, the one before it is used."""
+NETWORK, EMA, OPTIMIZER = "network.safetensors", "ema.safetensors", "optimizer.pt"
+LOG, STATE = "train_log.jsonl", "state.json"
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """Everything a run continues from; nothing random is in it."""
+
+    update: int
+    """Updates done."""
+    progress: dict[str, Any]
+    """What is small, as JSON: the stream's position, statistics since the last log line."""
+    network: dict[str, Tensor]
+    ema: dict[str, Tensor]
+    optimizer: dict[str, Any]
+    log: str
+    """The training log up to this update."""
+
+
+class _UnusableError(Exception):
+    """Why a folder cannot be continued from."""
+
+
+class Checkpoints:
+    """The checkpoints in ``folder`` of the one run that ``fingerprint`` describes.
+
+    ``fingerprint`` maps what decides the run to its value or hash. ``say`` is given one line for
+    each checkpoint that had to go: damaged ones, and those of another run, which must not be
+    continued and would otherwise be taken for this run's.
+    """
+
+    def __init__(
+        self, folder: Path, fingerprint: Mapping[str, Any], say: Callable[[str], None]
+    ) -> None:
+        self._folder = folder
+        self._fingerprint = dict(fingerprint)
+        self._say = say
+
+    def newest(self, *, at_most: int) -> Checkpoint | None:
+        """The newest whole checkpoint with no more than ``at_most`` updates, or None.
+
+        All that are newer are named and removed, as they cannot belong to what follows.
+        """
+        for path in reversed(self._complete()):
+            try:
+                return self._read(path, at_most)
+            except _UnusableError as reason:
+                self._say(f"{path}: {reason}; removed")
+                shutil.rmtree(path)
+        return None
+
+    def save(self, checkpoint: Checkpoint) -> Path:
+        """Write a checkpoint and drop the oldest beyond ``KEEP``; all or nothing.
+
+        Raises InputError when it cannot be written (a full disk); earlier ones are untouched.
+        """
+        path = self._folder / f"update-{checkpoint.update:08d}"
+        temporary = self._folder / f".{path.name}.tmp"
+        try:
+            self._folder.mkdir(parents=True, exist_ok=True)
+            self._clean()
+            temporary.mkdir()
+            self._write(checkpoint, temporary)
+            os.replace(temporary, path)
+            _sync(self._folder)
+        except (OSError, SafetensorError) as error:
+            shutil.rmtree(temporary, ignore_errors=True)
+            raise InputError(
+                f"{path}: checkpoint cannot be written ({error}); make room or mend the folder, "
+                "then run `tgo train` again: it continues from the checkpoint before"
+            ) from error
+        for old in self._complete()[:-KEEP]:
+            shutil.rmtree(old)
+        return path
+
+    def _complete(self) -> list[Path]:
+        """Folders that were committed, oldest first."""
+        return sorted(self._folder.glob("update-*"))
+
+    def _clean(self) -> None:
+        """Remove what a killed run left half written."""
+        for leftover in self._folder.glob(".update-*.tmp"):
+            shutil.rmtree(leftover)
+
+    def _write(self, checkpoint: Checkpoint, folder: Path) -> None:
+        save_file(_plain(checkpoint.network), folder / NETWORK)
+        save_file(_plain(checkpoint.ema), folder / EMA)
+        with open(folder / OPTIMIZER, "wb") as file:
+            torch.save(checkpoint.optimizer, file)
+        (folder / LOG).write_text(checkpoint.log, encoding="utf-8")
+        state = {
+            "update": checkpoint.update,
+            "progress": checkpoint.progress,
+            "fingerprint": self._fingerprint,
+            "sha256": {name: file_sha256(folder / name) for name in (NETWORK, EMA, OPTIMIZER, LOG)},
+        }
+        text = json.dumps({"state": state, "sha256": _json_sha256(state)}, indent=1)
+        (folder / STATE).write_text(text, encoding="utf-8")
+        for name in (NETWORK, EMA, OPTIMIZER, LOG, STATE, "."):
+            _sync(folder / name)
+
+    def _read(self, path: Path, at_most: int) -> Checkpoint:
+        state = _read_state(path)
+        theirs = state["fingerprint"]
+        if theirs != self._fingerprint:
+            keys = sorted(theirs.keys() | self._fingerprint.keys())
+            changed = [k for k in keys if theirs.get(k) != self._fingerprint.get(k)]
+            raise _UnusableError(f"of another run (it differs in {', '.join(changed)})")
+        if state["update"] > at_most:
+            raise _UnusableError(f"beyond train.updates = {at_most}")
+        for name, expected in state["sha256"].items():
+            if not (path / name).is_file() or file_sha256(path / name) != expected:
+                raise _UnusableError(f"damaged ({name} is not as it was written)")
+        return Checkpoint(
+            update=state["update"],
+            progress=state["progress"],
+            network=load_file(path / NETWORK),
+            ema=load_file(path / EMA),
+            optimizer=torch.load(path / OPTIMIZER, weights_only=True, map_location="cpu"),
+            log=(path / LOG).read_text(encoding="utf-8"),
+        )
+
+
+def file_sha256(path: Path) -> str:
+    """sha256 of a file's bytes, in hexadecimal."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _read_state(path: Path) -> dict[str, Any]:
+    try:
+        stored = json.loads((path / STATE).read_text(encoding="utf-8"))
+        state = stored["state"]
+        whole = stored["sha256"] == _json_sha256(state)
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise _UnusableError(f"damaged ({STATE} cannot be read)") from error
+    if not whole:
+        raise _UnusableError(f"damaged ({STATE} is not as it was written)")
+    return state
+
+
+def _json_sha256(value: Any) -> str:
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
+
+
+def _plain(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+
+
+def _sync(path: Path) -> None:
+    """Make a file's or folder's contents survive a power cut."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,172 @@
+"""Batches of labelled rows in an order that is a pure function of (seed, epoch).
+
+The work of a batch is one read of a row group now and then and a slice of a buffer: there is no
+loop over rows. Threads may read ahead; which rows come, and when, does not depend on them.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Generator, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from trainer.order import Order, Position, Window
+from trainer.rows import LabelledRows
+
+WINDOW = 64
+"""Row groups shuffled together, and held in memory (twice when reading ahead)."""
+AHEAD = 2
+"""Batches put together before they are asked for, where there are workers."""
+START = Position(epoch=0, cursor=0)
+
+
+class Batch(NamedTuple):
+    """One batch of B rows and the position to continue from after it."""
+
+    codes: Tensor
+    """``[B, *code_shape]`` in the type they are stored in."""
+    embeddings: Tensor
+    """Prompt embeddings ``[B, L, D]`` float16."""
+    label: Tensor
+    """float32 ``[B]``, 0 or 1."""
+    weight: Tensor
+    """float32 ``[B]``."""
+    rows: Tensor
+    """Number of each row among the usable ones, in shard order, int64 ``[B]``."""
+    position: Position
+
+    def to(self, device: torch.device) -> Batch:
+        """The batch on ``device``; from pinned memory the copy does not wait."""
+        tensors = {name: part for name, part in self._asdict().items() if name != "position"}
+        return self._replace(**{k: t.to(device, non_blocking=True) for k, t in tensors.items()})
+
+
+class _Buffer:
+    """One window's rows in the order in which they are used."""
+
+    def __init__(self, rows: LabelledRows, window: Window, pin: bool) -> None:
+        size = len(window.slots)
+        dtype = torch.from_numpy(np.empty(0, rows.code_dtype)).dtype
+        self.codes = torch.empty((size, *rows.code_shape), dtype=dtype, pin_memory=pin)
+        self.label = torch.empty(size, pin_memory=pin)
+        self.weight = torch.empty(size, pin_memory=pin)
+        self.rows = torch.empty(size, dtype=torch.int64, pin_memory=pin)
+        self.shard = np.empty(size, np.int64)
+        self.prompt = np.empty(size, np.int64)
+        self._source = rows
+
+    def fill(self, number: int, slots: np.ndarray) -> None:
+        """Put the rows of row group ``number`` into their places."""
+        group = self._source.groups[number]
+        self.codes.numpy()[slots] = self._source.codes(number)
+        self.label.numpy()[slots] = group.label
+        self.weight.numpy()[slots] = group.weight
+        self.rows.numpy()[slots] = np.arange(group.first, group.first + len(slots))
+        self.shard[slots] = group.shard
+        self.prompt[slots] = group.prompt
+
+
+class Stream:
+    """Endless batches of labelled rows.
+
+    ``workers`` threads read row groups and put batches together ahead of their use; with 0
+    everything happens when a batch is asked for. ``pin`` puts batches into page-locked memory
+    for copies to a GPU. ``window`` is how many row groups are shuffled together.
+    """
+
+    def __init__(
+        self,
+        rows: LabelledRows,
+        *,
+        seed: int,
+        batch_size: int,
+        workers: int = 0,
+        pin: bool = False,
+        window: int = WINDOW,
+    ) -> None:
+        self.order = Order(rows.sizes, seed=seed, batch_size=batch_size, window=window)
+        self._rows = rows
+        self._batch_size = batch_size
+        self._workers = workers
+        self._pin = pin
+
+    def batches(self, position: Position = START) -> Generator[Batch]:
+        """Batches from ``position`` on, through all epochs; close it to end its threads."""
+        batches = self._assemble(position)
+        return _ahead(batches, AHEAD) if self._workers else batches
+
+    def _assemble(self, position: Position) -> Generator[Batch]:
+        """Cut windows into batches; a batch may begin in one window and end in the next."""
+        parts: list[tuple[_Buffer, slice]] = []
+        missing = self._batch_size
+        for window, buffer in self._filled(position):
+            at = position.cursor - window.start
+            end = min(len(window.slots), self.order.rows_per_epoch - window.start)
+            while at < end:
+                take = min(missing, end - at)
+                parts.append((buffer, slice(at, at + take)))
+                at, missing = at + take, missing - take
+                position = self._position(window, at)
+                if missing == 0:
+                    yield self._join(parts, position)
+                    parts, missing = [], self._batch_size
+
+    def _position(self, window: Window, used: int) -> Position:
+        cursor = window.start + used
+        if cursor == self.order.rows_per_epoch:
+            return Position(window.epoch + 1, 0)
+        return Position(window.epoch, cursor)
+
+    def _join(self, parts: list[tuple[_Buffer, slice]], position: Position) -> Batch:
+        def column(name: str) -> Tensor:
+            pieces = [getattr(buffer, name)[where] for buffer, where in parts]
+            return pieces[0] if len(pieces) == 1 else torch.cat(pieces)
+
+        shard = np.concatenate([buffer.shard[where] for buffer, where in parts])
+        prompt = np.concatenate([buffer.prompt[where] for buffer, where in parts])
+        embeddings = self._rows.conditions(shard, prompt, pin=self._pin)
+        codes, label, weight, rows = map(column, ("codes", "label", "weight", "rows"))
+        return Batch(codes, embeddings, label, weight, rows, position)
+
+    def _filled(self, position: Position) -> Iterator[tuple[Window, _Buffer]]:
+        """Windows with their rows; with workers the next one is read while one is in use."""
+        pool = ThreadPoolExecutor(max(self._workers, 1), "tgo-read")
+        pending: deque[tuple[Window, _Buffer, list]] = deque()
+        try:
+            for coming in self.order.windows(position):
+                reads, buffer = self._reads(coming)
+                pending.append((coming, buffer, [pool.submit(read) for read in reads]))
+                if len(pending) > (1 if self._workers else 0):
+                    window, buffer, running = pending.popleft()
+                    for read in running:
+                        read.result()
+                    yield window, buffer
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+    def _reads(self, window: Window) -> tuple[list[Callable[[], None]], _Buffer]:
+        """One read for each row group of a window, in whatever order, and where they end up."""
+        buffer = _Buffer(self._rows, window, self._pin)
+        sizes = [self._rows.sizes[number] for number in window.groups]
+        slots = np.split(window.slots, np.cumsum(sizes)[:-1])
+        fills = zip(window.groups, slots, strict=True)
+        return [partial(buffer.fill, int(number), places) for number, places in fills], buffer
+
+
+def _ahead(batches: Generator[Batch], depth: int) -> Generator[Batch]:
+    """The same batches, ``depth`` of them made by a thread before they are asked for."""
+    pool = ThreadPoolExecutor(1, "tgo-batch")
+    try:
+        pending = deque(pool.submit(next, batches) for _ in range(depth))
+        while True:
+            pending.append(pool.submit(next, batches))
+            yield pending.popleft().result()
+    finally:
+        pool.shutdown(cancel_futures=True)
+        batches.close()

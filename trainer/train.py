@@ -1,0 +1,202 @@
+"""Stage three: fine-tune the generator on the labelled shards.
+
+``run`` is the stage. A run that ended early is continued by running it again: batch order and
+noise follow from (seed, update), all else lies in the newest checkpoint, and on the CPU the
+result is that of an uninterrupted run to the bit.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import sys
+from contextlib import closing
+from pathlib import Path
+from typing import NoReturn
+
+import torch
+from safetensors import SafetensorError
+from tqdm import tqdm
+
+from pipeline import layout, runtime
+from pipeline.errors import InputError
+from pipeline.generators import load_generator
+from pipeline.generators.base import Family
+from pipeline.locks import hold
+from pipeline.settings import Settings, Train
+from trainer.checkpoints import Checkpoint, Checkpoints
+from trainer.fingerprint import fingerprint
+from trainer.journal import Log, summary
+from trainer.learner import Learner
+from trainer.objectives import Objective, load_objective
+from trainer.order import Position
+from trainer.rows import LabelledRows
+from trainer.signals import StopRequest, stop_requests
+from trainer.stream import START, Batch, Stream
+
+
+def run(
+    settings: Settings,
+    *,
+    scored: Path = layout.SCORED,
+    labelled: Path = layout.LABELLED,
+    embeddings: Path = layout.EMBEDDINGS,
+    checkpoints: Path = layout.CHECKPOINTS,
+    tuned: Path = layout.TUNED,
+    log: Path = layout.TRAIN_LOG,
+) -> Path:
+    """Stage `train`: from labelled shards to the model folder ``tuned``, which is returned.
+
+    Args:
+        scored, labelled, embeddings: what the stages `score` and `label` wrote.
+        checkpoints: what a killed run continues from; checkpoints of other settings that lie
+            there are named and removed.
+        tuned: the model folder to write, with the averaged (EMA) weights.
+        log: JSON lines, one every ``train.log_every`` updates; timings go beside it.
+
+    Raises:
+        InputError: input is bad or missing, another run holds the folder, or the loss diverged.
+        SystemExit: SIGTERM or SIGINT came; the update was finished and a checkpoint written.
+    """
+    train = settings.train
+    objective = load_objective(train.objective)
+    device = torch.device(runtime.prepare(settings))
+    with hold(checkpoints), stop_requests() as stop:
+        rows = LabelledRows(scored, labelled, embeddings, positives_only=objective.positives_only)
+        stream = Stream(
+            rows,
+            seed=train.seed,
+            batch_size=train.batch_size,
+            workers=train.workers,
+            pin=device.type == "cuda",
+        )
+        family = _load_family(settings, rows, device)
+        identity = fingerprint(train, family, rows)
+        learner = Learner(family, objective, train, rows.unconditional, device)
+        store = Checkpoints(checkpoints, identity, _say)
+        session = Session(train, objective, learner, store, log)
+        session.train(stream, stop)
+        publish(family, learner, tuned)
+    return tuned
+
+
+class Session:
+    """This process's part of a run: from the newest checkpoint to the last update or a signal."""
+
+    def __init__(
+        self,
+        train: Train,
+        objective: Objective,
+        learner: Learner,
+        checkpoints: Checkpoints,
+        log: Path,
+    ) -> None:
+        self._train, self._objective, self._learner = train, objective, learner
+        self._checkpoints = checkpoints
+        self._update, self._position = 0, START
+        found = checkpoints.newest(at_most=train.updates)
+        if found:
+            self._update, self._position = found.update, Position(*found.progress["position"])
+            learner.load(found.network, found.ema, found.optimizer)
+            learner.statistics.reset(found.progress["sums"])
+            _say(f"continuing after update {found.update} of {train.updates}")
+        self._log = Log(log, found.log if found else "")
+
+    def train(self, stream: Stream, stop: StopRequest) -> None:
+        """Do the updates that are left, logging and saving on the way."""
+        train = self._train
+        with self._bar() as bar, closing(stream.batches(self._position)) as batches:
+            while self._update < train.updates:
+                self._step(next(batches))
+                bar.update(train.batch_size)
+                if self._update % train.log_every == 0:
+                    bar.set_postfix(self._tell())
+                due = self._update % train.checkpoint_every == 0
+                if due or stop.received or self._update == train.updates:
+                    self._save()
+                if stop.received:
+                    self._leave(stop.received)
+        # what is left for a last line stays in the last checkpoint, for a longer run to continue
+        if self._update % train.log_every:
+            self._tell()
+
+    def _step(self, batch: Batch) -> None:
+        self._update += 1
+        self._learner.update(self._update, batch)
+        self._position = batch.position
+
+    def _tell(self) -> dict[str, str]:
+        """Write the log line of the updates since the one before; returns its gist."""
+        statistics = self._learner.statistics
+        sums = statistics.read()
+        statistics.reset()
+        size = self._train.batch_size
+        values = summary(sums, self._train.beta, with_reference=self._objective.needs_reference)
+        line = {
+            "update": self._update,
+            "images": self._update * size,
+            "epoch": self._position.epoch,
+            **values,
+        }
+        speed = self._log.write(line, images=int(sums["updates"]) * size)
+        shown = {key: values.get(key) for key in ("loss", "margin", "right_side")}
+        shown["img/s"] = speed
+        return {key: f"{value:.3g}" for key, value in shown.items() if value is not None}
+
+    def _save(self) -> None:
+        """Write a checkpoint, unless the loss has diverged: then the one before is the last."""
+        sums = self._learner.statistics.read()
+        progress = {"position": list(self._position), "sums": list(sums.values())}
+        self._checkpoints.save(
+            Checkpoint(self._update, progress, log=self._log.text(), **self._learner.state())
+        )
+
+    def _leave(self, received: signal.Signals) -> NoReturn:
+        _say(f"{received.name}: stopped and saved after update {self._update}; run again to go on")
+        raise SystemExit(128 + received)
+
+    def _bar(self) -> tqdm:
+        size = self._train.batch_size
+        return tqdm(
+            desc="train",
+            total=self._train.updates * size,
+            initial=self._update * size,
+            unit="img",
+            mininterval=1,
+        )
+
+
+def publish(family: Family, learner: Learner, tuned: Path) -> None:
+    """Write the averaged weights as a model folder, which takes its name once it is complete."""
+    temporary, before = (tuned.with_name(f".{tuned.name}.{end}") for end in ("partial", "before"))
+    try:
+        tuned.parent.mkdir(parents=True, exist_ok=True)
+        family.save(learner.averaged(), temporary)
+        shutil.rmtree(before, ignore_errors=True)
+        if tuned.exists():
+            os.replace(tuned, before)
+        os.replace(temporary, tuned)
+        shutil.rmtree(before, ignore_errors=True)
+    except (OSError, SafetensorError) as error:
+        raise InputError(
+            f"{tuned}: cannot be written ({error}); make room or mend the folder, then run "
+            "`tgo train` again: it only has to write the model"
+        ) from error
+
+
+def _load_family(settings: Settings, rows: LabelledRows, device: torch.device) -> Family:
+    """The model to train, in float32 whatever type it samples in, checked against the codes."""
+    exact = settings.generator.model_copy(update={"dtype": "float32"})
+    family = load_generator(exact, device=str(device))
+    if tuple(family.code_shape) != rows.code_shape:
+        raise InputError(
+            f"generator.model: {settings.generator.model} works on codes of shape "
+            f"{tuple(family.code_shape)}, the scored shards hold {rows.code_shape}; "
+            "run `tgo score` with this model"
+        )
+    return family
+
+
+def _say(line: str) -> None:
+    print(f"tgo train: {line}", file=sys.stderr)
