@@ -20,12 +20,12 @@ def replacing(path: Path) -> Iterator[BinaryIO]:
     """A binary file to write to; it takes the name `path` only when the block ends well.
 
     Temporary name in the same folder, fsync, rename, fsync of the folder: after a kill or a
-    power cut at any moment `path` is the old file or the new one. A full disk is an InputError;
-    the temporary file is removed and finished files stay.
+    power cut at any moment `path` is the old file or the new one. A full or unwritable disk is an
+    InputError; the temporary file is removed and finished files stay.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{path.name}.partial")
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
         with partial.open("wb") as file:
             yield file
             file.flush()
@@ -34,15 +34,26 @@ def replacing(path: Path) -> Iterator[BinaryIO]:
         _sync_folder(path.parent)
     except OSError as error:
         partial.unlink(missing_ok=True)
-        if error.errno in _FULL:
-            raise InputError(
-                f"{path}: no space left to write it ({os.strerror(error.errno)}); free some and "
-                "run the same command again, finished files are kept"
-            ) from None
-        raise
+        raise InputError(f"{path}: {explain(error)}") from error
     except BaseException:
         partial.unlink(missing_ok=True)
         raise
+
+
+def is_full(error: OSError) -> bool:
+    """Whether the disk, a quota or a file size limit is what stopped a write."""
+    return error.errno in _FULL
+
+
+def explain(error: OSError) -> str:
+    """Why a file cannot be written, and what to do."""
+    reason = error.strerror or " ".join(str(error).split())
+    if is_full(error):
+        return (
+            f"no space left to write it ({reason}); free some and run the same command again, "
+            "finished files are kept"
+        )
+    return f"cannot be written ({reason}); mend that and run the same command again"
 
 
 def write_json(path: Path, value: Any) -> None:

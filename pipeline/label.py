@@ -56,7 +56,7 @@ def label_folder(scored: Path, labelled: Path, rule: Label, *, seed: int) -> dic
     """
     with hold(labelled):
         remove_partials(labelled)
-        parts = [_read(path, rule.reward) for path in shards.shard_paths(scored)]
+        parts = [read_scores(path, rule.reward) for path in shards.shard_paths(scored)]
         facts = estimate(parts, rule, seed=seed)
         record = labelled / layout.THRESHOLD.name
         record.unlink(missing_ok=True)  # until every label is the new one, none is vouched for
@@ -65,7 +65,7 @@ def label_folder(scored: Path, labelled: Path, rule: Label, *, seed: int) -> dic
             if path.name not in names:
                 path.unlink()
         for part in parts:
-            _write(labelled / part.path.name, part, rule, facts)
+            shards.write_shard(labelled / part.path.name, labelled_table(part, rule, facts))
         write_json(record, facts)
     _warn(facts)
     return facts
@@ -143,7 +143,8 @@ def estimate(parts: list[ScoredRows], rule: Label, *, seed: int) -> dict[str, An
     }
 
 
-def _read(path: Path, reward: str) -> ScoredRows:
+def read_scores(path: Path, reward: str) -> ScoredRows:
+    """One reward's scores of a scored shard; InputError names an id without a finite score."""
     table = shards.read_shard(path, ["id", "prompt_id", "status", reward])
     usable = table["status"].to_numpy() == "ok"
     scores = table[reward].to_numpy().astype(np.float32)  # null becomes NaN
@@ -158,13 +159,14 @@ def _read(path: Path, reward: str) -> ScoredRows:
     return ScoredRows(path, table["id"], table["prompt_id"].to_numpy(), scores, usable)
 
 
-def _write(path: Path, part: ScoredRows, rule: Label, facts: dict[str, Any]) -> None:
+def labelled_table(part: ScoredRows, rule: Label, facts: dict[str, Any]) -> pa.Table:
+    """The labelled shard of a scored one, by the rule and the facts of threshold.json."""
     threshold = facts["threshold"]
     label = labels(part.scores, part.usable, threshold, rule.ties)
     weight = weights(part.scores, part.usable, threshold, rule, facts["score_std"])
     kept = ("reward", "percentile", "ties", "weights", "confidence", "threshold")
     rule_used = canonical({key: facts[key] for key in kept})
-    table = pa.table(
+    return pa.table(
         {
             "id": part.ids,
             "score": pa.array(part.scores, mask=~part.usable),
@@ -174,7 +176,6 @@ def _write(path: Path, part: ScoredRows, rule: Label, facts: dict[str, Any]) -> 
         },
         schema=shards.LABELLED_SCHEMA.with_metadata({"tgo.label": rule_used}),
     )
-    shards.write_shard(path, table)
 
 
 def _plot(labelled: Path, plot: Path, threshold: float) -> None:

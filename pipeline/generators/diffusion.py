@@ -166,13 +166,10 @@ class Diffusion:
 
     def save(self, network: nn.Module, folder: Path) -> None:
         """The source folder's components, untouched, with `network` as the UNet (safetensors)."""
-        partial = folder.with_name(f".{folder.name}.partial")
-        shutil.rmtree(partial, ignore_errors=True)
-        shutil.copytree(self._folder.path, partial, ignore=shutil.ignore_patterns("unet"))
-        network.save_pretrained(partial / "unet", safe_serialization=True)  # type: ignore[operator]
         if folder.exists():
             shutil.rmtree(folder)
-        partial.rename(folder)
+        shutil.copytree(self._folder.path, folder, ignore=shutil.ignore_patterns("unet"))
+        network.save_pretrained(folder / "unet", safe_serialization=True)  # type: ignore[operator]
 
     def _target(self, clean: Tensor, noise: Tensor, timesteps: Tensor) -> Tensor:
         """What the network is trained to predict, by the schedule's prediction type."""

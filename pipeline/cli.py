@@ -1,0 +1,127 @@
+"""The `tgo` command line: one command a stage, and a few to look and to check.
+
+Whatever is wrong with input or disk is one line on stderr and exit status 2. A stage that is
+stopped (Ctrl-C, SIGTERM) or killed goes on when the same command is run again.
+"""
+
+from __future__ import annotations
+
+import signal
+import sys
+from enum import StrEnum
+from pathlib import Path
+from types import FrameType
+from typing import Annotated, NoReturn
+
+import typer
+
+from pipeline.errors import InputError
+from pipeline.layout import PARAMS, PRESETS
+from rewards.errors import CheckpointError
+
+app = typer.Typer(
+    help="Align text-to-image models with scalar feedback: score, label, train, evaluate, report.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+Params = Annotated[Path, typer.Option("--params", help="The settings file.")]
+
+
+class Split(StrEnum):
+    tests = "tests"
+    validation = "validation"
+
+
+@app.command()
+def score(params: Params = PARAMS) -> None:
+    """Stage one: make images of the training prompts and score them."""
+    from pipeline import score, settings
+
+    score.run(settings.load(params))
+
+
+@app.command()
+def label(params: Params = PARAMS) -> None:
+    """Stage two: one threshold, labels and confidence weights."""
+    from pipeline import label, settings
+
+    label.run(settings.load(params))
+
+
+@app.command()
+def train(params: Params = PARAMS) -> None:
+    """Stage three: fine-tune the generator on the labels."""
+    from pipeline import settings
+    from trainer import train
+
+    train.run(settings.load(params))
+
+
+@app.command()
+def evaluate(
+    params: Params = PARAMS,
+    split: Annotated[
+        Split, typer.Option(help="The test sets, or the prompts that settings are chosen on.")
+    ] = Split.tests,
+) -> None:
+    """Compare the tuned model with the base model: same prompts, same seeds."""
+    from pipeline import evaluate, settings
+
+    evaluate.run(settings.load(params), split.value)
+
+
+@app.command()
+def report(params: Params = PARAMS) -> None:
+    """Write reports/index.html, one page that shows everything."""
+    from pipeline import report, settings
+
+    report.run(settings.load(params))
+
+
+@app.command()
+def verify(params: Params = PARAMS) -> None:
+    """Check every shard and label on disk: checksums, images, ids, scores."""
+    from pipeline import settings, verify
+
+    verify.run(settings.load(params))
+
+
+@app.command()
+def preset(
+    name: Annotated[str, typer.Argument(help="A file of presets/, without .yaml.")],
+    params: Params = PARAMS,
+) -> None:
+    """Fill params.yaml from presets/NAME.yaml; comments stay."""
+    from pipeline import preset
+
+    for change in preset.apply(name, PRESETS, params) or [f"{params}: already as {name} says"]:
+        print(change)
+
+
+def main() -> None:
+    """Run a command; see the module for what errors and signals become."""
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, _stop)
+    try:
+        app()
+    except (InputError, CheckpointError) as error:
+        _fail(str(error))
+    except OSError as error:
+        from pipeline.atomic import explain, is_full
+
+        if not is_full(error):
+            raise
+        _fail(f"{error.filename or 'disk'}: {explain(error)}")
+
+
+def _stop(number: int, frame: FrameType | None) -> NoReturn:
+    """Unwind as an exit does, so that temporary files and locks go; the conventional status."""
+    name = signal.Signals(number).name
+    print(f"tgo: {name}: stopped; run the same command again to continue", file=sys.stderr)
+    raise SystemExit(128 + number)
+
+
+def _fail(line: str) -> NoReturn:
+    print(f"tgo: error: {' '.join(line.split())}", file=sys.stderr)
+    raise SystemExit(2)
