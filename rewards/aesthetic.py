@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from rewards import checkpoint
-from rewards.base import Batch, Identity
+from rewards.base import Batch, Provenance
 from rewards.checkpoint import Source
 from rewards.clip import PUBLISHED, Tower, load_tower
 from rewards.cosine import ImageTower
@@ -28,7 +28,7 @@ EMBEDDING = 768
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class Aesthetic(Identity):
+class Aesthetic(Provenance):
     """Rating of an image by itself."""
 
     name: ClassVar[str] = "aesthetic"
@@ -49,7 +49,8 @@ def clip_source(source: str | Path) -> Path | None:
     place = Source(source)
     if not place.has(CONFIG):
         return None
-    return Path(os.path.normpath(place.folder / place.json(CONFIG)["clip"]))
+    with checkpoint.described_by(place.folder / CONFIG):
+        return Path(os.path.normpath(place.folder / place.json(CONFIG)["clip"]))
 
 
 def load(

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from rewards.images import View, render
+from rewards.texts import Encoder, TextStore
 
 T = TypeVar("T")
 
@@ -17,11 +18,14 @@ T = TypeVar("T")
 class Batch:
     """Images with their prompts, and everything the models derive from them, each once.
 
-    `images` is uint8 RGB [B, 3, H, W] on the device that scores. Derived tensors (the crop, a
-    shared tower's embeddings) are kept for as long as the batch lives.
+    Derived tensors (the crop, a shared tower's embeddings) live as long as the batch, text
+    embeddings as long as the store that was passed in.
     """
 
-    def __init__(self, images: Tensor, prompts: Sequence[str]) -> None:
+    def __init__(
+        self, images: Tensor, prompts: Sequence[str], texts: TextStore | None = None
+    ) -> None:
+        """`images` is uint8 RGB [B, 3, H, W] on the device that scores, one prompt for each."""
         if images.dtype != torch.uint8 or images.ndim != 4 or images.shape[1] != 3:
             raise ValueError(
                 f"images are {images.dtype} {list(images.shape)}, not torch.uint8 [B, 3, H, W]"
@@ -30,6 +34,7 @@ class Batch:
             raise ValueError(f"{len(images)} images, but {len(prompts)} prompts")
         self.images = images
         self.prompts = tuple(prompts)
+        self._texts = texts if texts is not None else TextStore()
         self._derived: dict[Hashable, Any] = {}
 
     def once(self, key: Hashable, compute: Callable[[], T]) -> T:
@@ -42,6 +47,10 @@ class Batch:
         """Normalised network input [B, 3, view.size, view.size] of `dtype`."""
         place = view.place(*self.images.shape[-2:])
         return self.once((place, dtype), lambda: render(self.images, place).to(dtype))
+
+    def embed_prompts(self, encode: Encoder) -> Tensor:
+        """float32 embeddings [B, D] of the prompts, each unique one encoded at most once."""
+        return self._texts.rows(encode, self.prompts)
 
 
 class RewardModel(Protocol):
@@ -62,7 +71,7 @@ class RewardModel(Protocol):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Identity:
+class Provenance:
     """What decides a model's scores beside the images; it travels with every score column.
 
     `files` are the sha256 of the small files that matter too (configuration, tokenizer).

@@ -5,11 +5,13 @@ from __future__ import annotations
 import hashlib
 import json
 import pickle
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
+from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
@@ -76,6 +78,20 @@ class Source:
         return {name: sha256(self.folder / name) for name in names if self.has(name)}
 
 
+@contextmanager
+def described_by(path: Path) -> Iterator[None]:
+    """Turns what a bad configuration raises while a model is built into one line naming it."""
+    try:
+        yield
+    except CheckpointError:
+        raise
+    except (KeyError, TypeError, ValueError, AttributeError, StrictDataclassError) as error:
+        reason = f"lacks {error}" if isinstance(error, KeyError) else _one_line(error)
+        raise CheckpointError(
+            f"{path}: describes no model ({reason}); use the configuration of the checkpoint"
+        ) from error
+
+
 def sha256(path: Path) -> str:
     """Hexadecimal sha256 of a file."""
     with path.open("rb") as file:
@@ -107,9 +123,9 @@ def read_tensors(path: Path) -> dict[str, Any]:
             return load_file(path)
         content = torch.load(path, map_location="cpu", weights_only=True)
     except (SafetensorError, pickle.UnpicklingError, RuntimeError, EOFError, OSError) as error:
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise CheckpointError(
-            f"{path}: cannot be read as a checkpoint ({reason}); download or build it again"
+            f"{path}: cannot be read as a checkpoint ({_one_line(error)}); "
+            f"download or build it again"
         ) from error
     if not isinstance(content, dict):
         raise CheckpointError(f"{path}: holds a {type(content).__name__}, not a state dict")
@@ -124,7 +140,8 @@ def load_strict(
     `surplus` names keys that published files carry without meaning (old position buffers).
     Raises CheckpointError naming the missing, surplus and misshapen keys.
     """
-    given = {key: value for key, value in state.items() if key not in surplus}
+    tensors = {key: value for key, value in state.items() if isinstance(value, Tensor)}
+    given = {key: value for key, value in tensors.items() if key not in surplus}
     wanted = {key: value for key, value in module.state_dict().items() if key not in surplus}
     misshapen = [
         f"{key} (is {list(given[key].shape)}, should be {list(wanted[key].shape)})"
@@ -133,7 +150,7 @@ def load_strict(
     ]
     faults = {
         "missing": sorted(wanted.keys() - given.keys()),
-        "surplus": sorted(given.keys() - wanted.keys()),
+        "surplus": sorted((given.keys() - wanted.keys()) | (state.keys() - tensors.keys())),
         "misshapen": misshapen,
     }
     if any(faults.values()):
@@ -151,6 +168,11 @@ def half(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
         key: (value.half() if value.is_floating_point() else value).detach().cpu().contiguous()
         for key, value in state.items()
     }
+
+
+def _one_line(error: Exception) -> str:
+    text = " ".join(str(error).split())
+    return f"{text[:200]}..." if len(text) > 200 else text or type(error).__name__
 
 
 def _some(keys: list[str], most: int = 5) -> str:

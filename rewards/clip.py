@@ -17,7 +17,6 @@ from rewards.checkpoint import Source
 from rewards.cosine import CosineModel, ImageTower
 from rewards.errors import CheckpointError
 from rewards.images import View
-from rewards.texts import TextCache
 
 PUBLISHED = "openai/clip-vit-large-patch14"
 
@@ -89,7 +88,7 @@ def from_tower(tower: Tower, source: str | Path) -> Clip:
         preprocessing=str(tower.images.view),
         files=tower.files,
         tower=tower.images,
-        texts=TextCache(huggingface.text_encoder(tower.network, tokenize)),
+        encode_prompts=huggingface.text_encoder(tower.network, tokenize),
     )
 
 

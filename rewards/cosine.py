@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from rewards.base import Batch, Identity
+from rewards.base import Batch, Provenance
 from rewards.images import View
-from rewards.texts import TextCache
+from rewards.texts import Encoder
 
 
 class ImageTower:
@@ -37,18 +37,15 @@ class ImageTower:
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class CosineModel(Identity):
+class CosineModel(Provenance):
     """`scale * cos(image, text)`, row by row: image i is compared with prompt i only."""
 
     tower: ImageTower = field(repr=False)
-    texts: TextCache = field(repr=False)
+    encode_prompts: Encoder = field(repr=False)
     scale: float = 1.0
 
     @torch.inference_mode()
     def score(self, batch: Batch) -> Tensor:
         """float32 [B]."""
-        return self.scale * (self.tower.embed(batch) * self.texts.rows(batch.prompts)).sum(-1)
-
-    def forget(self) -> None:
-        """Drops cached text embeddings."""
-        self.texts.forget()
+        texts = batch.embed_prompts(self.encode_prompts)
+        return self.scale * (self.tower.embed(batch) * texts).sum(-1)

@@ -7,7 +7,7 @@ with an antialias setting that torchvision changed; it is stated in `preprocessi
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
@@ -23,7 +23,7 @@ from rewards.checkpoint import Source
 from rewards.cosine import CosineModel, ImageTower
 from rewards.errors import CheckpointError
 from rewards.images import View
-from rewards.texts import TextCache
+from rewards.texts import Encoder
 
 VERSIONS = {"HPS_v2.1_compressed.pt": "2.1", "HPS_v2_compressed.pt": "2.0"}
 WEIGHTS = "HPS_v2.1_compressed.pt"
@@ -71,11 +71,12 @@ def load(
     path = place.weights(*VERSIONS)
     digest = checkpoint.sha256(path)
     model_cfg = _architecture(place, path, digest)
-    network = build(model_cfg)
-    content = checkpoint.read_tensors(path)
-    if "state_dict" not in content:
-        raise CheckpointError(f"{path}: has no key state_dict; use the published format")
-    checkpoint.load_strict(network, content["state_dict"], path)
+    with checkpoint.described_by(place.folder / CONFIG):
+        network = build(model_cfg)
+    state = checkpoint.read_tensors(path).get("state_dict")
+    if not isinstance(state, dict):
+        raise CheckpointError(f"{path}: has no weights under state_dict; use the published format")
+    checkpoint.load_strict(network, state, path)
     network = network.to(device, dtype).eval()
     view = View(model_cfg["vision_cfg"]["image_size"], fit="pad", antialias=antialias)
     return HPSv2(
@@ -85,13 +86,14 @@ def load(
         preprocessing=str(view),
         files=place.checksums(CONFIG),
         tower=ImageTower(network.encode_image, view, dtype, model_cfg["embed_dim"]),
-        texts=TextCache(_text_encoder(network)),
+        encode_prompts=_text_encoder(network),
     )
 
 
 def _architecture(place: Source, path: Path, digest: str) -> dict[str, Any]:
     if place.has(CONFIG):
-        return place.json(CONFIG)["model_cfg"]
+        with checkpoint.described_by(place.folder / CONFIG):
+            return place.json(CONFIG)["model_cfg"]
     name = path.name if path.name in VERSIONS else WEIGHTS
     remedy = f"put an {CONFIG} beside a model of other weights"
     checkpoint.require_published(path, digest, name, remedy)
@@ -101,7 +103,7 @@ def _architecture(place: Source, path: Path, digest: str) -> dict[str, Any]:
     return config
 
 
-def _text_encoder(network: CLIP) -> Callable[[Sequence[str]], Tensor]:
+def _text_encoder(network: CLIP) -> Encoder:
     tokenize = ftfy_tokens.tokenizer(network.context_length)
 
     @torch.inference_mode()

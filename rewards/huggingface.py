@@ -16,6 +16,7 @@ from rewards.checkpoint import Source
 from rewards.cosine import ImageTower
 from rewards.errors import CheckpointError
 from rewards.images import View
+from rewards.texts import Encoder
 
 WEIGHTS, CONFIG, PREPROCESSOR = "model.safetensors", "config.json", "preprocessor_config.json"
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "vocab.json", "merges.txt")
@@ -32,6 +33,13 @@ def load_network(place: Source, *, activation: str, path: Path) -> CLIPModel:
     `activation` is the one the published model was trained with; a configuration that names
     another would load without complaint and score wrongly, so it is refused.
     """
+    with checkpoint.described_by(place.folder / CONFIG):
+        network = _build(place, activation)
+    checkpoint.load_strict(network, checkpoint.read_tensors(path), path, surplus=OLD_BUFFERS)
+    return network
+
+
+def _build(place: Source, activation: str) -> CLIPModel:
     config = CLIPConfig.from_dict(place.json(CONFIG))
     for side, part in (("text", config.text_config), ("vision", config.vision_config)):
         if part.hidden_act != activation:
@@ -39,9 +47,7 @@ def load_network(place: Source, *, activation: str, path: Path) -> CLIPModel:
                 f"{place.folder / CONFIG}: {side}_config.hidden_act is {part.hidden_act!r}, "
                 f"this model was trained with {activation!r}; correct the configuration"
             )
-    network = CLIPModel(config)
-    checkpoint.load_strict(network, checkpoint.read_tensors(path), path, surplus=OLD_BUFFERS)
-    return network
+    return CLIPModel(config)
 
 
 def image_tower(network: CLIPModel, view: View) -> ImageTower:
@@ -53,9 +59,7 @@ def image_tower(network: CLIPModel, view: View) -> ImageTower:
     return ImageTower(encode, view, network.dtype, network.config.projection_dim)
 
 
-def text_encoder(
-    network: CLIPModel, tokenize: Callable[[Sequence[str]], Tensor]
-) -> Callable[[Sequence[str]], Tensor]:
+def text_encoder(network: CLIPModel, tokenize: Callable[[Sequence[str]], Tensor]) -> Encoder:
     """Prompts to L2-normalised embeddings, float32 [N, D]; `tokenize` gives int64 ids [N, L]."""
 
     @torch.inference_mode()

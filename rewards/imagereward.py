@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from transformers import BertTokenizer
 
 from rewards import checkpoint
-from rewards.base import Batch, Identity
+from rewards.base import Batch, Provenance
 from rewards.blip import TextConfig, TextEncoder, VisionConfig, VisionEncoder
 from rewards.checkpoint import Source
 from rewards.errors import CheckpointError
@@ -66,7 +66,7 @@ class ImageRewardNetwork(nn.Module):
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class ImageReward(Identity):
+class ImageReward(Provenance):
     """Scores a batch; every image is read together with its own prompt, so no text is cached."""
 
     name: ClassVar[str] = "imagereward"
@@ -126,11 +126,13 @@ def load(
     digest = checkpoint.sha256(path)
     vision = VisionConfig()
     if place.has(VISION_CONFIG):
-        vision = VisionConfig(**place.json(VISION_CONFIG))
+        with checkpoint.described_by(place.folder / VISION_CONFIG):
+            vision = VisionConfig(**place.json(VISION_CONFIG))
     else:
         remedy = f"put a {VISION_CONFIG} beside a model of other weights"
         checkpoint.require_published(path, digest, WEIGHTS, remedy)
-    network = ImageRewardNetwork(TextConfig.from_med_config(place.json(TEXT_CONFIG)), vision)
+    with checkpoint.described_by(place.folder / TEXT_CONFIG):
+        network = ImageRewardNetwork(TextConfig.from_med_config(place.json(TEXT_CONFIG)), vision)
     checkpoint.load_strict(network, checkpoint.read_tensors(path), path)
     tokenizer = load_tokenizer(place.folder)
     if len(tokenizer) != network.text_config.vocab_size:

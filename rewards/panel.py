@@ -13,6 +13,7 @@ from torch import Tensor
 from rewards import aesthetic, clip
 from rewards.base import Batch, RewardModel, describe
 from rewards.errors import CheckpointError
+from rewards.texts import TextStore
 
 MODULES = {
     "pickscore": "rewards.pickscore",
@@ -49,6 +50,7 @@ class Panel:
     ) -> None:
         self._models = dict(models)
         self._device = torch.device(device)
+        self._texts = TextStore()
         self.names = tuple(self._models)
 
     @classmethod
@@ -75,7 +77,7 @@ class Panel:
     @torch.inference_mode()
     def score(self, images: Tensor, prompts: Sequence[str]) -> dict[str, Tensor]:
         """Scores of images (uint8 RGB [B, 3, H, W]) for their prompts: float32 [B] on the CPU."""
-        batch = Batch(images.to(self._device), prompts)
+        batch = Batch(images.to(self._device), prompts, self._texts)
         scores = {name: model.score(batch) for name, model in self._models.items()}
         return {name: score.cpu() for name, score in scores.items()}
 
@@ -89,8 +91,7 @@ class Panel:
         A cached embedding was computed in another company of prompts and may differ in its last
         bit; called before each shard, this makes the shard's bytes independent of the others.
         """
-        for model in self._models.values():
-            getattr(model, "forget", lambda: None)()
+        self._texts.clear()
 
 
 def _on_clip(

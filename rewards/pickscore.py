@@ -19,7 +19,6 @@ from rewards.checkpoint import Source
 from rewards.cosine import CosineModel
 from rewards.errors import CheckpointError
 from rewards.images import View
-from rewards.texts import TextCache
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -52,7 +51,7 @@ def load(
         preprocessing=str(view),
         files=place.checksums(huggingface.CONFIG, *huggingface.TOKENIZER_FILES),
         tower=huggingface.image_tower(network, view),
-        texts=TextCache(huggingface.text_encoder(network, tokenize)),
+        encode_prompts=huggingface.text_encoder(network, tokenize),
         scale=scale,
     )
 

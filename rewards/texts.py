@@ -2,43 +2,46 @@
 
 from __future__ import annotations
 
-from collections import OrderedDict
+from collections import OrderedDict, defaultdict
 from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
 
+Encoder = Callable[[Sequence[str]], Tensor]
+"""Prompts to float32 embeddings [N, D] on the scoring device."""
 
-class TextCache:
-    """Embeddings of prompts by their text, the least recently used forgotten first.
+CHUNK = 64
+"""Most prompts that are encoded in one pass."""
 
-    Embeddings are equal within float rounding however prompts are grouped, but not always bit
-    for bit. Where bytes matter, `forget` at the points where work may be resumed.
+
+class TextStore:
+    """Embeddings of prompts, per encoder and by their text, the least recently used dropped first.
+
+    An embedding is the same within float rounding in whatever company it was computed, but not
+    always bit for bit; where bytes matter, `clear` at the points where work may be resumed.
     """
 
-    def __init__(
-        self, encode: Callable[[Sequence[str]], Tensor], *, chunk: int = 64, capacity: int = 8192
-    ) -> None:
-        """`encode` maps at most `chunk` prompts to float32 embeddings [N, D]."""
-        self._encode = encode
-        self._chunk = chunk
+    def __init__(self, capacity: int = 8192) -> None:
+        """`capacity` counts prompts per encoder."""
         self._capacity = capacity
-        self._known: OrderedDict[str, Tensor] = OrderedDict()
+        self._known: dict[Encoder, OrderedDict[str, Tensor]] = defaultdict(OrderedDict)
 
-    def rows(self, prompts: Sequence[str]) -> Tensor:
-        """One embedding per prompt, float32 [B, D], on the encoder's device."""
+    def rows(self, encode: Encoder, prompts: Sequence[str]) -> Tensor:
+        """One embedding per prompt, float32 [B, D]."""
+        known = self._known[encode]
         unique = list(dict.fromkeys(prompts))
-        new = [prompt for prompt in unique if prompt not in self._known]
-        for start in range(0, len(new), self._chunk):
-            part = new[start : start + self._chunk]
-            self._known.update(zip(part, self._encode(part), strict=True))
-        rows = torch.stack([self._known[prompt] for prompt in prompts])
+        new = [prompt for prompt in unique if prompt not in known]
+        for start in range(0, len(new), CHUNK):
+            part = new[start : start + CHUNK]
+            known.update(zip(part, encode(part), strict=True))
+        rows = torch.stack([known[prompt] for prompt in prompts])
         for prompt in unique:
-            self._known.move_to_end(prompt)
-        while len(self._known) > self._capacity:
-            self._known.popitem(last=False)
+            known.move_to_end(prompt)
+        while len(known) > self._capacity:
+            known.popitem(last=False)
         return rows
 
-    def forget(self) -> None:
-        """Drops every cached embedding."""
+    def clear(self) -> None:
+        """Drops every embedding."""
         self._known.clear()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, trainers
@@ -13,6 +13,8 @@ from transformers import CLIPConfig, CLIPModel, CLIPTokenizer
 from rewards import aesthetic, clip, hpsv2, imagereward, pickscore
 from rewards.blip import TextConfig, VisionConfig
 from rewards.heads import LinearHead
+
+Module = TypeVar("Module", bound=torch.nn.Module)
 
 SIZE = 32
 """Side of the models' input; 32 keeps a panel pass in milliseconds."""
@@ -135,15 +137,26 @@ def random_imagereward() -> imagereward.ImageRewardNetwork:
     return imagereward.ImageRewardNetwork(text, vision)
 
 
+def stir(module: Module) -> Module:
+    """Weights of unit gain, so that scores depend visibly on every input; returns `module`."""
+    for parameter in module.parameters():
+        if parameter.ndim > 1:
+            torch.nn.init.normal_(parameter, std=parameter[0].numel() ** -0.5)
+        elif parameter.ndim == 1:
+            torch.nn.init.normal_(parameter, mean=parameter.mean().item(), std=0.1)
+    return module
+
+
 def write_random_panel(folder: str | Path, seed: int = 0) -> dict[str, str]:
     """Writes five models under `folder`; returns what `Panel.load` wants."""
     folder = Path(folder)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        pickscore.save(folder / "pickscore", *random_pickscore())
-        hpsv2.save(folder / "hpsv2", hpsv2.build(HPS_CONFIG), HPS_CONFIG)
-        imagereward.save(folder / "imagereward", random_imagereward(), VOCABULARY)
-        clip.save(folder / "clip", random_clip())
-        aesthetic.save(folder / "aesthetic", LinearHead(768), clip="../clip")
+        pick, tokenizer = random_pickscore()
+        pickscore.save(folder / "pickscore", stir(pick), tokenizer)
+        hpsv2.save(folder / "hpsv2", stir(hpsv2.build(HPS_CONFIG)), HPS_CONFIG)
+        imagereward.save(folder / "imagereward", stir(random_imagereward()), VOCABULARY)
+        clip.save(folder / "clip", stir(random_clip()))
+        aesthetic.save(folder / "aesthetic", stir(LinearHead(768)), clip="../clip")
     names = ("pickscore", "hpsv2", "imagereward", "clip", "aesthetic")
     return {name: str(folder / name) for name in names}

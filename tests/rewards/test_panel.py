@@ -1,0 +1,178 @@
+"""One panel: shared work, and scores that do not depend on company, order or cache."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from rewards import clip
+from rewards.base import Batch
+from rewards.panel import Panel, load
+from rewards.texts import CHUNK, TextStore
+
+NAMES = ("pickscore", "hpsv2", "imagereward", "clip", "aesthetic")
+
+BOUND = 2e-5
+"""How far company, order and cache may move a score, in any of the units (docs/rewards.md)."""
+
+
+def close(one: dict[str, torch.Tensor], two: dict[str, torch.Tensor]) -> None:
+    for name in NAMES:
+        torch.testing.assert_close(one[name], two[name], atol=BOUND, rtol=0, msg=name)
+
+
+def test_scores_are_float32_on_the_cpu(
+    panel: Panel, images: torch.Tensor, prompts: list[str]
+) -> None:
+    scores = panel.score(images, prompts)
+    assert panel.names == tuple(scores) == NAMES
+    for score in scores.values():
+        assert (score.shape, score.dtype, score.device.type) == ((8,), torch.float32, "cpu")
+        assert score.isfinite().all()
+        assert score.std() > 1e-3
+
+
+def test_each_model_alone_agrees(
+    panel: Panel, sources: dict[str, str], images: torch.Tensor, prompts: list[str]
+) -> None:
+    alone = {name: load(name, sources[name]).score(Batch(images, prompts)) for name in NAMES}
+    close(panel.score(images, prompts), alone)
+
+
+def test_batch_size(panel: Panel, images: torch.Tensor, prompts: list[str]) -> None:
+    whole = panel.score(images, prompts)
+    panel.forget()
+    parts = [panel.score(images[at : at + 3], prompts[at : at + 3]) for at in range(0, 8, 3)]
+    close(whole, {name: torch.cat([part[name] for part in parts]) for name in NAMES})
+
+
+def test_order(panel: Panel, images: torch.Tensor, prompts: list[str]) -> None:
+    order = torch.tensor([5, 2, 7, 0, 3, 6, 1, 4])
+    panel.forget()
+    shuffled = panel.score(images[order], [prompts[at] for at in order])
+    panel.forget()
+    straight = panel.score(images, prompts)
+    close(shuffled, {name: score[order] for name, score in straight.items()})
+
+
+def test_cache(panel: Panel, images: torch.Tensor, prompts: list[str]) -> None:
+    panel.forget()
+    cold = panel.score(images, prompts)
+    warm = panel.score(images, prompts)
+    panel.forget()
+    again = panel.score(images, prompts)
+    for name in NAMES:
+        assert torch.equal(cold[name], warm[name]), name
+        assert torch.equal(cold[name], again[name]), name
+    panel.forget()
+    panel.score(images[:2], [prompts[7], prompts[2]])
+    close(cold, panel.score(images, prompts))
+
+
+def test_an_image_is_scored_for_its_own_prompt_only(
+    panel: Panel, images: torch.Tensor, prompts: list[str]
+) -> None:
+    before = panel.score(images, prompts)
+    after = panel.score(images, ["something else", *prompts[1:]])
+    for name in NAMES:
+        torch.testing.assert_close(before[name][1:], after[name][1:], atol=BOUND, rtol=0)
+        assert (before[name][0] == after[name][0]) == (name == "aesthetic")
+
+
+@pytest.mark.parametrize(("height", "width"), [(32, 32), (40, 100), (100, 40), (1, 1), (7, 600)])
+def test_images_of_any_shape(panel: Panel, height: int, width: int) -> None:
+    generator = torch.Generator().manual_seed(0)
+    images = torch.randint(0, 256, (2, 3, height, width), dtype=torch.uint8, generator=generator)
+    for score in panel.score(images, ["a red circle", "a square"]).values():
+        assert score.isfinite().all()
+
+
+def test_clip_and_aesthetic_share_one_tower_and_one_pass(
+    sources: dict[str, str], images: torch.Tensor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    loaded: list[str | Path] = []
+    real = clip.load_tower
+    monkeypatch.setattr(
+        clip, "load_tower", lambda source, **kw: loaded.append(source) or real(source, **kw)
+    )
+    panel = Panel.load({"aesthetic": sources["aesthetic"], "clip": sources["clip"]})
+    assert len(loaded) == 1
+    tower = panel._models["clip"].tower  # type: ignore[attr-defined]
+    assert tower is panel._models["aesthetic"].tower  # type: ignore[attr-defined]
+    passes: list[int] = []
+    encode = tower._encode
+    monkeypatch.setattr(tower, "_encode", lambda pixels: passes.append(1) or encode(pixels))
+    panel.score(images, [""] * len(images))
+    assert len(passes) == 1
+
+
+def test_the_crop_is_made_once(panel: Panel, monkeypatch: pytest.MonkeyPatch) -> None:
+    from rewards import base
+
+    places = []
+    real = base.render
+    monkeypatch.setattr(
+        base, "render", lambda images, place: places.append(place.fit) or real(images, place)
+    )
+    panel.score(torch.zeros(2, 3, 64, 64, dtype=torch.uint8), ["a", "b"])
+    assert sorted(places) == ["crop", "pad"]
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_16_bit_towers_have_32_bit_tails(
+    sources: dict[str, str],
+    panel: Panel,
+    images: torch.Tensor,
+    prompts: list[str],
+    dtype: torch.dtype,
+) -> None:
+    half = Panel.load(sources, dtype=dtype)
+    scores, full = half.score(images, prompts), panel.score(images, prompts)
+    assert half.describe()["clip"]["dtype"] == str(dtype).removeprefix("torch.")
+    for name in NAMES:
+        assert scores[name].dtype == torch.float32
+        spread = full[name].std()
+        assert (scores[name] - full[name]).abs().max() < spread, name
+        # More digits than the tower's type has: the dot product was not rounded to it.
+        assert not torch.equal(scores[name], scores[name].to(dtype).float()), name
+
+
+def test_describe_says_what_decides_a_score(panel: Panel) -> None:
+    for name, said in panel.describe().items():
+        assert said["name"] == name
+        assert len(said["checkpoint_sha256"]) == 64
+        assert said["version"] == "unpublished"
+        assert {"unit", "usual_range", "dtype", "preprocessing", "files"} <= said.keys()
+        assert all(len(digest) == 64 for digest in said["files"].values())
+
+
+def test_images_and_prompts_must_fit_each_other(panel: Panel, images: torch.Tensor) -> None:
+    with pytest.raises(ValueError, match="8 images, but 2 prompts"):
+        panel.score(images, ["a", "b"])
+    with pytest.raises(ValueError, match="uint8"):
+        panel.score(images.float(), ["a"] * 8)
+    with pytest.raises(ValueError, match=r"\[B, 3, H, W\]"):
+        panel.score(images[0], ["a"])
+
+
+def test_text_store_encodes_each_prompt_once_and_forgets_the_oldest() -> None:
+    calls: list[list[str]] = []
+
+    def encode(prompts: object) -> torch.Tensor:
+        calls.append(list(prompts))  # type: ignore[call-overload]
+        return torch.tensor([[float(len(prompt))] for prompt in calls[-1]])
+
+    store = TextStore(capacity=2)
+    assert store.rows(encode, ["a", "bb", "a", "ccc"]).flatten().tolist() == [1, 2, 1, 3]
+    assert calls == [["a", "bb", "ccc"]]
+    store.rows(encode, ["bb", "ccc"])
+    assert len(calls) == 1
+    store.rows(encode, ["a"])
+    assert calls[1:] == [["a"]]
+    store.rows(encode, ["ccc"])
+    assert len(calls) == 2
+    store.clear()
+    store.rows(encode, [str(number) for number in range(CHUNK + 1)])
+    assert [len(call) for call in calls[2:]] == [CHUNK, 1]
