@@ -93,7 +93,8 @@ def score(
     scores: dict[str, list[Tensor]] = {name: [] for name in panel.names}
     pairs = list(zip(images, texts, strict=True))
     for padded, size in _batches(pairs, batch_size):
-        batch = torch.stack([torch.as_tensor(image) for image, _ in padded])
+        # contiguous: kernels chosen by memory layout would differ in the last bit
+        batch = torch.stack([torch.as_tensor(image) for image, _ in padded]).contiguous()
         for name, values in panel.score(batch, [text for _, text in padded]).items():
             scores[name].append(values[:size].float())
     return {name: torch.cat(values).numpy() for name, values in scores.items()}

@@ -180,7 +180,6 @@ def _complete(job: Job, shard: Planned, found: Found, bar: tqdm) -> bool:
     digest = shards.read_metadata(shard.path)["tgo.embeddings"]["sha256"]
     if not found.embeddings_intact and _embed(job, shard)[1] != digest:
         return False
-    job.panel.forget()
     table = shards.read_shard(shard.path)
     columns = {name: table[name] for name in (*shards.FIXED_COLUMNS, *found.rewards)}
     missing = [name for name in shard.rewards if name not in found.rewards]
@@ -188,9 +187,8 @@ def _complete(job: Job, shard: Planned, found: Found, bar: tqdm) -> bool:
         rows = job.rows(shard)
         images = [produce.decode_png(image["bytes"]) for image in table["image"].to_pylist()]
         texts = [row.prompt.text for row in rows]
-        scores = produce.score(job.panel, images, texts, job.batch_size)
-        new = {name: scores[name] for name in missing}
-        columns |= _score_columns(shard, rows, table["status"], new)
+        scores = produce.score(job.panel.only(missing), images, texts, job.batch_size)
+        columns |= _score_columns(shard, rows, table["status"], scores)
     _write(job, shard, columns, digest)
     bar.update(table.num_rows)
     return True

@@ -74,6 +74,10 @@ class Panel:
         models |= _on_clip(sources, device, dtype)
         return cls({name: models[name] for name in sources}, device=device)
 
+    def only(self, names: Sequence[str]) -> Panel:
+        """The same models, fewer of them."""
+        return Panel({name: self._models[name] for name in names}, device=self._device)
+
     @torch.inference_mode()
     def score(self, images: Tensor, prompts: Sequence[str]) -> dict[str, Tensor]:
         """Scores of images (uint8 RGB [B, 3, H, W]) for their prompts: float32 [B] on the CPU."""
