@@ -1,0 +1,43 @@
+"""`make world`: draws the bank, trains the world's models and writes their checkpoints.
+
+Every part is resumable: run the same command again. Intermediate state lies in
+`data/world/build/`; what the stages load lies beside it and is committed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+
+import torch
+
+from data.world.bank import load_bank
+from data.world.diffusion import build_diffusion
+from data.world.prompts import write_prompts
+from data.world.reward_models import build_reward_models, measure
+
+WORLD = Path("data/world")
+PARTS = ("prompts", "diffusion", "rewards")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("parts", nargs="*", default=PARTS, metavar="PART", help=", ".join(PARTS))
+    parser.add_argument("--threads", type=int, default=2, help="decides the bytes, like the seed")
+    arguments = parser.parse_args()
+    unknown = set(arguments.parts) - set(PARTS)
+    if unknown:
+        parser.error(f"unknown part {', '.join(sorted(unknown))}; there are {', '.join(PARTS)}")
+    torch.set_num_threads(arguments.threads)
+    if "prompts" in arguments.parts:
+        write_prompts(Path("data/prompts"))
+    if "diffusion" in arguments.parts:
+        build_diffusion(load_bank(), WORLD / "diffusion")
+    if "rewards" in arguments.parts:
+        build_reward_models(load_bank(), WORLD / "rewards")
+        print(json.dumps(measure(WORLD / "rewards"), indent=2))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,39 @@
+"""The builder's training loop: a killed run continues to the same weights."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from data.world import fit as fit_module
+from data.world.fit import fit
+
+
+class StopError(Exception):
+    pass
+
+
+def train(folder, monkeypatch, steps, stop_at=None):
+    monkeypatch.setattr(fit_module, "BUILD", folder)
+    torch.manual_seed(0)
+    model = torch.nn.Linear(3, 1)
+    calls = []
+
+    def loss(rng, noise):
+        if stop_at is not None and len(calls) == stop_at:
+            raise StopError
+        calls.append(rng.random())
+        inputs = torch.randn(8, 3, generator=noise)
+        return (model(inputs) - inputs.sum(1, keepdim=True)).square().mean()
+
+    fit("line", model, loss, steps=steps, learning_rate=0.1, average=0.9, save_every_seconds=0)
+    return model
+
+
+def test_a_stopped_run_continues_to_the_same_weights(tmp_path, monkeypatch):
+    whole = train(tmp_path / "whole", monkeypatch, steps=40)
+    with pytest.raises(StopError):
+        train(tmp_path / "parts", monkeypatch, steps=40, stop_at=17)
+    resumed = train(tmp_path / "parts", monkeypatch, steps=40)
+    assert torch.equal(whole.weight, resumed.weight)
+    assert not torch.equal(whole.weight, torch.zeros_like(whole.weight))
