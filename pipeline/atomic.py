@@ -40,15 +40,15 @@ def replacing(path: Path) -> Iterator[BinaryIO]:
         raise
 
 
-def is_full(error: OSError) -> bool:
-    """Whether the disk, a quota or a file size limit is what stopped a write."""
-    return error.errno in _FULL
+def is_disks_fault(error: OSError) -> bool:
+    """Whether a full or forbidden disk is what stopped a write, and not a fault of ours."""
+    return error.errno in (*_FULL, errno.EACCES, errno.EPERM, errno.EROFS)
 
 
 def explain(error: OSError) -> str:
     """Why a file cannot be written, and what to do."""
     reason = error.strerror or " ".join(str(error).split())
-    if is_full(error):
+    if error.errno in _FULL:
         return (
             f"no space left to write it ({reason}); free some and run the same command again, "
             "finished files are kept"

@@ -6,6 +6,7 @@ stopped (Ctrl-C, SIGTERM) or killed goes on when the same command is run again.
 
 from __future__ import annotations
 
+import os
 import signal
 import sys
 from enum import StrEnum
@@ -25,6 +26,7 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
+_PROCESS = os.getpid()
 Params = Annotated[Path, typer.Option("--params", help="The settings file.")]
 
 
@@ -108,15 +110,17 @@ def main() -> None:
     except (InputError, CheckpointError) as error:
         _fail(str(error))
     except OSError as error:
-        from pipeline.atomic import explain, is_full
+        from pipeline.atomic import explain, is_disks_fault
 
-        if not is_full(error):
+        if not is_disks_fault(error):
             raise
         _fail(f"{error.filename or 'disk'}: {explain(error)}")
 
 
 def _stop(number: int, frame: FrameType | None) -> NoReturn:
     """Unwind as an exit does, so that temporary files and locks go; the conventional status."""
+    if os.getpid() != _PROCESS:  # a worker that was forked and inherited this handler
+        os._exit(128 + number)
     name = signal.Signals(number).name
     print(f"tgo: {name}: stopped; run the same command again to continue", file=sys.stderr)
     raise SystemExit(128 + number)

@@ -33,8 +33,8 @@ def write(
         counts, _ = np.histogram(scores[labels == value].astype(np.float64), edges)
         for low, high, count in zip(edges[:-1], edges[1:], counts, strict=True):
             if count:
-                places = (f"{place:.7g}" for place in ((low + high) / 2, low, high))
-                writer.writerow([*places, count, name, f"{threshold:.7g}"])
+                places = (f"{place:.12g}" for place in ((low + high) / 2, low, high))
+                writer.writerow([*places, count, name, f"{threshold:.12g}"])
     with replacing(path) as file:
         file.write(text.getvalue().encode())
 
@@ -45,6 +45,6 @@ def bin_edges(scores: NDArray[np.float32], threshold: float) -> NDArray[np.float
     width = (high - low) / BINS
     if threshold + width == threshold:  # all equal, or further apart than float64 can count
         width = max(abs(threshold), 1.0) / BINS
-    below = int(np.ceil((threshold - low) / width))
-    above = int(np.floor((high - threshold) / width)) + 1  # the last bin holds the highest score
+    below = int((threshold - low) / width) + 1  # one more than needed, so that roundings of the
+    above = int((high - threshold) / width) + 1  # outer edges lose no score
     return threshold + width * np.arange(-below, above + 1, dtype=np.float64)

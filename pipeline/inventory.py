@@ -13,7 +13,7 @@ from pipeline.errors import InputError
 from pipeline.prompts import Prompt
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Planned:
     """One shard as it should become; `images` and `rewards` are its fingerprint."""
 

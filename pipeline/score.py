@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+from torch import Tensor
 from tqdm import tqdm
 
 from pipeline import embeddings, fingerprint, inventory, layout, manifest, produce, prompts, shards
@@ -131,9 +132,9 @@ def score_prompts(
 def _bring_up_to_date(
     job: Job, planned: Sequence[Planned], found: dict[Path, Found], folder: Path
 ) -> Summary:
-    kept = [shard for shard in planned if shard.path in found and found[shard.path].complete]
-    todo = [shard for shard in planned if shard not in kept]
-    manifest.restrict(folder, [shard.path.name for shard in kept])
+    kept = {path for path, state in found.items() if state.complete}
+    todo = [shard for shard in planned if shard.path not in kept]
+    manifest.restrict(folder, {path.name for path in kept})
     completed = 0
     total = sum(len(shard.prompts) for shard in planned) * job.images_per_prompt
     work = sum(len(shard.prompts) for shard in todo) * job.images_per_prompt
@@ -157,17 +158,19 @@ def _make(job: Job, shard: Planned, bar: tqdm) -> None:
     pngs: list[bytes] = []
     scores: dict[str, list[np.ndarray]] = {name: [] for name in shard.rewards}
     for made in produce.make(job.family, rows, embedded, job.batch_size):
-        texts = [row.prompt.text for row in rows[len(pngs) : len(pngs) + len(made.codes)]]
+        batch = rows[len(pngs) : len(pngs) + len(made.codes)]
         codes.append(made.codes.numpy())
         usable.append(made.usable)
         pngs += [produce.encode_png(image) for image in made.images]
-        for name, values in produce.score(job.panel, made.images, texts, job.batch_size).items():
+        for name, values in _score(job.panel, job, batch, made.images, made.usable).items():
             scores[name].append(values)
-        bar.update(len(made.codes))
-    columns = _origin(rows, np.concatenate(usable))
+        bar.update(len(batch))
+    fine = np.concatenate(usable)
+    columns = _origin(rows, fine)
     columns["image"] = _image_column(rows, pngs)
     columns["codes"] = _codes_column(np.concatenate(codes))
-    columns |= _score_columns(shard, rows, columns["status"], _joined(scores))
+    for name, parts in scores.items():
+        columns[name] = pa.array(np.concatenate(parts), mask=~fine)
     _write(job, shard, columns, digest)
 
 
@@ -184,14 +187,34 @@ def _complete(job: Job, shard: Planned, found: Found, bar: tqdm) -> bool:
     columns = {name: table[name] for name in (*shards.FIXED_COLUMNS, *found.rewards)}
     missing = [name for name in shard.rewards if name not in found.rewards]
     if missing:
-        rows = job.rows(shard)
         images = [produce.decode_png(image["bytes"]) for image in table["image"].to_pylist()]
-        texts = [row.prompt.text for row in rows]
-        scores = produce.score(job.panel.only(missing), images, texts, job.batch_size)
-        columns |= _score_columns(shard, rows, table["status"], scores)
+        fine = table["status"].to_numpy() == "ok"
+        scores = _score(job.panel.only(missing), job, job.rows(shard), images, fine)
+        columns |= {name: pa.array(values, mask=~fine) for name, values in scores.items()}
     _write(job, shard, columns, digest)
     bar.update(table.num_rows)
     return True
+
+
+def _score(
+    panel: Panel,
+    job: Job,
+    rows: Sequence[produce.Row],
+    images: Sequence[np.ndarray] | Tensor,
+    usable: np.ndarray,
+) -> dict[str, np.ndarray]:
+    """Scores per reward model [N]; InputError names a usable sample without a finite one."""
+    texts = [row.prompt.text for row in rows]
+    scores = produce.score(panel, images, texts, job.batch_size)
+    for name, values in scores.items():
+        bad = ~np.isfinite(values) & usable
+        if bad.any():
+            place = int(bad.argmax())
+            raise InputError(
+                f"{rows[place].id}: its {name} score is {values[place]}; check the checkpoint "
+                f"rewards.{name} and generator.dtype (float16 may overflow). Finished shards stay"
+            )
+    return scores
 
 
 def _embed(job: Job, shard: Planned) -> tuple[Embeddings, str]:
@@ -242,23 +265,3 @@ def _image_column(rows: Sequence[produce.Row], pngs: Sequence[bytes]) -> list[di
 def _codes_column(codes: np.ndarray) -> pa.Array:
     flat = codes.reshape(len(codes), -1)
     return pa.FixedSizeListArray.from_arrays(pa.array(flat.ravel()), flat.shape[1])
-
-
-def _score_columns(
-    shard: Planned, rows: Sequence[produce.Row], status: Any, scores: dict[str, np.ndarray]
-) -> dict[str, pa.Array]:
-    """Scores of usable rows, null elsewhere; InputError names a sample without a finite score."""
-    failed = np.array([value != "ok" for value in status.to_pylist()])
-    for name, values in scores.items():
-        bad = ~np.isfinite(values) & ~failed
-        if bad.any():
-            place = int(bad.argmax())
-            raise InputError(
-                f"{shard.path}: {name} scores {values[place]} for {rows[place].id}; check the "
-                f"checkpoint rewards.{name} and generator.dtype (float16 may overflow)"
-            )
-    return {name: pa.array(values, mask=failed) for name, values in scores.items()}
-
-
-def _joined(parts: dict[str, list[np.ndarray]]) -> dict[str, np.ndarray]:
-    return {name: np.concatenate(values) for name, values in parts.items()}
