@@ -1,79 +1,54 @@
 """Several pictures for one prompt, as preference data sets have them, and what each is worth.
 
-Some pictures show the caption's scene, some a confused one. Half have the faults of a generator
-rather than of a renderer: outlines that are warped or half another shape, colours that leak,
-things that fade or lack a piece, and half of all went through the autoencoder with noise on
-their latents. What was drawn stays known, so the raters' merits need no look at the pixels.
+Some pictures show the caption's scene, some a confused one; half are deformed (see `sketches`),
+and about half went through the autoencoder with noise on their latents, so that they look like
+what a latent diffusion model makes. Raters judge by what was drawn, not by the pixels.
 """
 
 from __future__ import annotations
 
+import json
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import cache
+from pathlib import Path
 
 import numpy as np
+import torch
+from diffusers import AutoencoderKL
 from numpy.typing import NDArray
+from torch.nn import functional as F
+from tqdm import tqdm
 
-from data.world.raters import Wear, kept
-from data.world.render import (
-    LARGE,
-    PALETTE,
-    SIDE,
-    SMALL,
-    Layout,
-    backdrop,
-    draw_quality,
-    finish,
-    inside,
-    lay_out,
-    smooth_field,
-)
-from data.world.scene import (
-    BACKGROUNDS,
-    COLOURS,
-    RELATIONS,
-    SHAPES,
-    SIZES,
-    UNSEEN,
-    Scene,
-    Thing,
-    confuse,
-)
+from data.world.bank import load_bank
+from data.world.diffusion import to_pixels, train_autoencoder
+from data.world.fit import BUILD, SEED
+from data.world.raters import MERITS, kept
+from data.world.render import draw_quality
+from data.world.scene import RELATIONS, UNSEEN, Scene, caption, confuse, draw_scene
+from data.world.sketches import Sketch, drawn_scene, paint, sketch, wear
 
-THINGS = 3  # columns of a sketch: two promised things and one that nobody asked for
-MIDDLE_RADIUS = (SMALL[1] + LARGE[0]) / 2
-NOISE_HALF = 0.8  # noise at which the outline of a thing of 10 pixels' radius is 1 / e itself
+PICTURES = 4  # for each prompt
+CHUNK = 512  # prompts in a file
+MOST_NOISE = 0.6  # on the latents, in units of their standard deviation
+SMEAR = 1.25  # what noise of 1 does, see `wear`; read off decoded pictures
 
 Array = NDArray[np.float32]
+Images = NDArray[np.uint8]
 
 
-@dataclass
-class Sketch:
-    """A layout with faults on its things; arrays have a row a picture and THINGS columns.
+@dataclass(frozen=True)
+class Candidates:
+    """G prompts with K pictures each.
 
     Attributes:
-        layout: shape, colour (-1: no thing), centre and radius with THINGS columns.
-        morph: share of `other_shape` in the outline, in [0, 0.5).
-        leak: share of the thing's area in `other_colour`, in [0, 0.5).
-        bite: share of the thing's area that is missing, in [0, 0.5).
-        presence: opacity in (0, 1].
-        warp: root mean square displacement of the outlines in pixels, [B].
-        angle: direction of leak (first) and bite (second), [B, THINGS, 2]; blur of the leak's edge.
+        images: uint8 [G, K, 64, 64, 3]; prompts: G captions; merits: float32 [G, K, 7], see MERITS.
     """
 
-    layout: Layout
-    other_shape: NDArray[np.int64]
-    other_colour: NDArray[np.int64]
-    morph: Array
-    leak: Array
-    bite: Array
-    presence: Array
-    warp: Array
-    angle: Array
-    soft: Array
-
-    def __len__(self) -> int:
-        return len(self.layout)
+    images: Images
+    prompts: list[str]
+    merits: Array
 
 
 def vary(rng: np.random.Generator, scene: Scene) -> Scene:
@@ -104,160 +79,97 @@ def _exchange(rng: np.random.Generator, scene: Scene) -> Scene:
     return replace(scene, things=(second, first))
 
 
-def sketch(rng: np.random.Generator, scenes: Sequence[Scene], quality: Array) -> Sketch:
-    """Positions, sizes and generator-like faults; `quality` float32 [B, 4]."""
-    count = len(scenes)
-    two = lay_out(rng, scenes, quality)
-    wide = ((0, 0), (0, THINGS - 2))
-    layout = Layout(
-        np.pad(two.shape, wide, constant_values=-1),
-        np.pad(two.colour, wide, constant_values=-1),
-        np.pad(two.centre, (*wide, (0, 0))),
-        np.pad(two.radius, wide, constant_values=1),
-        two.background,
-        two.quality,
-    )
-    for row in np.flatnonzero(rng.random(count) < 0.1):
-        _add_thing(rng, layout, row)
-    deformed = rng.random(count) < 0.5
+def merits(
+    promised: Sequence[Scene], drawn: Sketch, noise: Array, decoded: NDArray[np.bool_]
+) -> Array:
+    """What each picture is worth to a rater, float32 [B, len(MERITS)].
 
-    def some(share: float, most: float) -> Array:
-        """Strengths up to `most` on a `share` of the things of deformed pictures."""
-        hit = (rng.random((count, THINGS)) < share) & deformed[:, None]
-        return (hit * rng.uniform(0, most, size=(count, THINGS))).astype(np.float32)
-
-    extra = np.arange(THINGS) >= np.array([len(scene.things) for scene in scenes])[:, None]
-    fade = np.where(extra & (rng.random((count, THINGS)) < 0.5), rng.random((count, THINGS)), 0)
-    warped = deformed & (rng.random(count) < 0.5)
-    return Sketch(
-        layout=layout,
-        other_shape=rng.integers(len(SHAPES), size=(count, THINGS)),
-        other_colour=rng.integers(len(COLOURS), size=(count, THINGS)),
-        morph=some(0.35, 0.5),
-        leak=some(0.2, 0.5),
-        bite=some(0.15, 0.5),
-        presence=(1 - np.maximum(fade, some(0.15, 0.95))).astype(np.float32),
-        warp=(warped * rng.uniform(0.3, 3.0, size=count)).astype(np.float32),
-        angle=rng.uniform(0, 2 * np.pi, size=(count, THINGS, 2)).astype(np.float32),
-        soft=rng.uniform(0.03, 0.6, size=(count, THINGS)).astype(np.float32),
-    )
-
-
-def _add_thing(rng: np.random.Generator, layout: Layout, row: int) -> None:
-    """One thing more where it finds room; none where it does not."""
-    column = int((layout.shape[row] >= 0).sum())
-    for _ in range(8):
-        radius = float(rng.uniform(*SMALL) if rng.random() < 0.7 else rng.uniform(*LARGE))
-        spot = rng.uniform(radius + 2, SIDE - radius - 2, size=2)
-        apart = np.linalg.norm(layout.centre[row, :column] - spot, axis=1)
-        if (apart > 1.2 * (layout.radius[row, :column] + radius)).all():
-            layout.shape[row, column] = rng.integers(len(SHAPES))
-            layout.colour[row, column] = rng.integers(len(COLOURS))
-            layout.centre[row, column] = spot
-            layout.radius[row, column] = radius
-            return
-
-
-def paint(rng: np.random.Generator, drawn: Sketch) -> NDArray[np.uint8]:
-    """Pictures of sketches, uint8 [B, 64, 64, 3]."""
-    colours = np.array([PALETTE[name] for name in COLOURS], np.float32)
-    layout = drawn.layout
-    picture = backdrop(rng, layout)
-    # two channels have an rms of 1 together after the scaling, knots 9 pixels apart
-    field = smooth_field(rng, len(drawn), knots=8, channels=2)
-    field /= np.sqrt((field**2).sum(axis=3).mean(axis=(1, 2)))[:, None, None, None]
-    moved = field * drawn.warp[:, None, None, None]
-    ys, xs = np.mgrid[0:SIDE, 0:SIDE].astype(np.float32) + 0.5
-    for column in range(THINGS):
-        radius = layout.radius[:, column, None, None]
-        x = (xs + moved[..., 0] - layout.centre[:, column, 0, None, None]) / radius
-        y = (ys + moved[..., 1] - layout.centre[:, column, 1, None, None]) / radius
-        share = drawn.morph[:, column, None, None]
-        distance = (1 - share) * inside(np.maximum(layout.shape[:, column], 0), x, y)
-        distance += share * inside(drawn.other_shape[:, column], x, y)
-        cover = np.clip(0.5 - distance * radius, 0, 1)
-        cover *= (layout.shape[:, column] >= 0)[:, None, None]
-        sides = drawn.angle[:, column, :, None, None]
-        crisp = np.full(len(drawn), 0.05, np.float32)
-        bitten = _half(cover, x, y, sides[:, 1], drawn.bite[:, column], crisp)
-        leaked = _half(cover, x, y, sides[:, 0], drawn.leak[:, column], drawn.soft[:, column])
-        mine = colours[layout.colour[:, column]][:, None, None, :]
-        other = colours[drawn.other_colour[:, column]][:, None, None, :]
-        fill = mine + leaked[..., None] * (other - mine)
-        cover = cover * (1 - bitten) * drawn.presence[:, column, None, None]
-        picture += cover[..., None] * (fill - picture)
-    return finish(rng, picture, layout.quality)
-
-
-def _half(cover: Array, x: Array, y: Array, angle: Array, share: Array, soft: Array) -> Array:
-    """Half-planes, [B, 64, 64] in [0, 1], that hold `share` [B] of each cover.
-
-    `soft` [B] is the width of their edge in radii.
+    Args:
+        noise: [B] on the latents; decoded: [B], which pictures went through the autoencoder: it
+            softens edges and swallows specks.
     """
-    whole = np.zeros_like(cover)
-    some = np.flatnonzero(share)
-    along = x[some] * np.cos(angle[some]) + y[some] * np.sin(angle[some])
-    cover, share, width = cover[some], share[some], soft[some, None, None]
-    low, high = np.full(len(some), -2.0, np.float32), np.full(len(some), 2.0, np.float32)
-    for _ in range(7):  # bisection for the edge's place: 4 / 2^7 radii is below half a pixel
-        middle = (low + high) / 2
-        side = 1 / (1 + np.exp(np.clip((middle[:, None, None] - along) / width, -30, 30)))
-        too_much = (side * cover).sum(axis=(1, 2)) > share * cover.sum(axis=(1, 2))
-        low, high = np.where(too_much, middle, low), np.where(too_much, high, middle)
-        whole[some] = side
-    return whole
-
-
-def drawn_scene(layout: Layout, row: int) -> Scene:
-    """What one row of a layout shows, said in full."""
-    things = []
-    for column in np.flatnonzero(layout.shape[row] >= 0):
-        size = SIZES[int(layout.radius[row, column] > MIDDLE_RADIUS)]
-        shape, colour = SHAPES[layout.shape[row, column]], COLOURS[layout.colour[row, column]]
-        things.append(Thing(shape, colour, size, _place(layout.centre[row, column])))
-    relation = _relation(layout.centre[row]) if len(things) > 1 else None
-    return Scene(tuple(things), BACKGROUNDS[layout.background[row]], relation)
-
-
-def _place(centre: Array) -> str:
-    x, y = centre - SIDE / 2
-    if np.hypot(x, y) < 8:
-        return "centre"
-    return f"{'top' if y < 0 else 'bottom'} {'left' if x < 0 else 'right'}"
-
-
-def _relation(centre: Array) -> str:
-    across, down = centre[0] - centre[1]
-    if abs(across) > abs(down):
-        return "left of" if across < 0 else "right of"
-    return "above" if down < 0 else "below"
-
-
-def wear(drawn: Sketch, noise: Array) -> list[list[Wear]]:
-    """What the faults leave of each thing, row by row; `noise` [B] is that of the round trip."""
-    layout = drawn.layout
-    morph = drawn.morph * (drawn.other_shape != layout.shape)
-    leak = drawn.leak * (drawn.other_colour != layout.colour)
-    bent = np.clip(1 - drawn.warp[:, None] / (0.4 * layout.radius), 0, 1)
-    smeared = np.exp(-((noise[:, None] * 10 / layout.radius / NOISE_HALF) ** 2))
-    shape = (1 - (2 * morph) ** 1.5) * np.clip(1 - 1.6 * drawn.bite, 0, 1) * bent * smeared
-    colour = 1 - 2 * leak
-    presence = np.clip((drawn.presence - 0.1) / 0.7, 0, 1)
-    there = layout.shape >= 0
-    return [
-        [
-            Wear(float(shape[row, c]), float(colour[row, c]), float(presence[row, c]))
-            for c in np.flatnonzero(there[row])
-        ]
-        for row in range(len(drawn))
-    ]
-
-
-def merits(promised: Sequence[Scene], drawn: Sketch, noise: Array) -> Array:
-    """What each picture is worth to a rater, float32 [B, len(MERITS)]."""
+    quality = drawn.layout.quality.copy()
+    quality[:, 1] *= np.where(decoded, 0.75, 1.0)
+    quality[:, 2] *= np.exp(-((noise / 0.5) ** 2))
+    quality[:, 3] += np.where(decoded, 0.8 * (1 - quality[:, 3]), 0.0)
     rows = []
-    for row, (scene, worn) in enumerate(zip(promised, wear(drawn, noise), strict=True)):
+    for row, (scene, worn) in enumerate(zip(promised, wear(drawn, SMEAR * noise), strict=True)):
         found = kept(scene, drawn_scene(drawn.layout, row), worn)
-        edges = min(w.shape * w.colour * (1 - 4 * w.presence * (1 - w.presence)) for w in worn)
-        rows.append((*found, *drawn.layout.quality[row], edges))
-    return np.array(rows, np.float32)
+        clean = min(w.shape * w.colour * (1 - 4 * w.presence * (1 - w.presence)) for w in worn)
+        rows.append((*found, *quality[row], clean))
+    return np.array(rows, np.float32).reshape(-1, len(MERITS))
+
+
+@torch.no_grad()
+def round_trip(
+    autoencoder: AutoencoderKL, images: Images, noise: Array, generator: torch.Generator
+) -> tuple[Images, NDArray[np.bool_]]:
+    """Pictures decoded from their noisy latents, and which of them kept what they show.
+
+    Half of the noise's variance is white, half smooth, as a denoiser's errors are. A picture whose
+    clean reconstruction differs somewhere by 30 grey levels over 4 x 4 pixels is not kept: there
+    the autoencoder itself draws something else.
+    """
+    pixels = to_pixels(images)
+    latents = autoencoder.encode(pixels).latent_dist.mean
+    clean = autoencoder.decode(latents).sample
+    away = F.avg_pool2d(clean - pixels, 4).abs().amax(dim=(1, 2, 3)) * 127.5
+    white = torch.randn(latents.shape, generator=generator)
+    coarse = torch.randn(*latents.shape[:2], 6, 6, generator=generator)
+    smooth = F.interpolate(coarse, latents.shape[2:], mode="bicubic")
+    strength = torch.from_numpy(noise)[:, None, None, None] / autoencoder.config.scaling_factor
+    noisy = autoencoder.decode(latents + strength * (white + smooth) / 2**0.5).sample
+    grey = ((noisy.clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8)
+    return grey.permute(0, 2, 3, 1).numpy(), (away < 30).numpy()
+
+
+@cache
+def _autoencoder() -> AutoencoderKL:
+    return train_autoencoder(load_bank())
+
+
+def make_candidates(
+    rng: np.random.Generator, prompts: int, autoencoder: AutoencoderKL
+) -> Candidates:
+    """`prompts` random captions with PICTURES pictures each."""
+    wanted = [draw_scene(rng) for _ in range(prompts)]
+    promised = [scene for scene in wanted for _ in range(PICTURES)]
+    drawn = sketch(rng, [vary(rng, s) for s in promised], draw_quality(rng, len(promised)))
+    images = paint(rng, drawn)
+    noise = (MOST_NOISE * rng.random(len(images)) ** 2).astype(np.float32)
+    rows = np.flatnonzero(rng.random(len(images)) < 0.5)
+    decoded = np.zeros(len(images), bool)
+    generator = torch.Generator().manual_seed(int(rng.integers(2**62)))
+    for some in np.array_split(rows, max(1, len(rows) // 128)):
+        changed, good = round_trip(autoencoder, images[some], noise[some], generator)
+        images[some[good]] = changed[good]
+        decoded[some[good]] = True
+    worth = merits(promised, drawn, noise * decoded, decoded)
+    shape = (prompts, PICTURES)
+    return Candidates(
+        images.reshape(*shape, *images.shape[1:]),
+        [caption(scene) for scene in wanted],
+        worth.reshape(*shape, -1),
+    )
+
+
+def _chunk(index: int) -> Path:
+    path = BUILD / "candidates" / f"{index:03d}.npz"
+    if not path.exists():
+        made = make_candidates(np.random.default_rng([SEED, 2, index]), CHUNK, _autoencoder())
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary = path.with_suffix(".tmp.npz")
+        text = np.frombuffer(json.dumps(made.prompts).encode(), np.uint8)
+        np.savez(temporary, images=made.images, merits=made.merits, text=text)
+        os.replace(temporary, path)
+    return path
+
+
+def load_candidates(chunks: range) -> Candidates:
+    """The chunks of CHUNK prompts with these numbers, drawn now where they are not there yet."""
+    parts = [np.load(_chunk(index)) for index in tqdm(chunks, desc="candidates", unit="chunk")]
+    return Candidates(
+        images=np.concatenate([part["images"] for part in parts]),
+        prompts=[text for part in parts for text in json.loads(part["text"].tobytes())],
+        merits=np.concatenate([part["merits"] for part in parts]),
+    )

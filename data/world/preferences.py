@@ -16,7 +16,7 @@ from transformers import CLIPModel, CLIPTokenizer
 from data.world.bank import Bank
 from data.world.candidates import Candidates
 from data.world.contrastive import tokens_of
-from data.world.fit import fit
+from data.world.fit import Loss, fit
 from data.world.raters import POPULATIONS, Population
 from data.world.towers import (
     BLIP_VISION,
@@ -41,6 +41,7 @@ from rewards.imagereward import (
 )
 
 PROMPTS = 32  # a batch; each with all of its pictures
+CALIBRATION = 512  # prompts over whose pictures rewards get their mean and deviation
 STEPS = {"pickscore": 1500, "hpsv2": 1500, "imagereward": 2000}
 
 
@@ -172,7 +173,7 @@ def train_imagereward(
 
     _fit("imagereward", model, loss)
     with torch.no_grad():
-        parts = [score(np.arange(at, at + PROMPTS)) for at in range(0, 512, PROMPTS)]
+        parts = [score(np.arange(at, at + PROMPTS)) for at in range(0, CALIBRATION, PROMPTS)]
     standardise(model, torch.cat(parts))
     return model, vocabulary
 
@@ -180,13 +181,14 @@ def train_imagereward(
 def standardise(model: ImageRewardNetwork, rewards: Tensor) -> None:
     """Rescale the last layer so that `rewards` of it get the published mean and deviation."""
     last = model.mlp.layers[-1]
+    assert isinstance(last, nn.Linear)
     scale = STD / rewards.std()
     with torch.no_grad():
         last.weight *= scale
         last.bias.copy_((last.bias - rewards.mean()) * scale + MEAN)
 
 
-def _fit(name: str, model: nn.Module, loss: object) -> None:
+def _fit(name: str, model: nn.Module, loss: Loss) -> None:
     fit(
         name,
         model,

@@ -124,16 +124,22 @@ def build_clip_tokenizer(texts: Sequence[str], size: int = 600) -> CLIPTokenizer
 def same_words(rows: Tensor, tokenizer: CLIPTokenizer) -> Tensor:
     """Embeddings of OpenAI's vocabulary for the tokens of a smaller one, matched by their text.
 
+    A word that OpenAI's vocabulary has only in pieces gets their mean, an unknown one zeros.
+
     Args:
-        rows: [49408, D]. Tokens that OpenAI's vocabulary lacks get zeros.
+        rows: [49408, D].
     """
-    there = dict(SimpleTokenizer().encoder)
-    there["<|startoftext|>"], there["<|endoftext|>"] = len(there) - 2, len(there) - 1
+    theirs = SimpleTokenizer()
+    known = dict(theirs.encoder)
+    known["<|startoftext|>"], known["<|endoftext|>"] = len(known) - 2, len(known) - 1
     vocabulary = tokenizer.get_vocab()
     picked = rows.new_zeros(len(vocabulary), rows.shape[1])
     for word, number in vocabulary.items():
-        if word in there:
-            picked[number] = rows[there[word]]
+        whole = word.removesuffix("</w>")
+        if word in known:
+            picked[number] = rows[known[word]]
+        elif word != whole and whole.isalpha():
+            picked[number] = rows[theirs.encode(whole)].mean(dim=0)
     return picked
 
 
