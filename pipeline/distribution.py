@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import csv
 import io
+import math
 from pathlib import Path
 
 import numpy as np
@@ -45,6 +46,6 @@ def bin_edges(scores: NDArray[np.float32], threshold: float) -> NDArray[np.float
     width = (high - low) / BINS
     if threshold + width == threshold:  # all equal, or further apart than float64 can count
         width = max(abs(threshold), 1.0) / BINS
-    below = int((threshold - low) / width) + 1  # one more than needed, so that roundings of the
-    above = int((high - threshold) / width) + 1  # outer edges lose no score
+    # one bin more than needed on either side: a rounded outer edge must lose no score
+    below, above = (math.ceil(way / width) + 1 for way in (threshold - low, high - threshold))
     return threshold + width * np.arange(-below, above + 1, dtype=np.float64)

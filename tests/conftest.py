@@ -1,9 +1,49 @@
-"""Settings that every test shares."""
+"""Settings that every test shares, and tiny models that many rooms' tests need."""
 
 from __future__ import annotations
 
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
 from hypothesis import settings
+
+if TYPE_CHECKING:
+    from pipeline.generators.diffusion import Diffusion
+    from rewards.panel import Panel
 
 # a slow or busy machine is no failure, and a found example must be found again
 settings.register_profile("project", deadline=None, derandomize=True)
 settings.load_profile("project")
+
+
+@pytest.fixture(scope="session")
+def tiny_generator(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A random Stable Diffusion folder: 16 px images, 4 x 8 x 8 codes; copy it to harm it."""
+    from tests.models import write_random_diffusion
+
+    return write_random_diffusion(tmp_path_factory.mktemp("generator") / "diffusion")
+
+
+@pytest.fixture(scope="session")
+def tiny_rewards(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """Five random reward models in the published formats; copy them to harm them."""
+    from tests.rewards.miniatures import write_random_panel
+
+    return write_random_panel(tmp_path_factory.mktemp("rewards"))
+
+
+@pytest.fixture(scope="session")
+def tiny_family(tiny_generator: Path) -> Diffusion:
+    """The random generator, loaded: two steps with guidance."""
+    from tests.stage_one import load_family
+
+    return load_family(tiny_generator)
+
+
+@pytest.fixture(scope="session")
+def tiny_panel(tiny_rewards: dict[str, str]) -> Panel:
+    """Two reward models, loaded: enough for most tests, and faster than five."""
+    from rewards.panel import Panel
+
+    return Panel.load({name: tiny_rewards[name] for name in ("clip", "aesthetic")})

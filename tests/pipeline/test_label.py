@@ -155,12 +155,12 @@ def test_weights_ignore_shift_and_standardised_ones_scale(
 
 def test_the_interval_covers_and_is_wider_when_prompts_decide() -> None:
     generator = np.random.default_rng(0)
-    independent = generator.normal(size=800).astype(np.float32)
-    groups = np.arange(800) // 4
-    clustered = np.repeat(generator.normal(size=200), 4).astype(np.float32)
+    independent = generator.normal(size=6000).astype(np.float32)
+    groups = np.arange(6000) // 4
+    clustered = np.repeat(generator.normal(size=1500), 4).astype(np.float32)
     low, high = diagnosis.threshold_interval(independent, groups, 50, seed=0)
     assert low < 0 < high
-    assert high - low == pytest.approx(2 * 1.96 * 1.2533 / np.sqrt(800), rel=0.25)
+    assert high - low == pytest.approx(2 * 1.96 * 1.2533 / np.sqrt(6000), rel=0.25)
     wide_low, wide_high = diagnosis.threshold_interval(clustered, groups, 50, seed=0)
     assert (wide_high - wide_low) > 1.5 * (high - low)
     assert (low, high) == diagnosis.threshold_interval(independent, groups, 50, seed=0)
