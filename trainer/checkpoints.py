@@ -26,7 +26,9 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from pipeline.atomic import canonical
 from pipeline.errors import InputError
+from pipeline.fingerprint import difference
 
 KEEP = 2
 """Whole checkpoints that stay: should the newest be damaged, the one before it is used."""
@@ -56,7 +58,7 @@ class _UnusableError(Exception):
 class Checkpoints:
     """The checkpoints in ``folder`` of the one run that ``fingerprint`` describes.
 
-    ``fingerprint`` maps what decides the run to its value or hash. ``say`` is given one line for
+    ``fingerprint`` is all that decides the run, as JSON. ``say`` is given one line for
     each checkpoint that had to go: damaged ones, and those of another run, which must not be
     continued and would otherwise be taken for this run's.
     """
@@ -133,11 +135,8 @@ class Checkpoints:
 
     def _read(self, path: Path, at_most: int) -> Checkpoint:
         state = _read_state(path)
-        theirs = state["fingerprint"]
-        if theirs != self._fingerprint:
-            keys = sorted(theirs.keys() | self._fingerprint.keys())
-            changed = [k for k in keys if theirs.get(k) != self._fingerprint.get(k)]
-            raise _UnusableError(f"of another run (it differs in {', '.join(changed)})")
+        if changed := difference(state["fingerprint"], self._fingerprint):
+            raise _UnusableError(f"of another run ({changed})")
         if state["update"] > at_most:
             raise _UnusableError(f"beyond train.updates = {at_most}")
         for name, expected in state["sha256"].items():
@@ -172,7 +171,7 @@ def _read_state(path: Path) -> dict[str, Any]:
 
 
 def _json_sha256(value: Any) -> str:
-    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
+    return hashlib.sha256(canonical(value).encode()).hexdigest()
 
 
 def _plain(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:

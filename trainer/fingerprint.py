@@ -2,36 +2,25 @@
 
 from __future__ import annotations
 
-import hashlib
-import inspect
-from pathlib import Path
-from types import ModuleType
 from typing import Any
 
-from pipeline import seeds
+from pipeline.fingerprint import code_sha256
 from pipeline.generators.base import Family
 from pipeline.settings import Train
-from trainer import journal, learner, objectives, order, rows, stream
+from trainer.rows import LabelledRows
 
 FREE = {"updates", "workers", "checkpoint_every"}
 """Settings that leave every update as it is: a run continues across a change of them."""
-MODULES = (journal, learner, objectives, order, rows, stream, seeds)
-"""Modules that compute what an update does and what the log says of it."""
+MODULES = ("journal", "learner", "objectives", "order", "rows", "stream")
+"""Modules of this package that decide what an update does and what the log says of it."""
 
 
-def fingerprint(train: Train, family: Family, labelled: rows.LabelledRows) -> dict[str, Any]:
-    """Settings, model, labelled rows and code of a run, as JSON, by a name for each."""
-    settings = train.model_dump(exclude=FREE)
-    return {f"train.{key}": value for key, value in settings.items()} | {
+def fingerprint(train: Train, family: Family, rows: LabelledRows) -> dict[str, Any]:
+    """Settings, model, labelled rows and code of a run, as JSON."""
+    modules = [f"{__package__}.{name}" for name in MODULES]
+    return {
+        "train": train.model_dump(exclude=FREE),
         "generator": family.describe(),
-        "labelled rows": labelled.fingerprint,
-        "code": _code_sha256((*MODULES, inspect.getmodule(type(family)))),
+        "labelled rows": rows.fingerprint,
+        "code": code_sha256(*modules, type(family).__module__),
     }
-
-
-def _code_sha256(modules: tuple[ModuleType | None, ...]) -> str:
-    digest = hashlib.sha256()
-    for module in modules:
-        if module is not None and module.__file__:
-            digest.update(Path(module.__file__).read_bytes())
-    return digest.hexdigest()

@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 
-from pipeline.generators.base import Corruption, Family
+from pipeline.generators.base import Corruption
 from pipeline.seeds import sample_seed
-from pipeline.settings import Train
 from trainer.journal import Statistics
 from trainer.objectives import Objective, Terms
 from trainer.stream import Batch
+
+if TYPE_CHECKING:
+    from pipeline.generators.base import Family
+    from pipeline.settings import Train
 
 
 class Learner:

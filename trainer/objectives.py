@@ -9,13 +9,15 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from torch import Tensor
 from torch.nn.functional import logsigmoid
 
 from pipeline.errors import InputError
-from pipeline.settings import Train
+
+if TYPE_CHECKING:
+    from pipeline.settings import Train
 
 
 class Terms(NamedTuple):

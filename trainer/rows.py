@@ -17,10 +17,11 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import safe_open
 from torch import Tensor
 
 from pipeline.atomic import canonical
+from pipeline.embeddings import is_intact, path_for
 from pipeline.errors import InputError
 from pipeline.shards import read_metadata, read_shard, shard_paths
 
@@ -56,7 +57,7 @@ class LabelledRows:
         self, scored: Path, labelled: Path, embeddings: Path, *, positives_only: bool = False
     ) -> None:
         self._paths = shard_paths(scored)
-        self._tables = [PromptTable(embeddings / f"{p.stem}.safetensors") for p in self._paths]
+        self._tables = [PromptTable(path_for(embeddings, path), path) for path in self._paths]
         self._positives_only = positives_only
         layout = read_metadata(self._paths[0])["tgo.codes"]
         self.code_shape: tuple[int, ...] = tuple(layout["shape"])
@@ -111,8 +112,8 @@ class LabelledRows:
             raise InputError(f"{labels_path}: weight is NaN or infinite; run `tgo label` again")
         prompt = self._tables[shard].find(rows["prompt_id"].combine_chunks())
         sizes = _row_group_sizes(path)
-        digest(canonical([read_metadata(path).get("tgo.fingerprint"), sizes]).encode())
-        digest(canonical(rows["id"].to_pylist()).encode())
+        images = read_metadata(path)["tgo.fingerprint"]["images"]  # scores may change: not used
+        digest(canonical([images, sizes, rows["id"].to_pylist()]).encode())
         digest(label.tobytes() + weight.tobytes())
         start = 0
         for index, size in enumerate(sizes):
@@ -129,21 +130,19 @@ class LabelledRows:
 class PromptTable:
     """The embeddings of one shard's prompts, memory-mapped."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, shard: Path) -> None:
         self._path = path
-        try:
-            with safe_open(path, framework="pt") as file:
-                self._ids: list[str] = json.loads(file.metadata()["prompt_ids"])
-                self.embeddings: Tensor = file.get_tensor("embeddings")
-                """float16 ``[prompts, L, D]``."""
-                self.unconditional: Tensor = file.get_tensor("unconditional")
-                """float16 ``[L, D]``, of the empty prompt."""
-        except FileNotFoundError:
-            raise InputError(f"{path}: is missing; run `tgo score`, which makes it") from None
-        except (SafetensorError, OSError, KeyError, TypeError, ValueError) as error:
+        digest = read_metadata(shard)["tgo.embeddings"]["sha256"]
+        if not is_intact(path, digest):
             raise InputError(
-                f"{path}: is damaged ({error}); remove it and run `tgo score`, which makes it anew"
-            ) from error
+                f"{path}: is missing, damaged or not of {shard}; run `tgo score`, which makes it"
+            )
+        with safe_open(path, framework="pt") as file:
+            self._ids: list[str] = json.loads(file.metadata()["prompt_ids"])
+            self.embeddings: Tensor = file.get_tensor("embeddings")
+            """float16 ``[prompts, L, D]``."""
+            self.unconditional: Tensor = file.get_tensor("unconditional")
+            """float16 ``[L, D]``, of the empty prompt."""
 
     def find(self, prompt_ids: pa.Array) -> np.ndarray:
         """Row of each prompt in the table, int64 ``[n]``."""

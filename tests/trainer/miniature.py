@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,9 +9,8 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import torch
-from safetensors.torch import save_file
 
-from pipeline import settings, shards
+from pipeline import embeddings, settings, shards
 from pipeline.settings import Settings
 
 SHAPE = (4, 8, 8)
@@ -54,7 +52,8 @@ def write_rows(
         label = np.where(failed, -1, random.integers(0, 2, count)).astype(np.int8)
         shift = np.where(label == 1, 1.0, -1.0)[:, None]
         codes = (random.normal(0, 0.3, (count, int(np.prod(SHAPE)))) + shift).astype(np.float16)
-        shards.write_shard(root / "scored" / name, _scored(index, codes, failed))
+        digest = _write_embeddings(root, name, index, -(-count // IMAGES_PER_PROMPT))
+        shards.write_shard(root / "scored" / name, _scored(index, codes, failed, digest))
         labels = {
             "id": [f"p{index}.{r // IMAGES_PER_PROMPT}-{r % IMAGES_PER_PROMPT:03d}" for r in row],
             "score": np.where(failed, np.nan, label).astype(np.float32),
@@ -65,15 +64,15 @@ def write_rows(
         shards.write_shard(
             root / "labelled" / name, pa.table(labels, schema=shards.LABELLED_SCHEMA)
         )
-        _write_embeddings(root / "embeddings" / name, index, -(-count // IMAGES_PER_PROMPT))
     return Place(root)
 
 
-def _scored(index: int, codes: np.ndarray, failed: np.ndarray) -> pa.Table:
+def _scored(index: int, codes: np.ndarray, failed: np.ndarray, digest: str) -> pa.Table:
     count = len(codes)
     metadata = {
         "tgo.codes": {"shape": SHAPE, "dtype": "float16"},
         "tgo.fingerprint": {"images": "test"},
+        "tgo.embeddings": {"sha256": digest},
     }
     lists = [None if bad else row for row, bad in zip(codes, failed, strict=True)]
     prompts = [f"p{index}.{row // IMAGES_PER_PROMPT}" for row in range(count)]
@@ -96,17 +95,16 @@ def _scored(index: int, codes: np.ndarray, failed: np.ndarray) -> pa.Table:
     )
 
 
-def _write_embeddings(shard: Path, index: int, prompts: int) -> None:
+def _write_embeddings(root: Path, shard: str, index: int, prompts: int) -> str:
     """Each prompt's embedding is constant and tells which prompt of which shard it is."""
-    numbers = 100 * index + torch.arange(prompts, dtype=torch.float16)
-    shard.parent.mkdir(parents=True, exist_ok=True)
-    save_file(
-        {
-            "embeddings": numbers[:, None, None].expand(-1, TOKENS, WIDTH).contiguous() / 256,
-            "unconditional": torch.full((TOKENS, WIDTH), -1, dtype=torch.float16),
-        },
-        shard.with_suffix(".safetensors"),
-        metadata={"prompt_ids": json.dumps([f"p{index}.{number}" for number in range(prompts)])},
+    numbers = (100 * index + torch.arange(prompts, dtype=torch.float16)) / 256
+    return embeddings.write(
+        embeddings.path_for(root / "embeddings", Path(shard)),
+        embeddings.Embeddings(
+            numbers[:, None, None].expand(-1, TOKENS, WIDTH),
+            torch.full((TOKENS, WIDTH), -1, dtype=torch.float16),
+        ),
+        [f"p{index}.{number}" for number in range(prompts)],
     )
 
 

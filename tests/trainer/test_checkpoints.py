@@ -10,7 +10,7 @@ from pipeline.errors import InputError
 from trainer import checkpoints
 from trainer.checkpoints import Checkpoint, Checkpoints
 
-RUN = {"train.beta": 1.0, "generator": {"model": "a"}}
+RUN = {"train": {"beta": 1.0, "seed": 0}, "code": "a"}
 
 
 @pytest.fixture
@@ -93,10 +93,10 @@ def test_a_damaged_one_is_named_and_the_one_before_used(
 def test_another_run_is_never_continued(store: Checkpoints, said: list[str]) -> None:
     store.save(make(5))
     store.save(make(10))
-    other = Checkpoints(store._folder, RUN | {"train.beta": 2.0, "code": "x"}, said.append)
+    other = Checkpoints(store._folder, RUN | {"train": {"beta": 2.0, "seed": 0}}, said.append)
     assert other.newest(at_most=100) is None
     assert len(said) == 2
-    assert "update-00000010: of another run (it differs in code, train.beta); removed" in said[0]
+    assert "update-00000010: of another run (train.beta was 1.0, is 2.0); removed" in said[0]
     assert store._complete() == []
 
 

@@ -10,9 +10,10 @@ import pytest
 import torch
 
 from pipeline import shards
+from pipeline.embeddings import path_for
 from pipeline.errors import InputError
 from tests.trainer.miniature import SHAPE, TOKENS, WIDTH, Place
-from trainer.rows import LabelledRows
+from trainer.rows import LabelledRows, PromptTable
 
 
 def test_rows_are_joined_by_order(place: Place) -> None:
@@ -69,12 +70,12 @@ def test_labels_of_other_rows_are_refused(place: Place) -> None:
 
 
 def test_missing_files_are_named(place: Place) -> None:
-    for folder, name in (
-        ("labelled", "shard-00002-of-00003.parquet"),
-        ("embeddings", "shard-00000-of-00003.safetensors"),
+    for name in (
+        "labelled/shard-00002-of-00003.parquet",
+        "embeddings/shard-00000-of-00003.safetensors",
     ):
-        (place.root / folder / name).unlink()
-        with pytest.raises(InputError, match=f"{folder}/{name}: is missing; run"):
+        (place.root / name).unlink()
+        with pytest.raises(InputError, match=f"{name}: is missing.* run"):
             LabelledRows(**place.inputs)
 
 
@@ -94,20 +95,21 @@ def test_bad_weights_and_labels_without_codes_are_refused(place: Place) -> None:
         LabelledRows(**place.inputs)
 
 
-def test_damaged_embeddings_are_named(place: Place) -> None:
+def test_damaged_or_foreign_embeddings_are_named(place: Place) -> None:
     path = place.root / "embeddings" / "shard-00001-of-00003.safetensors"
-    path.write_bytes(path.read_bytes()[:-40])
-    with pytest.raises(InputError, match=r"shard-00001-of-00003\.safetensors: is damaged"):
-        LabelledRows(**place.inputs)
+    whole = path.read_bytes()
+    foreign = (path.parent / "shard-00000-of-00003.safetensors").read_bytes()
+    for harmed in (whole[:-40], whole[:-1] + b"\x7f", foreign):
+        path.write_bytes(harmed)
+        with pytest.raises(
+            InputError, match=r"shard-00001-of-00003\.safetensors: .* run `tgo score`"
+        ):
+            LabelledRows(**place.inputs)
 
 
 def test_a_prompt_without_embedding_is_named(place: Place) -> None:
-    folder = place.root / "embeddings"
-    (folder / "shard-00000-of-00003.safetensors").replace(
-        folder / "shard-00001-of-00003.safetensors"
-    )
-    (folder / "shard-00000-of-00003.safetensors").write_bytes(
-        (folder / "shard-00001-of-00003.safetensors").read_bytes()
-    )
-    with pytest.raises(InputError, match=r"shard-00001.*has no prompt p1\.0"):
-        LabelledRows(**place.inputs)
+    shard = shards.shard_paths(place.root / "scored")[0]
+    table = PromptTable(path_for(place.root / "embeddings", shard), shard)
+    assert table.find(pa.array(["p0.3", "p0.0"])).tolist() == [3, 0]
+    with pytest.raises(InputError, match=r"shard-00000.*has no prompt p9\.9; run"):
+        table.find(pa.array(["p0.3", "p9.9"]))

@@ -191,7 +191,7 @@ def test_other_settings_or_labels_start_afresh(
     capsys.readouterr()
     assert same(run(make_settings(model, seed=2), place), fresh)
     said = capsys.readouterr().err
-    assert "update-00000012: of another run (it differs in train.seed); removed" in said
+    assert "update-00000012: of another run (train.seed was 1, is 2); removed" in said
     assert "continuing" not in said
 
 
