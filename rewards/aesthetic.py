@@ -86,7 +86,10 @@ def load(
         checkpoint_sha256=digest,
         dtype=str(tower.images.dtype).removeprefix("torch."),
         preprocessing=str(tower.images.view),
-        files={"clip": tower.checkpoint_sha256},
+        files={
+            "clip": tower.checkpoint_sha256,
+            **{f"clip/{name}": digest for name, digest in tower.files.items()},
+        },
         tower=tower.images,
         head=collapse(head).to(torch.device(device)),
     )

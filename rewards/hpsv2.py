@@ -46,12 +46,7 @@ def build(model_cfg: Mapping[str, Any]) -> CLIP:
         raise CheckpointError(
             f"{CONFIG}: model_cfg.quick_gelu is true, HPSv2 was trained with GELU; remove it"
         )
-    return CLIP(
-        embed_dim=model_cfg["embed_dim"],
-        vision_cfg=model_cfg["vision_cfg"],
-        text_cfg=model_cfg["text_cfg"],
-        output_dict=True,
-    )
+    return CLIP(**model_cfg, output_dict=True)
 
 
 def load(
@@ -78,7 +73,7 @@ def load(
         raise CheckpointError(f"{path}: has no weights under state_dict; use the published format")
     checkpoint.load_strict(network, state, path)
     network = network.to(device, dtype).eval()
-    view = View(model_cfg["vision_cfg"]["image_size"], fit="pad", antialias=antialias)
+    view = View(network.visual.image_size[0], fit="pad", antialias=antialias)
     return HPSv2(
         version=checkpoint.version_of(digest, VERSIONS),
         checkpoint_sha256=digest,

@@ -18,7 +18,7 @@ from rewards.errors import CheckpointError
 from rewards.images import View
 from rewards.texts import Encoder
 
-WEIGHTS, CONFIG, PREPROCESSOR = "model.safetensors", "config.json", "preprocessor_config.json"
+WEIGHTS, CONFIG = "model.safetensors", "config.json"
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "vocab.json", "merges.txt")
 OLD_BUFFERS = (
     "text_model.embeddings.position_ids",
