@@ -129,7 +129,7 @@ class Denoiser(nn.Module):
                 vocab_size=len(tokenizer),
                 hidden_size=96,
                 intermediate_size=384,
-                num_hidden_layers=3,
+                num_hidden_layers=2,
                 num_attention_heads=4,
                 max_position_embeddings=WORDS,
                 bos_token_id=tokenizer.bos_token_id,
@@ -144,7 +144,7 @@ class Denoiser(nn.Module):
             out_channels=4,
             down_block_types=("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
             up_block_types=("CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"),
-            block_out_channels=(32, 96, 128),
+            block_out_channels=(32, 64, 128),
             layers_per_block=1,
             attention_head_dim=4,
             cross_attention_dim=96,
@@ -179,12 +179,12 @@ def train_denoiser(bank: Bank, autoencoder: AutoencoderKL, tokenizer: CLIPTokeni
     model = Denoiser(tokenizer)
 
     def loss(rng: np.random.Generator, noise: torch.Generator) -> Tensor:
-        rows = torch.from_numpy(rng.integers(len(latents), size=48))
+        rows = torch.from_numpy(rng.integers(len(latents), size=BATCH))
         clean = latents[rows]
         words = tokens[rows]
-        words = torch.where(torch.from_numpy(rng.random(48) < 0.1)[:, None], nothing, words)
+        words = torch.where(torch.from_numpy(rng.random(BATCH) < 0.1)[:, None], nothing, words)
         drawn = torch.randn(clean.shape, generator=noise)
-        timesteps = torch.randint(scheduler.config.num_train_timesteps, (48,), generator=noise)
+        timesteps = draw_timesteps(noise, scheduler.config.num_train_timesteps)
         noisy = scheduler.add_noise(clean, drawn, timesteps)
         target = scheduler.get_velocity(clean, drawn, timesteps)
         return F.mse_loss(model(noisy, timesteps, words), target)
@@ -193,7 +193,19 @@ def train_denoiser(bank: Bank, autoencoder: AutoencoderKL, tokenizer: CLIPTokeni
     return model
 
 
-STEPS = 7_000
+def draw_timesteps(noise: torch.Generator, count: int) -> Tensor:
+    """int64 [BATCH]: half uniform, half logit-normal where shape and colour are decided.
+
+    Uniform draws keep the last timestep trained, from which sampling starts.
+    """
+    uniform = torch.rand(BATCH, generator=noise)
+    middle = torch.sigmoid(0.4 + 1.2 * torch.randn(BATCH, generator=noise))
+    pick = torch.rand(BATCH, generator=noise) < 0.5
+    return (torch.where(pick, uniform, middle) * count).long().clamp(max=count - 1)
+
+
+BATCH = 32
+STEPS = 12_000
 
 
 def tokenize(tokenizer: CLIPTokenizer, texts: list[str]) -> Tensor:
