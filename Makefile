@@ -36,4 +36,6 @@ lint: setup
 	mypy
 
 world: setup
-	python -m data.world.build
+	python -m data.world.build prompts
+	torchrun --standalone --nproc-per-node 2 -m data.world.build --threads 1 diffusion
+	python -m data.world.build rewards

@@ -1,7 +1,8 @@
 """The bank: the captioned pictures that everything in the world is trained on.
 
 Like data from the web, a quarter of its captions are wrong in one or two words and most of its
-pictures have faults; what is really in each picture is kept beside it.
+pictures have faults; what is really in each picture is kept beside it. A clean bank, flawless and
+rightly told, is the curated start of the diffusion model's pretraining.
 """
 
 from __future__ import annotations
@@ -10,14 +11,15 @@ import json
 import os
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from data.world.fit import BUILD, SEED
-from data.world.render import draw, draw_quality
+from data.world.fit import BUILD, SEED, first_rank_first
+from data.world.render import QUALITIES, draw, draw_quality
 from data.world.scene import caption, confuse, draw_scene
 
 CHUNK = 1024
@@ -35,15 +37,15 @@ class Bank:
     captions: list[str]
 
 
-def _chunk(index: int) -> Path:
-    path = BUILD / "bank" / f"{index:03d}.npz"
+def _chunk(index: int, clean: bool) -> Path:
+    path = BUILD / ("clean_bank" if clean else "bank") / f"{index:03d}.npz"
     if path.exists():
         return path
-    rng = np.random.default_rng([SEED, 1, index])
+    rng = np.random.default_rng([SEED, 2 if clean else 1, index])
     scenes = [draw_scene(rng) for _ in range(CHUNK)]
-    quality = draw_quality(rng, CHUNK)
+    quality = np.ones((CHUNK, len(QUALITIES)), np.float32) if clean else draw_quality(rng, CHUNK)
     images = draw(rng, scenes, quality)
-    wrong = rng.random(CHUNK) < WRONG
+    wrong = rng.random(CHUNK) < (0 if clean else WRONG)
     truth = [caption(scene) for scene in scenes]
     told = [
         caption(confuse(rng, scene)) if bad else true
@@ -61,10 +63,11 @@ def _chunk(index: int) -> Path:
     return path
 
 
-def load_bank(chunks: int = CHUNKS) -> Bank:
+def load_bank(chunks: int = CHUNKS, *, clean: bool = False) -> Bank:
     """The first `chunks` x 1,024 pictures, drawn now where they are not there yet."""
-    with ProcessPoolExecutor(2) as pool:
-        paths = list(tqdm(pool.map(_chunk, range(chunks)), total=chunks, desc="bank", unit="chunk"))
+    with first_rank_first(), ProcessPoolExecutor(2) as pool:
+        drawn = pool.map(partial(_chunk, clean=clean), range(chunks))
+        paths = list(tqdm(drawn, total=chunks, desc="bank", unit="chunk"))
     parts = [np.load(path) for path in paths]
     texts = [json.loads(part["text"].tobytes()) for part in parts]
     return Bank(

@@ -1,13 +1,15 @@
 """`make world`: draws the bank, trains the world's models and writes their checkpoints.
 
 Every part is resumable: run the same command again. Intermediate state lies in
-`data/world/build/`; what the stages load lies beside it and is committed.
+`data/world/build/`; what the stages load lies beside it and is committed. Under torchrun a part's
+batches are shared by the processes (the part `diffusion` is made for two).
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import os
 from pathlib import Path
 
 import torch
@@ -30,10 +32,12 @@ def main() -> None:
     if unknown:
         parser.error(f"unknown part {', '.join(sorted(unknown))}; there are {', '.join(PARTS)}")
     torch.set_num_threads(arguments.threads)
+    if "RANK" in os.environ:
+        torch.distributed.init_process_group("gloo")
     if "prompts" in arguments.parts:
         write_prompts(Path("data/prompts"))
     if "diffusion" in arguments.parts:
-        build_diffusion(load_bank(), WORLD / "diffusion")
+        build_diffusion(WORLD / "diffusion")
     if "rewards" in arguments.parts:
         build_reward_models(load_bank(), WORLD / "rewards")
         print(json.dumps(measure(WORLD / "rewards"), indent=2))

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -13,8 +14,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
-from data.world.bank import Bank
-from data.world.fit import BUILD, fit
+from data.world.bank import Bank, load_bank
+from data.world.fit import BUILD, first_rank_first, fit, ranks, share
 
 WORDS = 24  # tokens a prompt is padded to; the longest caption has 17
 LATENT_SCALE_ROWS = 4096
@@ -81,10 +82,10 @@ def sharpen(bank: Bank, autoencoder: AutoencoderKL) -> None:
     spread = float(1 / autoencoder.config.scaling_factor)
 
     def loss(rng: np.random.Generator, noise: torch.Generator) -> Tensor:
-        rows = rng.integers(len(latents), size=16)
+        rows = rng.integers(len(latents), size=share(16))
         pixels = to_pixels(bank.images[rows])
         clean = latents[torch.from_numpy(rows)]
-        amount = 0.1 * spread * torch.rand(16, 1, 1, 1, generator=noise)
+        amount = 0.1 * spread * torch.rand(len(clean), 1, 1, 1, generator=noise)
         restored = decoder(clean + amount * torch.randn(clean.shape, generator=noise))
         error = F.l1_loss(restored, pixels)
         return (
@@ -96,12 +97,13 @@ def sharpen(bank: Bank, autoencoder: AutoencoderKL) -> None:
     fit("decoder", decoder, loss, steps=3000, learning_rate=2e-3, average=0.995)
 
 
-def bank_latents(bank: Bank, autoencoder: AutoencoderKL) -> Tensor:
+def bank_latents(bank: Bank, autoencoder: AutoencoderKL, name: str = "latents") -> Tensor:
     """Unscaled latents of the whole bank, float32 [N, 4, 16, 16], computed once."""
-    path = BUILD / "latents.npy"
-    if not path.exists():
-        np.save(path, encode(autoencoder, bank.images).numpy())
-    return torch.from_numpy(np.load(path))
+    path = BUILD / f"{name}.npy"
+    with first_rank_first():
+        if not path.exists():
+            np.save(path, encode(autoencoder, bank.images).numpy())
+        return torch.from_numpy(np.load(path))
 
 
 def to_pixels(images: np.ndarray) -> Tensor:
@@ -169,43 +171,66 @@ def build_scheduler() -> DDIMScheduler:
     )
 
 
-def train_denoiser(bank: Bank, autoencoder: AutoencoderKL, tokenizer: CLIPTokenizer) -> Denoiser:
-    """Pretraining on the bank with its wrong captions and poor pictures, 10 % without a caption."""
-    latents = bank_latents(bank, autoencoder) * autoencoder.config.scaling_factor
-    tokens = tokenize(tokenizer, bank.captions)
+def train_denoiser(
+    banks: Sequence[Bank], autoencoder: AutoencoderKL, tokenizer: CLIPTokenizer
+) -> Denoiser:
+    """Pretraining, first on the clean bank, then on the web's wrong captions and poor pictures.
+
+    10 % of the captions are left out, so that guidance has an unconditional model.
+    """
+    data = [
+        (
+            bank_latents(bank, autoencoder, name) * autoencoder.config.scaling_factor,
+            tokenize(tokenizer, bank.captions),
+        )
+        for bank, name in zip(banks, ("clean_latents", "latents"), strict=True)
+    ]
     nothing = tokenize(tokenizer, [""])
     scheduler = build_scheduler()
     torch.manual_seed(1)
     model = Denoiser(tokenizer)
 
-    def loss(rng: np.random.Generator, noise: torch.Generator) -> Tensor:
-        rows = torch.from_numpy(rng.integers(len(latents), size=BATCH))
+    def loss(
+        latents: Tensor, tokens: Tensor, rng: np.random.Generator, noise: torch.Generator
+    ) -> Tensor:
+        rows = torch.from_numpy(rng.integers(len(latents), size=share(BATCH)))
         clean = latents[rows]
-        words = tokens[rows]
-        words = torch.where(torch.from_numpy(rng.random(BATCH) < 0.1)[:, None], nothing, words)
+        silent = torch.from_numpy(rng.random(len(rows)) < 0.1)[:, None]
+        words = torch.where(silent, nothing, tokens[rows])
         drawn = torch.randn(clean.shape, generator=noise)
-        timesteps = draw_timesteps(noise, scheduler.config.num_train_timesteps)
+        timesteps = draw_timesteps(noise, len(rows), scheduler.config.num_train_timesteps)
         noisy = scheduler.add_noise(clean, drawn, timesteps)
         target = scheduler.get_velocity(clean, drawn, timesteps)
         return F.mse_loss(model(noisy, timesteps, words), target)
 
-    fit("denoiser", model, loss, steps=STEPS, learning_rate=1e-3, warmup=300, average=0.999)
+    for phase, (latents, tokens), steps, rate in zip(
+        ("curated", "web"), data, STEPS, (1e-3, 5e-4), strict=True
+    ):
+        fit(
+            f"denoiser_{phase}",
+            model,
+            partial(loss, latents, tokens),
+            steps=steps,
+            learning_rate=rate,
+            warmup=300,
+            average=0.999,
+        )
     return model
 
 
-def draw_timesteps(noise: torch.Generator, count: int) -> Tensor:
-    """int64 [BATCH]: half uniform, half logit-normal where shape and colour are decided.
+def draw_timesteps(noise: torch.Generator, size: int, count: int) -> Tensor:
+    """int64 [size]: half uniform, half logit-normal where shape and colour are decided.
 
     Uniform draws keep the last timestep trained, from which sampling starts.
     """
-    uniform = torch.rand(BATCH, generator=noise)
-    middle = torch.sigmoid(0.4 + 1.2 * torch.randn(BATCH, generator=noise))
-    pick = torch.rand(BATCH, generator=noise) < 0.5
+    uniform = torch.rand(size, generator=noise)
+    middle = torch.sigmoid(0.4 + 1.2 * torch.randn(size, generator=noise))
+    pick = torch.rand(size, generator=noise) < 0.5
     return (torch.where(pick, uniform, middle) * count).long().clamp(max=count - 1)
 
 
 BATCH = 32
-STEPS = 12_000
+STEPS = (30_000, 6_000)  # on the clean bank, on the web's
 
 
 def tokenize(tokenizer: CLIPTokenizer, texts: list[str]) -> Tensor:
@@ -215,12 +240,16 @@ def tokenize(tokenizer: CLIPTokenizer, texts: list[str]) -> Tensor:
     ).input_ids
 
 
-def build_diffusion(bank: Bank, folder: Path) -> None:
+def build_diffusion(folder: Path) -> None:
     """Train the model and save it in half precision as a StableDiffusionPipeline folder."""
-    tokenizer = build_tokenizer(sorted(set(bank.truth)), BUILD / "tokenizer")
-    autoencoder = train_autoencoder(bank)
-    sharpen(bank, autoencoder)
-    model = train_denoiser(bank, autoencoder, tokenizer)
+    web, clean = load_bank(), load_bank(clean=True)
+    with first_rank_first():
+        tokenizer = build_tokenizer(sorted(set(web.truth)), BUILD / "tokenizer")
+    autoencoder = train_autoencoder(web)
+    sharpen(web, autoencoder)
+    model = train_denoiser((clean, web), autoencoder, tokenizer)
+    if ranks()[0] > 0:
+        return
     pipeline = StableDiffusionPipeline(
         vae=autoencoder,
         text_encoder=model.text_encoder,

@@ -1,16 +1,21 @@
-"""The training loop of the world's builder: small, resumable, the same bytes for the same seed."""
+"""The training loop of the world's builder: small, resumable, the same bytes for the same seed.
+
+Under torchrun every rank takes an equal share of each batch and gradients are averaged: two
+processes of one thread train small convolutions nearly twice as fast as one process of two.
+"""
 
 from __future__ import annotations
 
 import math
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor, distributed, nn
 from tqdm import tqdm
 
 BUILD = Path("data/world/build")  # intermediate state: git-ignored, safe to delete
@@ -19,10 +24,33 @@ SEED = 2605
 Loss = Callable[[np.random.Generator, torch.Generator], Tensor]
 
 
+def ranks() -> tuple[int, int]:
+    """This process's rank and how many there are; (0, 1) without torchrun."""
+    if not distributed.is_initialized():
+        return 0, 1
+    return distributed.get_rank(), distributed.get_world_size()
+
+
+def share(batch: int) -> int:
+    """This rank's part of a batch."""
+    return batch // ranks()[1]
+
+
+@contextmanager
+def first_rank_first() -> Iterator[None]:
+    """Rank 0 goes through the block first (and writes files), the others after it (and read)."""
+    rank, count = ranks()
+    if rank > 0:
+        distributed.barrier()
+    yield
+    if rank == 0 and count > 1:
+        distributed.barrier()
+
+
 def step_rng(name: str, step: int) -> tuple[np.random.Generator, torch.Generator]:
-    """Generators that depend on the run's name and the step alone, so a resumed run is exact."""
+    """Generators of (name, step, rank) and nothing else, so that a resumed run is exact."""
     key = int.from_bytes(name.encode()[:8].ljust(8, b"\0"), "little")
-    numbers = np.random.default_rng([SEED, key, step])
+    numbers = np.random.default_rng([SEED, key, step, ranks()[0]])
     return numbers, torch.Generator().manual_seed(int(numbers.integers(2**62)))
 
 
@@ -62,7 +90,7 @@ def fit(
     """
     path = BUILD / f"{name}.pt"
     path.parent.mkdir(parents=True, exist_ok=True)
-    weights = [weight for weight in module.parameters() if weight.requires_grad]
+    weights: list[Tensor] = [weight for weight in module.parameters() if weight.requires_grad]
     optimizer = torch.optim.AdamW(
         weights, lr=learning_rate, betas=(0.9, 0.98), weight_decay=weight_decay
     )
@@ -75,13 +103,17 @@ def fit(
         mean, first = state["mean"], state["step"]
     module.train()
     saved = time.monotonic()
-    with tqdm(total=steps, initial=first, desc=name, unit="step", mininterval=5) as bar:
+    quiet = ranks()[0] > 0
+    with tqdm(
+        total=steps, initial=first, desc=name, unit="step", mininterval=5, disable=quiet
+    ) as bar:
         for step in range(first, steps):
             for group in optimizer.param_groups:
                 group["lr"] = learning_rate * _rate(step, steps, warmup)
             value = loss(*step_rng(name, step))
             optimizer.zero_grad(set_to_none=True)
             value.backward()
+            _average_gradients(weights)
             torch.nn.utils.clip_grad_norm_(weights, 1.0)
             optimizer.step()
             with torch.no_grad():
@@ -90,12 +122,26 @@ def fit(
             bar.update()
             if step % 50 == 0:
                 bar.set_postfix(loss=f"{value.item():.4f}", refresh=False)
-            if time.monotonic() - saved > save_every_seconds or step + 1 == steps:
+            due = time.monotonic() - saved > save_every_seconds or step + 1 == steps
+            if due and ranks()[0] == 0:
                 _save(path, _state(module, optimizer, mean, step + 1))
                 saved = time.monotonic()
     with torch.no_grad():
         torch._foreach_copy_(weights, mean)
     return module.eval()
+
+
+def _average_gradients(weights: list[Tensor]) -> None:
+    """The mean over ranks, in one message; every rank then takes the same step."""
+    count = ranks()[1]
+    if count == 1:
+        return
+    gradients = [weight.grad for weight in weights if weight.grad is not None]
+    flat = torch.cat([gradient.flatten() for gradient in gradients])
+    distributed.all_reduce(flat)
+    parts = (flat / count).split([gradient.numel() for gradient in gradients])
+    for gradient, part in zip(gradients, parts, strict=True):
+        gradient.copy_(part.view_as(gradient))
 
 
 def _state(

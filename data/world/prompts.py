@@ -30,7 +30,7 @@ def write_prompts(folder: Path) -> None:
     taken: set[str] = set()
     for index, (name, (count, draw)) in enumerate(LISTS.items()):
         rng = np.random.default_rng([SEED, index])
-        lines = []
+        lines: list[str] = []
         while len(lines) < count:
             scene = draw(rng)
             prompt = caption(scene)

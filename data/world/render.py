@@ -155,7 +155,7 @@ def finish(rng: np.random.Generator, picture: Array, quality: Array) -> NDArray[
 
 
 def render(rng: np.random.Generator, layout: Layout) -> NDArray[np.uint8]:
-    """uint8 [B, 64, 64, 3]: things with antialiased edges, then the faults that quality asks for."""
+    """uint8 [B, 64, 64, 3]: things with smooth edges, then the faults of their quality."""
     ys, xs = np.mgrid[0:SIDE, 0:SIDE].astype(np.float32) + 0.5
     colours = np.array([PALETTE[name] for name in COLOURS], np.float32)
     picture = backdrop(rng, layout)

@@ -27,7 +27,7 @@ from rewards.heads import LinearHead
 from rewards.panel import Panel
 
 NAMES = ("pickscore", "hpsv2", "imagereward", "clip", "aesthetic")
-TRAINING, HELD_OUT = range(24), range(900, 902)  # chunks of candidates
+TRAINING, HELD_OUT = range(16), range(900, 902)  # chunks of candidates
 BATCH = 256
 HEAD_STEPS = 3000  # of the aesthetic head
 CAPTIONS = 2048  # pictures that CLIP is measured on

@@ -37,3 +37,27 @@ def test_a_stopped_run_continues_to_the_same_weights(tmp_path, monkeypatch):
     resumed = train(tmp_path / "parts", monkeypatch, steps=40)
     assert torch.equal(whole.weight, resumed.weight)
     assert not torch.equal(whole.weight, torch.zeros_like(whole.weight))
+
+
+def _rank(rank, folder, results):
+    fit_module.BUILD = folder
+    torch.distributed.init_process_group(
+        "gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=2
+    )
+    model = torch.nn.Linear(1, 1, bias=False)
+    with torch.no_grad():
+        model.weight.zero_()
+    wanted = (1.0, 3.0)[rank]  # each rank pulls its own way: together they settle between
+
+    def loss(rng, noise):
+        return (model.weight - wanted).square().mean() * 0.5
+
+    fit("ranks", model, loss, steps=400, learning_rate=0.05, weight_decay=0.0)
+    results[rank] = model.weight.item()
+
+
+def test_ranks_average_their_gradients(tmp_path):
+    with torch.multiprocessing.Manager() as manager:
+        results = manager.dict()
+        torch.multiprocessing.spawn(_rank, args=(tmp_path, results), nprocs=2)
+        assert results[0] == results[1] == pytest.approx(2.0, abs=0.02)
