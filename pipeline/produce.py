@@ -81,7 +81,7 @@ def make(
         noise = family.initial_noise([row.seed for row in padded])
         codes = family.sample(context, unconditional, noise).to("cpu", family.code_dtype)
         usable = codes.isfinite().flatten(1).all(dim=1)
-        codes[~usable] = 0
+        codes = torch.where(usable.view(-1, *[1] * (codes.ndim - 1)), codes, 0)
         images = family.decode(codes)
         yield Made(codes[:size], images[:size], usable[:size].numpy())
 

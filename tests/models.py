@@ -62,6 +62,7 @@ def write_random_diffusion(folder: Path, *, prediction_type: str = "v_prediction
         beta_schedule="scaled_linear",
         clip_sample=False,
         set_alpha_to_one=True,
+        steps_offset=1,  # without meaning here; stock pipelines warn of any other value
     )
     StableDiffusionPipeline(
         vae=vae,
