@@ -9,6 +9,7 @@ import torch
 
 from rewards import clip
 from rewards.base import Batch
+from rewards.cosine import CosineModel
 from rewards.panel import Panel, load
 from rewards.texts import CHUNK, TextStore
 
@@ -137,6 +138,17 @@ def test_16_bit_towers_have_32_bit_tails(
         assert (scores[name] - full[name]).abs().max() < spread, name
         # More digits than the tower's type has: the dot product was not rounded to it.
         assert not torch.equal(scores[name], scores[name].to(dtype).float()), name
+
+
+@pytest.mark.parametrize("name", ["pickscore", "hpsv2", "clip"])
+def test_16_bit_embeddings_are_normalised_in_32(
+    sources: dict[str, str], images: torch.Tensor, prompts: list[str], name: str
+) -> None:
+    model = load(name, sources[name], dtype=torch.float16)
+    assert isinstance(model, CosineModel)
+    for rows in (model.tower.embed(Batch(images, prompts)), model.encode_prompts(prompts)):
+        assert rows.dtype == torch.float32
+        assert (rows.norm(dim=-1) - 1).abs().max() < 1e-6
 
 
 def test_describe_says_what_decides_a_score(panel: Panel) -> None:
