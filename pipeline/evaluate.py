@@ -36,7 +36,10 @@ def run(settings: Settings, split: Split = "tests") -> dict[str, Any]:
     The test sets go to reports/metrics.json, the validation prompts to reports/validation.json.
     """
     metrics = compare(settings, layout.TUNED, TUNED, split)
-    target = layout.METRICS if split == "tests" else VALIDATION_METRICS
+    target = VALIDATION_METRICS
+    if split == "tests":
+        _remove_other_sets(settings.prompts.tests)
+        target = layout.METRICS
     write_json(target, metrics)
     print_table(metrics)
     print(f"evaluate: {target}")
@@ -58,7 +61,8 @@ def compare(
         ``{set: {reward: {base, tuned, difference, low, high, win_rate, win_low, win_high}},
         "generator": facts}`` with means over prompts and 95 % bootstrap intervals over prompts;
         with a judge also ``{set: {"gold": {base, tuned, difference, low, high}}}``, shares of
-        images in which everything is right.
+        images in which everything is right. The judge is never asked about validation prompts:
+        no setting may be chosen by it.
 
     Raises:
         InputError: the model, a prompt set, a reward checkpoint or the judge cannot be used.
@@ -66,7 +70,8 @@ def compare(
     if name in (BASE, EMBEDDINGS):
         raise ValueError(f"{name!r} is taken; give the tuned model's images another name")
     sets = prompt_sets(settings, split)
-    judge = load_judge(settings.evaluate.judge) if settings.evaluate.judge else None
+    dotted = settings.evaluate.judge
+    judge = load_judge(dotted) if dotted and split == "tests" else None
     if not (tuned_model / "model_index.json").is_file():
         raise InputError(f"{tuned_model}: holds no trained model; run `tgo train` first")
     made = _generate(settings, {BASE: None, name: tuned_model}, sets, split)
@@ -116,13 +121,14 @@ def prompt_sets(settings: Settings, split: Split) -> dict[str, list[Prompt]]:
 
 
 def folder(split: Split, name: str, set_name: str) -> Path:
-    """Where a model's images of a set lie. Validation has a root of its own, so that choosing
-    settings leaves alone what the evaluate stage has written."""
-    return _root(split) / name / set_name
+    """Where a model's images of a set lie: base and tuned model on the test sets are the stage's
+    output, and choosing settings or comparing other models must leave that alone."""
+    return _root(split, name) / name / set_name
 
 
-def _root(split: Split) -> Path:
-    return layout.EVALUATED if split == "tests" else layout.VALIDATED
+def _root(split: Split, name: str) -> Path:
+    of_stage = split == "tests" and name in (BASE, TUNED)
+    return layout.EVALUATED if of_stage else layout.VALIDATED
 
 
 def evaluation_seed(run_seed: int) -> int:
@@ -200,14 +206,13 @@ def _generate(
     for name, model in models.items():  # one generator in memory at a time
         family = load_generator(settings.generator, model, device=device)
         made[name] = family.describe()
-        _remove_other_sets(_root(split), name, sets)
         for set_name, chosen in sets.items():
             score_prompts(
                 family,
                 panel,
                 chosen,
                 folder(split, name, set_name),
-                embeddings_folder=_root(split) / EMBEDDINGS / name / set_name,
+                embeddings_folder=_root(split, name) / EMBEDDINGS / name / set_name,
                 seed=evaluation_seed(settings.seed),
                 images_per_prompt=settings.evaluate.images_per_prompt,
                 batch_size=settings.score.batch_size,
@@ -216,12 +221,13 @@ def _generate(
     return made
 
 
-def _remove_other_sets(root: Path, name: str, sets: Mapping[str, Any]) -> None:
+def _remove_other_sets(sets: Mapping[str, Any]) -> None:
     """Images of test sets that the settings no longer name would stay beside the metrics."""
-    for place in (root / name, root / EMBEDDINGS / name):
-        for old in sorted(place.glob("*/")):
-            if old.name not in sets:
-                shutil.rmtree(old)
+    for name in (BASE, TUNED):
+        for place in (layout.EVALUATED / name, layout.EVALUATED / EMBEDDINGS / name):
+            for old in sorted(place.glob("*/")):
+                if old.name not in sets:
+                    shutil.rmtree(old)
 
 
 def _facts(settings: Settings, base: Mapping[str, Any], tuned: Mapping[str, Any]) -> dict[str, Any]:

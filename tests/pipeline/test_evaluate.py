@@ -230,6 +230,11 @@ def test_base_images_are_made_once_for_all_tuned_models(chosen: Settings) -> Non
     evaluate.compare(chosen, disturb(chosen, Path("one"), 0.1), "one")
     base = evaluate.folder("tests", "base", "seen")
     made = {path: path.stat().st_mtime_ns for path in base.glob("*.parquet")}
+    assert made
+    assert sorted(path.name for path in layout.EVALUATED.glob("[!.]*")) == [
+        "base",
+        evaluate.EMBEDDINGS,
+    ]
     one = contents(evaluate.folder("tests", "one", "seen"))
     evaluate.compare(chosen, disturb(chosen, Path("two"), 0.3), "two")
     assert {path: path.stat().st_mtime_ns for path in base.glob("*.parquet")} == made
@@ -242,6 +247,7 @@ def test_validation_leaves_the_test_images_alone(chosen: Settings) -> None:
     disturb(chosen, layout.TUNED, 0.1)
     metrics = evaluate.run(chosen, "validation")
     assert set(metrics) == {"validation", "generator"}
+    assert set(metrics["validation"]) == {"clip", "aesthetic"}  # no gold: settings are chosen here
     assert json.loads(evaluate.VALIDATION_METRICS.read_text()) == metrics
     assert not layout.EVALUATED.exists()
     assert not layout.METRICS.exists()
