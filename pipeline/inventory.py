@@ -102,7 +102,7 @@ def _inspect(shard: Planned, entry: manifest.Entry | None) -> Found:
     """What of a shard may stay; InputError with the reason if nothing may."""
     metadata = shards.read_metadata(shard.path)
     recorded = metadata.get("tgo.fingerprint")
-    if not recorded:
+    if not recorded or "tgo.embeddings" not in metadata:
         raise InputError(f"{shard.path}: is not a shard of this program; made anew")
     change = fingerprint.difference(recorded["images"], dict(shard.images))
     if change:
