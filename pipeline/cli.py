@@ -12,13 +12,16 @@ import sys
 from enum import StrEnum
 from pathlib import Path
 from types import FrameType
-from typing import Annotated, NoReturn
+from typing import TYPE_CHECKING, Annotated, NoReturn
 
 import typer
 
 from pipeline.errors import InputError
 from pipeline.layout import PARAMS, PRESETS
 from rewards.errors import CheckpointError
+
+if TYPE_CHECKING:
+    from pipeline.settings import Settings
 
 app = typer.Typer(
     help="Align text-to-image models with scalar feedback: score, label, train, evaluate, report.",
@@ -38,26 +41,28 @@ class Split(StrEnum):
 @app.command()
 def score(params: Params = PARAMS) -> None:
     """Stage one: make images of the training prompts and score them."""
-    from pipeline import score, settings
+    settings = _checked(params)
+    from pipeline import score
 
-    score.run(settings.load(params))
+    score.run(settings)
 
 
 @app.command()
 def label(params: Params = PARAMS) -> None:
     """Stage two: one threshold, labels and confidence weights."""
-    from pipeline import label, settings
+    settings = _checked(params)
+    from pipeline import label
 
-    label.run(settings.load(params))
+    label.run(settings)
 
 
 @app.command()
 def train(params: Params = PARAMS) -> None:
     """Stage three: fine-tune the generator on the labels."""
-    from pipeline import settings
+    settings = _checked(params)
     from trainer import train
 
-    train.run(settings.load(params))
+    train.run(settings)
 
 
 @app.command()
@@ -68,25 +73,28 @@ def evaluate(
     ] = Split.tests,
 ) -> None:
     """Compare the tuned model with the base model: same prompts, same seeds."""
-    from pipeline import evaluate, settings
+    settings = _checked(params)
+    from pipeline import evaluate
 
-    evaluate.run(settings.load(params), split.value)
+    evaluate.run(settings, split.value)
 
 
 @app.command()
 def report(params: Params = PARAMS) -> None:
     """Write reports/index.html, one page that shows everything."""
-    from pipeline import report, settings
+    settings = _checked(params)
+    from pipeline import report
 
-    report.run(settings.load(params))
+    report.run(settings)
 
 
 @app.command()
 def verify(params: Params = PARAMS) -> None:
     """Check every shard and label on disk: checksums, images, ids, scores."""
-    from pipeline import settings, verify
+    settings = _checked(params)
+    from pipeline import verify
 
-    verify.run(settings.load(params))
+    verify.run(settings)
 
 
 @app.command()
@@ -115,6 +123,13 @@ def main() -> None:
         if not is_disks_fault(error):
             raise
         _fail(f"{error.filename or 'disk'}: {explain(error)}")
+
+
+def _checked(params: Path) -> Settings:
+    """The settings, before the stage is imported: torch takes seconds, a typo should not."""
+    from pipeline.settings import load
+
+    return load(params)
 
 
 def _stop(number: int, frame: FrameType | None) -> NoReturn:

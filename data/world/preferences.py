@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +19,7 @@ from data.world.candidates import Candidates
 from data.world.contrastive import tokens_of
 from data.world.fit import Loss, fit
 from data.world.raters import POPULATIONS, Population
+from data.world.scene import caption, confuse, parse
 from data.world.towers import (
     BLIP_VISION,
     HPS_CONFIG,
@@ -42,7 +44,8 @@ from rewards.imagereward import (
 
 PROMPTS = 32  # a batch; each with all of its pictures
 CALIBRATION = 512  # prompts over whose pictures rewards get their mean and deviation
-STEPS = {"pickscore": 1500, "hpsv2": 1500, "imagereward": 2000}
+PICTURES_TO_MATCH = 48  # a batch of the pretraining, each with four captions
+STEPS = {"pickscore": 1500, "hpsv2": 1500, "matching": 1000, "imagereward": 1500}
 
 
 def preference_loss(scores: Tensor, chosen: Tensor) -> Tensor:
@@ -53,7 +56,7 @@ def preference_loss(scores: Tensor, chosen: Tensor) -> Tensor:
     (Wu et al. 2023, equation 2).
 
     Args:
-        scores: logits [B, K] of the K pictures of each prompt.
+        scores: logits [B, K] of the K pictures of each row.
         chosen: [B, K, K], share of the raters that preferred picture i to picture j.
     """
     first, second = torch.triu_indices(scores.shape[1], scores.shape[1], offset=1)
@@ -63,15 +66,33 @@ def preference_loss(scores: Tensor, chosen: Tensor) -> Tensor:
     return F.binary_cross_entropy_with_logits(logits, share) - entropy
 
 
-def choices(
-    rng: np.random.Generator, people: Population, merits: NDArray[np.float32], raters: int = 1
+def choices(felt: NDArray[np.float32]) -> Tensor:
+    """Who prefers what: feelings [R, B, K] of R raters to [B, K, K], the share for i over j."""
+    return torch.from_numpy((felt[..., :, None] > felt[..., None, :]).mean(0, dtype=np.float32))
+
+
+def judged_loss(
+    rng: np.random.Generator,
+    people: Population,
+    scores: Tensor,
+    merits: NDArray[np.float32],
+    raters: int = 1,
 ) -> Tensor:
-    """Who prefers what: merits [B, K, 7] to [B, K, K], the share of `raters` for i over j.
+    """Half of the comparisons are between pictures of one prompt, half between all of a batch.
+
+    The originals only saw the former. They leave a model's scores free to shift from prompt to
+    prompt, and in a world as small as this the shift would outweigh all else (it was two thirds
+    of the variance), so that no threshold could serve all prompts.
 
     Every visit to a prompt asks new people, so no rater's noise can be learned by heart.
+
+    Args:
+        scores: logits [B, K]; merits: [B, K, 7] of the same pictures.
     """
     felt = np.stack([people.judge(rng, merits) for _ in range(raters)])
-    return torch.from_numpy((felt[..., :, None] > felt[..., None, :]).mean(0, dtype=np.float32))
+    within = preference_loss(scores, choices(felt))
+    among = preference_loss(scores.reshape(1, -1), choices(felt.reshape(raters, 1, -1)))
+    return (within + among) / 2
 
 
 def _pictures(pairs: Candidates, rows: NDArray[np.int64]) -> Tensor:
@@ -114,7 +135,7 @@ def train_pickscore(
         image = model.get_image_features(pixel_values=_pictures(pairs, rows)).pooler_output
         text = model.get_text_features(input_ids=words.input_ids[rows]).pooler_output
         scores = model.logit_scale.exp() * _cosines(image, text)
-        return preference_loss(scores, choices(rng, POPULATIONS["pickscore"], pairs.merits[rows]))
+        return judged_loss(rng, POPULATIONS["pickscore"], scores, pairs.merits[rows])
 
     _fit("pickscore", model, loss)
     return model, tokenizer
@@ -131,8 +152,8 @@ def train_hpsv2(start: CLIPModel, pairs: Candidates) -> CLIP:
         cosines = _cosines(
             model.encode_image(_pictures(pairs, rows)), model.encode_text(words[rows])
         )
-        chosen = choices(rng, POPULATIONS["hpsv2"], pairs.merits[rows], raters=3)
-        return preference_loss(model.logit_scale.exp() * cosines, chosen)
+        scores = model.logit_scale.exp() * cosines
+        return judged_loss(rng, POPULATIONS["hpsv2"], scores, pairs.merits[rows], raters=3)
 
     _fit("hpsv2", model, loss)
     return model
@@ -147,35 +168,76 @@ def bert_vocabulary(bank: Bank) -> list[str]:
     return list(dict.fromkeys([*marks, *words, *letters, *pieces]))
 
 
+class Reader:
+    """ImageReward's network with what it needs to read captions."""
+
+    def __init__(self, bank: Bank, start: CLIPModel) -> None:
+        self.vocabulary = bert_vocabulary(bank)
+        with tempfile.TemporaryDirectory() as folder:
+            text = "\n".join(self.vocabulary) + "\n"
+            (Path(folder) / VOCABULARY).write_text(text, encoding="utf-8")
+            self.tokenizer = load_tokenizer(Path(folder))
+        torch.manual_seed(11)
+        self.network = ImageRewardNetwork(blip_text(len(self.tokenizer)), BLIP_VISION)
+        for layer in self.network.blip.text_encoder.encoder.modules():
+            if isinstance(layer, nn.Linear):  # BERT starts at 0.02, too little for a width of 64
+                nn.init.xavier_uniform_(layer.weight)
+        tower = to_blip(start.state_dict(), pixels(bank.images[:256]))
+        self.network.blip.visual_encoder.load_state_dict(tower)
+
+    def logits(self, images: NDArray[np.uint8], texts: Sequence[str]) -> Tensor:
+        """Raw rewards of N pictures, each for R of the N * R texts: [N, R]."""
+        ids, mask = tokenize(self.tokenizer, texts)
+        words = int(mask.sum(dim=1).max())  # the rest is padding for all
+        blip = self.network.blip
+        seen = blip.visual_encoder(pixels(images))
+        seen = seen.repeat_interleave(len(texts) // len(images), dim=0)
+        read = blip.text_encoder(ids[:, :words], mask[:, :words], seen)
+        return self.network.mlp(read[:, 0]).unflatten(0, (len(images), -1))
+
+
+def pretrain_reader(bank: Bank, reader: Reader) -> None:
+    """Image-text matching, the part of BLIP's pretraining that joins words to places.
+
+    Each picture has to find its caption among another picture's and confused ones, the hard
+    negatives that BLIP mines from large batches (Li et al. 2022, section 3.2).
+    """
+
+    def loss(rng: np.random.Generator, noise: torch.Generator) -> Tensor:
+        rows = rng.integers(len(bank.images), size=PICTURES_TO_MATCH)
+        texts = []
+        for row, other in zip(rows, np.roll(rows, 1), strict=True):
+            told = parse(bank.captions[row])
+            texts += [bank.captions[row], bank.captions[other]]
+            texts += [caption(confuse(rng, told)) for _ in range(2)]
+        logits = reader.logits(bank.images[rows], texts)
+        return F.cross_entropy(logits, torch.zeros(len(rows), dtype=torch.long))
+
+    _fit("matching", reader.network, loss)
+
+
 def train_imagereward(
     bank: Bank, start: CLIPModel, pairs: Candidates
 ) -> tuple[ImageRewardNetwork, list[str]]:
     """-log sigmoid of the reward difference over all pairs of a ranking; mean 0, deviation 1."""
-    vocabulary = bert_vocabulary(bank)
-    with tempfile.TemporaryDirectory() as folder:
-        (Path(folder) / VOCABULARY).write_text("\n".join(vocabulary) + "\n", encoding="utf-8")
-        tokenizer = load_tokenizer(Path(folder))
-    torch.manual_seed(11)
-    model = ImageRewardNetwork(blip_text(len(tokenizer)), BLIP_VISION)
-    tower = to_blip(start.state_dict(), pixels(bank.images[:256]))
-    model.blip.visual_encoder.load_state_dict(tower)
-    ids, mask = tokenize(tokenizer, pairs.prompts)
-    pictures = pairs.images.shape[1]
+    reader = Reader(bank, start)
+    pretrain_reader(bank, reader)
 
     def score(rows: NDArray[np.int64]) -> Tensor:
-        words, real = (part[rows].repeat_interleave(pictures, dim=0) for part in (ids, mask))
-        return model.logits(_pictures(pairs, rows), words, real).unflatten(0, (len(rows), -1))
+        pictures = pairs.images[rows].reshape(-1, *pairs.images.shape[2:])
+        per_prompt = pairs.images.shape[1]
+        texts = [pairs.prompts[row] for row in rows for _ in range(per_prompt)]
+        return reader.logits(pictures, texts).reshape(-1, per_prompt)
 
     def loss(rng: np.random.Generator, noise: torch.Generator) -> Tensor:
         rows = rng.integers(len(pairs.prompts), size=PROMPTS)
-        chosen = choices(rng, POPULATIONS["imagereward"], pairs.merits[rows])
-        return preference_loss(score(rows), chosen)
+        return judged_loss(rng, POPULATIONS["imagereward"], score(rows), pairs.merits[rows])
 
-    _fit("imagereward", model, loss)
+    _fit("imagereward", reader.network, loss)
     with torch.no_grad():
         parts = [score(np.arange(at, at + PROMPTS)) for at in range(0, CALIBRATION, PROMPTS)]
-    standardise(model, torch.cat(parts))
-    return model, vocabulary
+    standardise(reader.network, torch.cat(parts))
+    return reader.network, reader.vocabulary
 
 
 def standardise(model: ImageRewardNetwork, rewards: Tensor) -> None:
@@ -194,7 +256,7 @@ def _fit(name: str, model: nn.Module, loss: Loss) -> None:
         model,
         loss,
         steps=STEPS[name],
-        learning_rate=5e-4,
+        learning_rate=1e-3,
         warmup=100,
         average=0.99,
     )

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from data.world.preferences import choices, preference_loss, standardise
+from data.world.preferences import choices, judged_loss, preference_loss, standardise
 from data.world.raters import MERITS, POPULATIONS
 from data.world.towers import BLIP_VISION, blip_text
 from rewards.imagereward import MEAN, STD, ImageRewardNetwork
@@ -37,15 +37,20 @@ def test_the_divergence_from_shared_choices_is_zero_where_the_model_agrees() -> 
     assert preference_loss(scores + torch.tensor([0.5, 0, 0]), share) > 1e-3
 
 
-def test_choices_follow_the_utility() -> None:
-    merits = np.full((2000, 2, len(MERITS)), 0.5, np.float32)
-    merits[:, 1] = 0.8
-    one, many = (choices(np.random.default_rng(0), PICKSCORE, merits, raters=n) for n in (1, 3))
-    assert set(one.unique().tolist()) == {0.0, 1.0}
-    assert len(many.unique()) == 4
-    assert (one + one.transpose(1, 2) + torch.eye(2) == 1).all()
-    assert one[:, 1, 0].mean().item() > 0.9
-    assert one[:, 1, 0].mean().item() == pytest.approx(many[:, 1, 0].mean().item(), abs=0.03)
+def test_choices_follow_the_feelings() -> None:
+    felt = np.array([[[0.0, 1.0]], [[3.0, 2.0]], [[0.0, 5.0]], [[1.0, 2.0]]], np.float32)
+    assert choices(felt[:1]).tolist() == [[[0, 0], [1, 0]]]
+    assert choices(felt).tolist() == [[[0, 0.25], [0.75, 0]]]
+
+
+def test_a_shift_between_prompts_is_punished() -> None:
+    rng = np.random.default_rng(0)
+    merits = rng.random((64, 4, len(MERITS))).astype(np.float32)
+    right = torch.from_numpy(PICKSCORE.utility(merits))
+    shifted = right + 5 * torch.randn(64, 1)
+    seeds = (np.random.default_rng(1) for _ in range(2))
+    good, bad = (judged_loss(next(seeds), PICKSCORE, s, merits) for s in (right, shifted))
+    assert good < bad
 
 
 def test_rewards_are_standardised_by_the_last_layer() -> None:

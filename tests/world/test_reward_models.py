@@ -41,6 +41,7 @@ def test_the_panel_is_built_and_measured(tmp_path: Path, monkeypatch: pytest.Mon
     monkeypatch.setattr(contrastive, "BATCH", 8)
     monkeypatch.setattr(preferences, "STEPS", dict.fromkeys(preferences.STEPS, 1))
     monkeypatch.setattr(preferences, "PROMPTS", 4)
+    monkeypatch.setattr(preferences, "PICTURES_TO_MATCH", 4)
     monkeypatch.setattr(preferences, "CALIBRATION", 8)
     monkeypatch.setattr(reward_models, "load_candidates", lambda chunks: little_candidates(bank))
     monkeypatch.setattr(reward_models, "HEAD_STEPS", 1)
