@@ -15,7 +15,7 @@ from pathlib import Path
 import torch
 
 from data.world.bank import load_bank
-from data.world.diffusion import build_diffusion
+from data.world.diffusion_model import build_diffusion
 from data.world.prompts import write_prompts
 from data.world.reward_models import build_reward_models, measure
 
