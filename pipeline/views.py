@@ -50,8 +50,10 @@ def breakable(text: str) -> Markup:
     return Markup(escape(text).replace("/", Markup("/<wbr>")).replace("_", Markup("_<wbr>")))
 
 
-def percent(value: float, decimals: int = 1) -> str:
-    """A share as a percentage."""
+def percent(value: float | None, decimals: int = 1) -> str:
+    """A share as a percentage; what could not be estimated (one image a prompt) says so."""
+    if value is None:
+        return "unknown"
     return f"{100 * value:.{decimals}f}\u00a0%"
 
 
