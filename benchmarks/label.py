@@ -28,7 +28,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pipeline import shards
+from pipeline import label, plan, shards
+from pipeline.examine import examine
 from pipeline.settings import Label
 
 ROWS_PER_SHARD = 1_000_000
@@ -129,9 +130,6 @@ def _write_shard(path: Path, table: pa.Table) -> None:
 
 def ours(scored: Path, out: Path, threads: int, lap: Callable[[str], None]) -> float:
     """Stage two itself, without its plot and record."""
-    from pipeline import label, plan
-    from pipeline.examine import examine
-
     made = plan.make(scored, Label.model_validate(RULE), threads=threads)
     lap("threshold")
     found = examine(made, seed=0, threads=threads)
@@ -207,14 +205,20 @@ def run_child(engine: str, scored: Path, out: Path, threads: int) -> None:
     if engine != "ours":
         __import__(engine)
     seconds: dict[str, float] = {}
-    began = time.perf_counter()
+    cpu: dict[str, float] = {}
+    began, began_cpu = time.perf_counter(), time.process_time()
 
     def lap(name: str) -> None:
         seconds[name] = time.perf_counter() - began - sum(seconds.values())
+        cpu[name] = time.process_time() - began_cpu - sum(cpu.values())
 
     threshold = ENGINES[engine](scored, out, threads, lap)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
-    print(json.dumps({"seconds": seconds, "peak_gib": peak, "threshold": threshold}))
+    print(
+        json.dumps(
+            {"seconds": seconds, "cpu_seconds": cpu, "peak_gib": peak, "threshold": threshold}
+        )
+    )
 
 
 def measure(engine: str, scored: Path, out: Path, threads: int) -> dict[str, Any]:
@@ -276,7 +280,8 @@ def main() -> None:
 
 def _print(rows: int, engine: str, found: dict[str, Any]) -> None:
     laps = "  ".join(
-        f"{name} {seconds:7.2f} s = {rows / seconds / 1e6:6.2f} M rows/s"
+        f"{name} {seconds:7.2f} s (cpu {found['cpu_seconds'][name]:.2f}) = "
+        f"{rows / seconds / 1e6:6.2f} M rows/s"
         for name, seconds in found["seconds"].items()
     )
     size = f"peak {found['peak_gib']:.2f} GiB, wrote {found['written_gib']:.2f} GiB"

@@ -31,15 +31,19 @@ class Estimate(NamedTuple):
     """Scores in each group, [groups]."""
 
 
-def streamed(feed: Feed, rule: Label, *, grouped: bool) -> Estimate:
+def streamed(
+    feed: Feed, rule: Label, *, grouped: bool, leading: NDArray[np.int64] | None = None
+) -> Estimate:
     """The thresholds of all rows of a feed, or of each of its groups.
+
+    `leading` is the first pass of a percentile of all rows where that has been made already.
 
     Percentiles of groups are taken on the side that balances small groups: with ties positive the
     upper of two candidates, so that half of 4 rows are positive, and not 3.
     """
     groups = len(feed.names) if grouped else 1
     if rule.estimator == "percentile":
-        return _percentiles(feed, rule, groups, grouped)
+        return _percentiles(feed, rule, groups, grouped, leading)
     if rule.estimator == "mean":
         return _means(feed, groups, grouped)
     if rule.estimator == "fixed":
@@ -87,9 +91,13 @@ def oracle_of_all(feed: Feed, beta: float) -> Estimate:
     return Estimate(np.array([[value]], np.float32), np.array([size]))
 
 
-def _percentiles(feed: Feed, rule: Label, groups: int, grouped: bool) -> Estimate:
+def _percentiles(
+    feed: Feed, rule: Label, groups: int, grouped: bool, leading: NDArray[np.int64] | None
+) -> Estimate:
     upper = grouped and rule.ties == "positive"
     selection = Selection(_wanted(rule), groups, upper=upper)
+    if leading is not None:
+        selection.advance(leading)
     while not selection.done:
         total: NDArray[np.int64] | int = 0
         for counts in feed.each(

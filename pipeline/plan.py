@@ -19,6 +19,7 @@ from pipeline.feed import Feed, Part, in_order, numbers, usable_rows
 from pipeline.label_settings import Label
 from pipeline.moments import Moments
 from pipeline.scalar import Ranks, Scalar, Scores, unit_of
+from pipeline.threshold import Selection
 from pipeline.weights import labels, targets, weights
 
 
@@ -116,6 +117,8 @@ class Surveyed:
     moments: Moments
     rows: int
     missing: dict[str, int]
+    leading: NDArray[np.int64]
+    """The first pass of every percentile, made in the same reading."""
 
 
 def make(
@@ -136,7 +139,7 @@ def make(
         rule,
         found.feed.scalar,
         found.models,
-        scopes.find(found.feed, proxy, rule),
+        scopes.find(found.feed, proxy, rule, found.leading),
         found.moments,
         found.rows,
         found.missing,
@@ -154,30 +157,32 @@ def _survey_folder(scored: Path, rule: Label, threads: int) -> Surveyed:
                 "model in params.yaml"
             )
     feed = Feed(paths, _fit(paths, rule, models, threads), threads=threads)
-    moments, rows, missing = survey(feed)
-    if not moments.count[0]:
+    found = survey(feed, models)
+    if not found.moments.count[0]:
         raise InputError(
             f"{scored}: has no usable row (every status is failed, or every score missing); look "
             "at the column `error`, mend its cause and run `tgo score` again"
         )
-    return Surveyed(feed, models, moments, rows, missing)
+    return found
 
 
-def survey(feed: Feed) -> tuple[Moments, int, dict[str, int]]:
+def survey(feed: Feed, models: dict[str, dict[str, Any]]) -> Surveyed:
     """Moments of a feed's scores, how many rows it has, and how many lack each reward's score."""
 
-    def look(part: Part) -> tuple[Moments, int, dict[str, int]]:
+    def look(part: Part) -> tuple[int, dict[str, int], Moments, NDArray[np.int64]]:
         found = Moments()
         found.add(part.scores[~np.isnan(part.scores)])
-        return found, len(part.scores), part.missing
+        return len(part.scores), part.missing, found, Selection([50.0]).count(part.scores)
 
     moments, rows = Moments(), 0
     missing = dict.fromkeys(feed.scalar.rule.reward, 0)
-    for found, count, lacking in feed.each(look):
+    leading = Selection([50.0]).count(np.empty(0, np.float32))
+    for count, lacking, found, digits in feed.each(look):
         moments.merge(found)
+        leading += digits
         rows += count
         missing = {name: missing[name] + lacking[name] for name in missing}
-    return moments, rows, missing
+    return Surveyed(feed, models, moments, rows, missing, leading)
 
 
 def _fit(

@@ -139,9 +139,12 @@ class Table:
         return Estimate(values, sizes)
 
 
-def find(feed: Feed, proxy: Sequence[Path], rule: Label) -> Cutoffs:
+def find(
+    feed: Feed, proxy: Sequence[Path], rule: Label, leading: NDArray[np.int64] | None = None
+) -> Cutoffs:
     """The thresholds of the training rows, estimated from them or from the shards `proxy`.
 
+    `leading` is the first pass of a percentile of the training rows, if there has been one.
     Raises InputError if no row can be estimated from, or no prompt has several.
     """
     scalar, threads = feed.scalar, feed.threads
@@ -154,7 +157,8 @@ def find(feed: Feed, proxy: Sequence[Path], rule: Label) -> Cutoffs:
         assert rule.oracle_beta is not None
         overall = oracle_of_all(source, rule.oracle_beta).values[:, 0]
     else:
-        overall = streamed(source, rule, grouped=False).values[:, 0]
+        known = None if proxy else leading
+        overall = streamed(source, rule, grouped=False, leading=known).values[:, 0]
     if not rule.grouped:
         return Global(feed, overall)
     if rule.scope == PROMPT:
