@@ -22,9 +22,12 @@ from pipeline import shards
 from pipeline.errors import InputError
 from pipeline.scalar import Mask, Scalar, Scores
 
+S = TypeVar("S")
 T = TypeVar("T")
-HELD_ROWS = 1 << 24
-"""Rows up to which scores and groups are kept between passes: 200 MB."""
+HELD_ROWS = 1 << 27
+"""Rows up to which scores and groups are kept between passes: 4 bytes a row, 12 with groups."""
+JOINED_ROWS = 1 << 20
+"""Rows of a part that is kept; arithmetic on many small parts would cost more."""
 NO_NAME = "(none)"
 """The group of rows whose column is null."""
 
@@ -78,12 +81,13 @@ class Feed:
     def each(self, function: Callable[[Part], T]) -> Iterator[T]:
         """`function` of every part, in order; shards in parallel on `threads` threads."""
         if self._held is not None:
-            return map(function, self._held)
+            return in_order(self._held, function, self.threads)
         return self._each(function)
 
     def _each(self, function: Callable[[Part], T]) -> Iterator[T]:
         hold = shards.count_rows(self.paths) <= HELD_ROWS
         kept: list[Part] = []
+        small: list[Part] = []
 
         def work(path: Path) -> list[tuple[Part | None, T]]:
             return [(part if hold else None, function(part)) for part in self.parts(path)]
@@ -91,10 +95,15 @@ class Feed:
         for found in in_order(self.paths, work, self.threads):
             for part, result in found:
                 if part:
-                    kept.append(part)
+                    small.append(part)
+                    if sum(len(part.scores) for part in small) >= JOINED_ROWS:
+                        kept.append(_joined(small))
+                        small = []
                 yield result
+        if small:
+            kept.append(_joined(small))
         if kept:
-            self._held = _joined(kept)
+            self._held = kept
 
     def _part(self, path: Path, start: int, table: pa.Table, extra: pa.Table | None) -> Part:
         usable = usable_rows(table)
@@ -112,7 +121,7 @@ class Feed:
         return Part(path, start, self.scalar.score(columns, usable), group, extra, missing)
 
 
-def in_order(items: Iterable[Path], function: Callable[[Path], T], threads: int) -> Iterator[T]:
+def in_order(items: Iterable[S], function: Callable[[S], T], threads: int) -> Iterator[T]:
     """`function` of every item on `threads` threads; results in order, few held at a time."""
     if threads == 1:
         yield from map(function, items)
@@ -129,8 +138,16 @@ def in_order(items: Iterable[Path], function: Callable[[Path], T], threads: int)
 
 def usable_rows(table: pa.Table) -> Mask:
     """Which rows' column `status` is ok, [n]."""
-    values, codes = encode(table["status"])
-    return np.array([value == "ok" for value in values.to_pylist()], bool)[codes]
+    return np.concatenate(
+        [_is_ok(chunk) for chunk in table["status"].chunks] or [np.zeros(0, bool)]
+    )
+
+
+def _is_ok(status: pa.Array) -> Mask:
+    if not pa.types.is_dictionary(status.type):
+        status = status.dictionary_encode()
+    ok = np.array([value == "ok" for value in [*status.dictionary.to_pylist(), None]], bool)
+    return ok[status.indices.fill_null(-1).to_numpy(zero_copy_only=False)]
 
 
 def numbers(column: pa.ChunkedArray) -> Scores:
@@ -176,22 +193,22 @@ def _groupable(path: Path, column: str, table: pa.Table) -> pa.Array:
     return encode(table[column])[0]
 
 
-def _joined(parts: list[Part]) -> list[Part]:
-    """One part of all: for arithmetic on many small shards as on few large ones."""
+def _joined(parts: list[Part]) -> Part:
+    """One part of several: for arithmetic on many small shards as on few large ones."""
+    if len(parts) == 1:
+        return parts[0]
     missing: dict[str, int] = {}
     for part in parts:
         for name, count in part.missing.items():
             missing[name] = missing.get(name, 0) + count
     groups = [part.group for part in parts if part.group is not None]
-    return [
-        Part(
-            parts[0].path,
-            0,
-            np.concatenate([part.scores for part in parts]),
-            np.concatenate(groups) if groups else None,
-            missing=missing,
-        )
-    ]
+    return Part(
+        parts[0].path,
+        0,
+        np.concatenate([part.scores for part in parts]),
+        np.concatenate(groups) if groups else None,
+        missing=missing,
+    )
 
 
 def _refusal(path: Path, start: int, columns: dict[str, Scores], usable: Mask) -> InputError:
