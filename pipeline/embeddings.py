@@ -1,4 +1,8 @@
-"""Prompt embeddings on disk: once per prompt, one safetensors file beside each scored shard."""
+"""Prompt conditions on disk: once per prompt, one safetensors file beside each scored shard.
+
+One tensor a name (`embeddings`, `pooled`, ...) and one more of the empty prompt
+(`unconditional.embeddings`, ...).
+"""
 
 from __future__ import annotations
 
@@ -6,22 +10,24 @@ import hashlib
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
-from torch import Tensor
 
 from pipeline.atomic import replacing
 from pipeline.errors import InputError
+from pipeline.generators.base import Conditions
+
+UNCONDITIONAL = "unconditional."
 
 
 class Embeddings(NamedTuple):
-    """Embeddings of a shard's prompts, as stored: images are sampled from these very values."""
+    """Conditions of a shard's prompts, as stored: images are sampled from these very values."""
 
-    prompts: Tensor  # float16 [N, L, D]
-    unconditional: Tensor  # float16 [L, D], of the empty prompt
+    prompts: Conditions  # [N, ...]
+    unconditional: Conditions  # [...], of the empty prompt
 
 
 def path_for(folder: Path, shard: Path) -> Path:
@@ -31,10 +37,8 @@ def path_for(folder: Path, shard: Path) -> Path:
 
 def write(path: Path, embeddings: Embeddings, prompt_ids: Sequence[str]) -> str:
     """Write embeddings with their prompt ids; returns the file's sha256."""
-    tensors = {
-        "embeddings": embeddings.prompts.contiguous(),
-        "unconditional": embeddings.unconditional.contiguous(),
-    }
+    empty = {f"{UNCONDITIONAL}{name}": value for name, value in embeddings.unconditional.items()}
+    tensors = {name: value.contiguous() for name, value in (embeddings.prompts | empty).items()}
     # one metadata key only: the library writes several in random order
     data = save(tensors, metadata={"prompt_ids": json.dumps(list(prompt_ids))})
     with replacing(path) as file:
@@ -46,11 +50,18 @@ def read(path: Path) -> Embeddings:
     """Read embeddings; InputError naming the file when it is missing or damaged."""
     try:
         with safe_open(path, framework="pt") as file:
-            return Embeddings(file.get_tensor("embeddings"), file.get_tensor("unconditional"))
+            return tensors_of(file)
     except (SafetensorError, OSError) as error:
         raise InputError(
             f"{path}: is missing or damaged ({error}); run `tgo score` again, it makes it anew"
         ) from None
+
+
+def tensors_of(file: Any) -> Embeddings:
+    """The tensors of an open safetensors file, memory-mapped as long as they are in use."""
+    every = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    given = {name: value for name, value in every.items() if not name.startswith(UNCONDITIONAL)}
+    return Embeddings(given, {name: every[f"{UNCONDITIONAL}{name}"] for name in given})
 
 
 def is_intact(path: Path, sha256: str) -> bool:
@@ -61,6 +72,10 @@ def is_intact(path: Path, sha256: str) -> bool:
         return hashlib.file_digest(file, "sha256").hexdigest() == sha256
 
 
-def stored(embeddings: Tensor) -> Tensor:
-    """In the precision and place they are stored: float16 on the CPU."""
-    return embeddings.to("cpu", torch.float16)
+def stored(conditions: Conditions) -> Conditions:
+    """In the precision and place they are stored: on the CPU, float32 as float16."""
+    halved = {torch.float32: torch.float16}
+    return {
+        name: value.to("cpu", halved.get(value.dtype, value.dtype))
+        for name, value in conditions.items()
+    }

@@ -16,11 +16,12 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from pipeline.generators.base import joined, of_rows
 from pipeline.seeds import sample_seed
 
 if TYPE_CHECKING:
     from pipeline.embeddings import Embeddings
-    from pipeline.generators.base import Family
+    from pipeline.generators.base import Conditions, Family
     from pipeline.prompts import Prompt
     from rewards.panel import Panel
 
@@ -60,12 +61,14 @@ def rows_of(prompts: Sequence[Prompt], *, seed: int, images_per_prompt: int) -> 
     ]
 
 
-def embed(family: Family, texts: Sequence[str], batch_size: int) -> Tensor:
-    """Embeddings [N, L, D] of texts, float32."""
-    parts = [
-        family.encode_prompts(padded)[:size] for padded, size in _batches(list(texts), batch_size)
-    ]
-    return torch.cat(parts)
+def embed(family: Family, texts: Sequence[str], batch_size: int) -> Conditions:
+    """Conditions [N, ...] of texts."""
+    return joined(
+        [
+            of_rows(family.encode_prompts(padded), slice(size))
+            for padded, size in _batches(list(texts), batch_size)
+        ]
+    )
 
 
 def make(
@@ -75,11 +78,10 @@ def make(
 
     Codes are rounded to their stored type before decoding, so image and codes always agree.
     """
-    unconditional = embeddings.unconditional.float()
     for padded, size in _batches(list(rows), batch_size):
-        context = embeddings.prompts[[row.place for row in padded]].float()
+        given = of_rows(embeddings.prompts, [row.place for row in padded])
         noise = family.initial_noise([row.seed for row in padded])
-        codes = family.sample(context, unconditional, noise).to("cpu", family.code_dtype)
+        codes = family.sample(given, embeddings.unconditional, noise).to("cpu", family.code_dtype)
         usable = codes.isfinite().flatten(1).all(dim=1)
         codes = torch.where(usable.view(-1, *[1] * (codes.ndim - 1)), codes, 0)
         images = family.decode(codes)

@@ -21,7 +21,7 @@ from pipeline import embeddings, fingerprint, inventory, layout, manifest, produ
 from pipeline.atomic import remove_partials
 from pipeline.embeddings import Embeddings
 from pipeline.errors import InputError
-from pipeline.generators.base import Family
+from pipeline.generators.base import Family, of_rows
 from pipeline.inventory import Found, Planned
 from pipeline.locks import hold
 from pipeline.prompts import Prompt
@@ -218,7 +218,7 @@ def _embed(job: Job, shard: Planned) -> tuple[Embeddings, str]:
     """Embed and store a shard's prompts; the sha256 of the file ties shard and file together."""
     texts = [prompt.text for prompt in shard.prompts]
     encoded = embeddings.stored(produce.embed(job.family, [*texts, ""], job.batch_size))
-    embedded = Embeddings(encoded[:-1], encoded[-1])
+    embedded = Embeddings(of_rows(encoded, slice(-1)), of_rows(encoded, -1))
     ids = [prompt.id for prompt in shard.prompts]
     return embedded, embeddings.write(shard.embeddings, embedded, ids)
 

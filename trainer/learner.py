@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from pipeline.errors import InputError
-from pipeline.generators.base import Corruption, Regressor, gaussian
+from pipeline.generators.base import Conditions, Corruption, Regressor, gaussian
 from pipeline.seeds import sample_seed
 from trainer.journal import Statistics
 from trainer.objectives import Objective, Terms
@@ -34,12 +34,12 @@ class Learner:
         family: Family,
         objective: Objective,
         train: Train,
-        unconditional: Tensor,
+        unconditional: Conditions,
         device: torch.device,
     ) -> None:
         self._family, self._objective, self._train = family, objective, train
         self._device = device
-        self._unconditional = unconditional.to(device)
+        self._unconditional = {name: value.to(device) for name, value in unconditional.items()}
         self._regressor = family if isinstance(family, Regressor) else None
         if objective.needs_gap and self._regressor is None:
             raise InputError(
@@ -79,8 +79,8 @@ class Learner:
         generator = torch.Generator().manual_seed(seed)
         codes = batch.codes.float() if batch.codes.is_floating_point() else batch.codes
         corruption = self._corrupt(codes, generator)
-        embeddings = self._drop_conditions(batch.embeddings, generator)
-        given = (codes, embeddings, corruption)
+        conditions = self._drop_conditions(batch.conditions, generator)
+        given = (codes, conditions, corruption)
         policy, residual = self._log_likelihood(self._policy, *given)
         reference = gap = None
         if self._reference is not None:
@@ -135,15 +135,19 @@ class Learner:
         drawn = self._family.corrupt(codes[::every], generator)
         return Corruption(*(self._send(_repeat(part, every)) for part in drawn))
 
-    def _drop_conditions(self, embeddings: Tensor, generator: torch.Generator) -> Tensor:
+    def _drop_conditions(self, conditions: Conditions, generator: torch.Generator) -> Conditions:
         """Put the empty prompt in the place of some prompts, so that guidance keeps working."""
         share = self._train.condition_dropout
         if share == 0:
-            return embeddings
+            return conditions
         every = 2 if self._objective.pairs else 1
-        drawn = torch.rand(len(embeddings) // every, generator=generator) < share
+        size = len(next(iter(conditions.values())))
+        drawn = torch.rand(size // every, generator=generator) < share
         dropped = self._send(_repeat(drawn, every))
-        return torch.where(dropped[:, None, None], self._unconditional, embeddings)
+        return {
+            name: torch.where(dropped.view(-1, *[1] * empty.ndim), empty, conditions[name])
+            for name, empty in self._unconditional.items()
+        }
 
     def _send(self, tensor: Tensor) -> Tensor:
         if self._device.type == "cuda" and not tensor.is_cuda:
@@ -151,16 +155,16 @@ class Learner:
         return tensor.to(self._device, non_blocking=True)
 
     def _log_likelihood(
-        self, network: nn.Module, codes: Tensor, embeddings: Tensor, corruption: Corruption
+        self, network: nn.Module, codes: Tensor, conditions: Conditions, corruption: Corruption
     ) -> tuple[Tensor, Tensor | None]:
         """Log-likelihoods ``[B]``, and the residuals they come from where the family has them."""
         temperature = self._train.temperature
         if self._regressor is None:
             found = self._family.log_likelihood(
-                network, codes, embeddings, corruption, temperature=temperature
+                network, codes, conditions, corruption, temperature=temperature
             )
             return found, None
-        residual = self._regressor.residual(network, codes, embeddings, corruption)
+        residual = self._regressor.residual(network, codes, conditions, corruption)
         return gaussian(residual, temperature), residual
 
     def _gap(self, policy: Tensor | None, reference: Tensor | None) -> Tensor | None:

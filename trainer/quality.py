@@ -9,11 +9,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-import torch
-from torch import Tensor
-
 from pipeline import embeddings
-from pipeline.generators.base import Family
+from pipeline.generators.base import Conditions, Family, joined
 from pipeline.shards import read_shard, shard_paths
 from trainer.rows import PromptTable
 
@@ -49,7 +46,7 @@ def prefixed_tables(
     return tables
 
 
-def _encode(family: Family, prompts: Sequence[str]) -> Tensor:
-    """Embeddings ``[N, L, D]`` in the precision they are stored in."""
+def _encode(family: Family, prompts: Sequence[str]) -> Conditions:
+    """Conditions ``[N, ...]`` in the precision they are stored in."""
     parts = [prompts[at : at + BATCH] for at in range(0, len(prompts), BATCH)]
-    return torch.cat([embeddings.stored(family.encode_prompts(part)) for part in parts])
+    return joined([embeddings.stored(family.encode_prompts(part)) for part in parts])

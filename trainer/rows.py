@@ -22,14 +22,14 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import torch
 from safetensors import safe_open
-from torch import Tensor
 
 from pipeline.atomic import canonical
-from pipeline.embeddings import is_intact, path_for
+from pipeline.embeddings import is_intact, path_for, tensors_of
 from pipeline.errors import InputError
 from pipeline.shards import read_metadata, read_shard, shard_paths
 
 if TYPE_CHECKING:
+    from pipeline.generators.base import Conditions
     from trainer.objectives.base import Rows, Signal
 
 
@@ -102,8 +102,8 @@ class LabelledRows:
         """sha256 of what the rows are: the shards' own fingerprints, ids, labels and weights."""
 
     @property
-    def unconditional(self) -> Tensor:
-        """The empty prompt's embedding ``[L, D]``, float16."""
+    def unconditional(self) -> Conditions:
+        """The empty prompt's conditions ``[...]``, as stored."""
         return self._tables[0].unconditional
 
     def codes(self, number: int) -> np.ndarray:
@@ -133,13 +133,16 @@ class LabelledRows:
         group = self.groups[number]
         return group.shard + self._negative_tables * (group.label < 0.5)
 
-    def conditions(self, table: np.ndarray, prompt: np.ndarray, *, pin: bool = False) -> Tensor:
-        """Prompt embeddings ``[B, L, D]`` float16 of rows given by table and prompt number."""
-        shape = (len(table), *self.unconditional.shape)
-        found = torch.empty(shape, dtype=self.unconditional.dtype, pin_memory=pin)
+    def conditions(self, table: np.ndarray, prompt: np.ndarray, *, pin: bool = False) -> Conditions:
+        """Conditions ``[B, ...]``, as stored, of rows given by table and prompt number."""
+        found = {
+            name: torch.empty((len(table), *one.shape), dtype=one.dtype, pin_memory=pin)
+            for name, one in self.unconditional.items()
+        }
         for number in np.unique(table):
             here = np.flatnonzero(table == number)
-            found[here] = self._tables[number].embeddings[prompt[here]]
+            for name, value in self._tables[number].conditions.items():
+                found[name][here] = value[prompt[here]]
         return found
 
     def _append(self, shard: int, labels_path: Path, digest: Callable[[bytes], None]) -> None:
@@ -220,7 +223,7 @@ def pair(score: np.ndarray, prompt: np.ndarray, places: np.ndarray, extreme: boo
 
 
 class PromptTable:
-    """The embeddings of one shard's prompts, memory-mapped.
+    """The conditions of one shard's prompts, memory-mapped.
 
     ``sha256`` is what the file must have; None takes what the shard recorded.
     """
@@ -234,10 +237,8 @@ class PromptTable:
             )
         with safe_open(path, framework="pt") as file:
             self.ids: list[str] = json.loads(file.metadata()["prompt_ids"])
-            self.embeddings: Tensor = file.get_tensor("embeddings")
-            """float16 ``[prompts, L, D]``."""
-            self.unconditional: Tensor = file.get_tensor("unconditional")
-            """float16 ``[L, D]``, of the empty prompt."""
+            self.conditions, self.unconditional = tensors_of(file)
+            """By name, of the prompts ``[prompts, ...]`` and of the empty one ``[...]``."""
 
     def __len__(self) -> int:
         return len(self.ids)

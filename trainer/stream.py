@@ -10,13 +10,14 @@ from collections import deque
 from collections.abc import Callable, Generator, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from pipeline.errors import InputError
+from pipeline.generators.base import Conditions
 from trainer.order import Order, Position, Window
 from trainer.rows import LabelledRows
 
@@ -32,8 +33,8 @@ class Batch(NamedTuple):
 
     codes: Tensor
     """``[B, *code_shape]`` in the type they are stored in."""
-    embeddings: Tensor
-    """Prompt embeddings ``[B, L, D]`` float16."""
+    conditions: Conditions
+    """What the prompts give the network ``[B, ...]``, as stored."""
     label: Tensor
     """Target in [0, 1], float32 ``[B]``; pairs lie side by side, winner (1) before loser (0)."""
     weight: Tensor
@@ -46,8 +47,14 @@ class Batch(NamedTuple):
 
     def to(self, device: torch.device) -> Batch:
         """The batch on ``device``; from pinned memory the copy does not wait."""
-        tensors = {name: part for name, part in self._asdict().items() if name != "position"}
-        return self._replace(**{k: t.to(device, non_blocking=True) for k, t in tensors.items()})
+        sent: dict[str, Any] = {}
+        for name, part in self._asdict().items():
+            if isinstance(part, Tensor):
+                sent[name] = part.to(device, non_blocking=True)
+        conditions = {
+            name: part.to(device, non_blocking=True) for name, part in self.conditions.items()
+        }
+        return self._replace(conditions=conditions, **sent)
 
 
 class _Buffer:
@@ -143,10 +150,10 @@ class Stream:
 
         table = np.concatenate([buffer.table[where] for buffer, where in parts])
         prompt = np.concatenate([buffer.prompt[where] for buffer, where in parts])
-        embeddings = self._rows.conditions(table, prompt, pin=self._pin)
+        conditions = self._rows.conditions(table, prompt, pin=self._pin)
         names = ("codes", "label", "weight", "signal", "rows")
         codes, label, weight, signal, rows = map(column, names)
-        return Batch(codes, embeddings, label, weight, signal, rows, position)
+        return Batch(codes, conditions, label, weight, signal, rows, position)
 
     def _filled(self, position: Position) -> Iterator[tuple[Window, _Buffer]]:
         """Windows with their rows; with workers the next one is read while one is in use."""

@@ -14,6 +14,13 @@ from typing import Any, NamedTuple, Protocol, runtime_checkable
 import torch
 from torch import Tensor, nn
 
+Conditions = dict[str, Tensor]
+"""What a prompt gives the network, by name (`embeddings`, `pooled`, `mask`, ...).
+
+Every value's first dimension is the batch. Files keep float32 as float16 and any other type as
+it is, so a family whose values float16 cannot hold returns bfloat16.
+"""
+
 
 class Corruption(NamedTuple):
     """How training codes are corrupted; policy and reference must be given the same one."""
@@ -39,18 +46,21 @@ class Family(Protocol):
         """Everything beside seeds and prompts that decides an image, as plain JSON values."""
         ...
 
-    def encode_prompts(self, prompts: Sequence[str]) -> Tensor:
-        """Prompt embeddings, float32 [B, L, D]; the empty prompt is the unconditional one."""
+    def encode_prompts(self, prompts: Sequence[str]) -> Conditions:
+        """Conditions [B, ...] of each name; those of the empty prompt are the unconditional ones.
+
+        The same names and, the batch aside, the same shapes for any prompts.
+        """
         ...
 
     def initial_noise(self, seeds: Sequence[int]) -> Tensor:
         """Noise [B, *code_shape] on the CPU, each sample from a generator of its own."""
         ...
 
-    def sample(self, embeddings: Tensor, unconditional: Tensor, noise: Tensor) -> Tensor:
-        """Codes [B, *code_shape], float32, from embeddings [B, L, D] and noise.
+    def sample(self, conditions: Conditions, unconditional: Conditions, noise: Tensor) -> Tensor:
+        """Codes [B, *code_shape], float32, from conditions [B, ...] and noise.
 
-        `unconditional` [L, D] is the embedding of the empty prompt, for guidance.
+        `unconditional` holds those of the empty prompt, for guidance, without the batch: [...].
         """
         ...
 
@@ -66,7 +76,7 @@ class Family(Protocol):
         self,
         network: nn.Module,
         codes: Tensor,
-        embeddings: Tensor,
+        conditions: Conditions,
         corruption: Corruption,
         *,
         temperature: float,
@@ -88,7 +98,7 @@ class Regressor(Protocol):
     """
 
     def residual(
-        self, network: nn.Module, codes: Tensor, embeddings: Tensor, corruption: Corruption
+        self, network: nn.Module, codes: Tensor, conditions: Conditions, corruption: Corruption
     ) -> Tensor:
         """``target - prediction`` of `network`, float32 [B, *code_shape]."""
         ...
@@ -101,3 +111,21 @@ def gaussian(residual: Tensor, temperature: float) -> Tensor:
     every sigmoid.
     """
     return -residual.square().mean(dim=tuple(range(1, residual.ndim))) / temperature
+
+
+def of_rows(conditions: Conditions, which: slice | int | Sequence[int]) -> Conditions:
+    """Some rows of every value; one row, [...], for a single number."""
+    return {name: value[which] for name, value in conditions.items()}
+
+
+def joined(parts: Sequence[Conditions]) -> Conditions:
+    """Batches of conditions, one after the other."""
+    return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
+
+
+def with_unconditional(conditions: Conditions, unconditional: Conditions) -> Conditions:
+    """[2 B, ...]: the unconditional ones [...] B times, then the given, as guidance needs them."""
+    return {
+        name: torch.cat([unconditional[name].to(value).expand_as(value), value])
+        for name, value in conditions.items()
+    }

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from pipeline.errors import InputError
-from pipeline.generators.base import Corruption, gaussian
+from pipeline.generators.base import Conditions, Corruption, gaussian, with_unconditional
 from pipeline.generators.folder import ModelFolder
 
 PARTS = ("scheduler", "text_encoder", "tokenizer", "unet", "vae")
@@ -84,7 +84,7 @@ class Diffusion:
         }
 
     @torch.inference_mode()
-    def encode_prompts(self, prompts: Sequence[str]) -> Tensor:
+    def encode_prompts(self, prompts: Sequence[str]) -> Conditions:
         tokens = self._tokenizer(
             list(prompts),
             padding="max_length",
@@ -94,7 +94,7 @@ class Diffusion:
         ).to(self._device)
         masked = getattr(self._text_encoder.config, "use_attention_mask", False)
         mask = tokens.attention_mask if masked else None
-        return self._text_encoder(tokens.input_ids, attention_mask=mask)[0].float()
+        return {"embeddings": self._text_encoder(tokens.input_ids, attention_mask=mask)[0].float()}
 
     def initial_noise(self, seeds: Sequence[int]) -> Tensor:
         # as diffusers draws it for `generator=[...]`, so stock pipelines make the same image
@@ -110,12 +110,12 @@ class Diffusion:
         )
 
     @torch.inference_mode()
-    def sample(self, embeddings: Tensor, unconditional: Tensor, noise: Tensor) -> Tensor:
+    def sample(self, conditions: Conditions, unconditional: Conditions, noise: Tensor) -> Tensor:
         scheduler, guided = self._scheduler, self._guidance_scale > 1
         scheduler.set_timesteps(self._steps, device=self._device)
-        context = self._own(embeddings)
         if guided:
-            context = torch.cat([self._own(unconditional).expand_as(context), context])
+            conditions = with_unconditional(conditions, unconditional)
+        context = self._own(conditions["embeddings"])
         latents = self._own(noise) * scheduler.init_noise_sigma
         for timestep in scheduler.timesteps:
             inputs = torch.cat([latents] * 2) if guided else latents
@@ -143,16 +143,16 @@ class Diffusion:
         self,
         network: nn.Module,
         codes: Tensor,
-        embeddings: Tensor,
+        conditions: Conditions,
         corruption: Corruption,
         *,
         temperature: float,
     ) -> Tensor:
         """``-(1/T) mean_CHW (target - prediction)^2``, float32 [B]; see `gaussian`."""
-        return gaussian(self.residual(network, codes, embeddings, corruption), temperature)
+        return gaussian(self.residual(network, codes, conditions, corruption), temperature)
 
     def residual(
-        self, network: nn.Module, codes: Tensor, embeddings: Tensor, corruption: Corruption
+        self, network: nn.Module, codes: Tensor, conditions: Conditions, corruption: Corruption
     ) -> Tensor:
         """``target - prediction``, float32 [B, *code_shape]."""
         clean = codes.to(self._device, torch.float32)
@@ -162,7 +162,7 @@ class Diffusion:
         prediction = network(
             corrupted.to(dtype),
             timesteps,
-            encoder_hidden_states=embeddings.to(self._device, dtype),
+            encoder_hidden_states=conditions["embeddings"].to(self._device, dtype),
         ).sample
         return self._target(clean, noise, timesteps) - prediction.float()
 

@@ -71,11 +71,12 @@ def test_images_are_sampled_from_the_stored_embeddings(
     finished: Path, tiny_family: Diffusion
 ) -> None:
     stored = embeddings.read(finished / "embeddings/shard-00001-of-00004.safetensors")
-    assert stored.prompts.dtype == torch.float16
-    assert stored.prompts.shape[0] == 3
-    torch.testing.assert_close(
-        stored.unconditional.float(), tiny_family.encode_prompts([""])[0], atol=1e-2, rtol=1e-2
-    )
+    assert list(stored.prompts) == list(stored.unconditional) == ["embeddings"]
+    assert stored.prompts["embeddings"].dtype == torch.float16
+    assert stored.prompts["embeddings"].shape[0] == 3
+    empty = tiny_family.encode_prompts([""])["embeddings"][0]
+    found = stored.unconditional["embeddings"].float()
+    torch.testing.assert_close(found, empty, atol=1e-2, rtol=1e-2)
     rows = produce.rows_of(PROMPTS[3:6], seed=0, images_per_prompt=2)
     made = next(produce.make(tiny_family, rows[:4], stored, 4))
     path = shards.shard_paths(scored(finished))[1]

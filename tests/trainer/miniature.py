@@ -113,8 +113,8 @@ def _write_embeddings(root: Path, shard: str, index: int, prompts: int) -> str:
     return embeddings.write(
         embeddings.path_for(root / "embeddings", Path(shard)),
         embeddings.Embeddings(
-            numbers[:, None, None].expand(-1, TOKENS, WIDTH),
-            torch.full((TOKENS, WIDTH), -1, dtype=torch.float16),
+            {"embeddings": numbers[:, None, None].expand(-1, TOKENS, WIDTH)},
+            {"embeddings": torch.full((TOKENS, WIDTH), -1, dtype=torch.float16)},
         ),
         [f"p{index}.{number}" for number in range(prompts)],
     )

@@ -9,7 +9,7 @@ import pyarrow.compute as pc
 import pytest
 import torch
 
-from pipeline import shards
+from pipeline import embeddings, shards
 from pipeline.embeddings import path_for
 from pipeline.errors import InputError
 from tests.trainer.miniature import SHAPE, TOKENS, WIDTH, Place
@@ -36,10 +36,33 @@ def test_rows_are_joined_by_order(place: Place) -> None:
 
 def test_embeddings_belong_to_their_prompts(place: Place) -> None:
     rows = LabelledRows(**place.inputs)
-    found = rows.conditions(np.array([1, 0, 2, 0]), np.array([5, 7, 1, 0]))
+    found = rows.conditions(np.array([1, 0, 2, 0]), np.array([5, 7, 1, 0]))["embeddings"]
     assert found.shape == (4, TOKENS, WIDTH)
     torch.testing.assert_close(found[:, 0, 0].float() * 256, torch.tensor([105.0, 7, 201, 0]))
-    assert rows.unconditional.shape == (TOKENS, WIDTH)
+    assert rows.unconditional["embeddings"].shape == (TOKENS, WIDTH)
+
+
+def test_conditions_of_every_name_and_type_are_carried(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("trainer.rows.is_intact", lambda *_: True)  # other bytes than recorded
+    paths = shards.shard_paths(place.root / "scored")
+    given = {
+        "embeddings": torch.randn(20, 5, 3).bfloat16(),
+        "mask": torch.rand(20, 5) < 0.5,
+        "pooled": torch.randn(20, 3).half(),
+    }
+    empty = {name: value[0].clone() for name, value in given.items()}
+    for number, shard in enumerate(paths):
+        ids = [f"p{number}.{prompt}" for prompt in range(20)]
+        path = path_for(place.root / "embeddings", shard)
+        embeddings.write(path, embeddings.Embeddings(given, empty), ids)
+    rows = LabelledRows(**place.inputs)
+    found = rows.conditions(np.array([0, 2, 1]), np.array([1, 0, 7]))
+    assert sorted(found) == sorted(given)
+    for name, value in given.items():
+        assert torch.equal(found[name], value[[1, 0, 7]])
+        assert torch.equal(rows.unconditional[name], value[0])
 
 
 def test_positives_only(place: Place) -> None:

@@ -27,10 +27,14 @@ def take(stream: Stream, count: int, position: Position = START) -> list[Batch]:
         return list(itertools.islice(batches, count))
 
 
+def tensors(batch: Batch) -> list[torch.Tensor]:
+    return [*batch.conditions.values(), *(part for part in batch if isinstance(part, torch.Tensor))]
+
+
 def same(left: list[Batch], right: list[Batch]) -> bool:
     return len(left) == len(right) and all(
         a.position == b.position
-        and all(torch.equal(x, y) for x, y in zip(a[:-1], b[:-1], strict=True))
+        and all(torch.equal(x, y) for x, y in zip(tensors(a), tensors(b), strict=True))
         for a, b in zip(left, right, strict=True)
     )
 
@@ -67,12 +71,12 @@ def test_a_batch_holds_what_belongs_together(place: Place) -> None:
     for batch in take(make_stream(place), 15):
         assert batch.codes.shape == (SIZE, *SHAPE)
         assert batch.codes.dtype == torch.float16
-        assert batch.embeddings.shape == (SIZE, TOKENS, WIDTH)
+        assert batch.conditions["embeddings"].shape == (SIZE, TOKENS, WIDTH)
         at = batch.rows.numpy()
         np.testing.assert_array_equal(batch.label.numpy(), label[at])
         np.testing.assert_array_equal(batch.weight.numpy(), weight[at])
         np.testing.assert_array_equal(batch.codes.float().mean((1, 2, 3)) > 0, batch.label == 1)
-        told = (batch.embeddings[:, 0, 0].float() * 256).numpy()
+        told = (batch.conditions["embeddings"][:, 0, 0].float() * 256).numpy()
         np.testing.assert_array_equal(told, 100 * shard[at] + prompt[at])
 
 
@@ -119,7 +123,8 @@ def test_pairs_stay_together(place: Place, workers: int) -> None:
     seen = []
     for batch in take(stream, per_epoch):
         assert batch.label.tolist() == [1, 0] * 3
-        assert torch.equal(batch.embeddings[0::2], batch.embeddings[1::2])
+        embeddings = batch.conditions["embeddings"]
+        assert torch.equal(embeddings[0::2], embeddings[1::2])
         np.testing.assert_array_equal(batch.codes.float().mean((1, 2, 3)) > 0, batch.label == 1)
         assert torch.equal(batch.rows[0::2] + 1, batch.rows[1::2])
         seen.append(batch.rows)

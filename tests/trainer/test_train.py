@@ -14,6 +14,7 @@ from safetensors.torch import load_file
 
 from pipeline.errors import InputError
 from pipeline.generators import load_generator
+from pipeline.generators.base import joined
 from pipeline.locks import hold
 from pipeline.settings import Settings
 from tests.trainer.miniature import Place, make_settings
@@ -107,8 +108,10 @@ def test_dropped_conditions_become_the_empty_prompt(
     for number, batch in enumerate(batches):
         learner.terms(number, batch)
     policy, reference = seen[0::2], seen[1::2]
-    assert all(torch.equal(a, b) for a, b in zip(policy, reference, strict=True))
-    given, fed = torch.cat([b.embeddings for b in batches]), torch.cat(policy)
+    assert all(a is b for a, b in zip(policy, reference, strict=True))
+    given, fed = (
+        joined(parts)["embeddings"] for parts in ([b.conditions for b in batches], policy)
+    )
     dropped = (fed == -1).all(dim=(1, 2))
     assert 20 < dropped.sum() < 60  # of 80
     assert torch.equal(fed[~dropped], given[~dropped])
@@ -333,8 +336,8 @@ def test_both_images_of_a_pair_see_one_corruption(
         lambda n, c, e, k: (seen.append((e, k)), original(n, c, e, k))[1],
     )
     terms = learner.terms(1, next(stream.batches()))
-    for embeddings, corruption in seen:
-        for part in (embeddings, *corruption):
+    for conditions, corruption in seen:
+        for part in (conditions["embeddings"], *corruption):
             assert torch.equal(part[0::2], part[1::2])
             assert not torch.equal(part[0], part[2])
     assert terms.gap is not None
@@ -364,10 +367,12 @@ def test_negatives_are_conditioned_on_their_phrase(model: Path, place: Place) ->
         family, "red ", place.inputs["scored"], place.inputs["embeddings"], folder
     )
     rows.condition_negatives(tables)
-    expected = family.encode_prompts(["red p0.0", "red p0.1"]).half()
-    torch.testing.assert_close(tables[0].embeddings[:2], expected, atol=2e-3, rtol=1e-3)
+    expected = family.encode_prompts(["red p0.0", "red p0.1"])["embeddings"].half()
+    found = tables[0].conditions["embeddings"][:2]
+    torch.testing.assert_close(found, expected, atol=2e-3, rtol=1e-3)
     batch = next(Stream(rows, seed=0, batch_size=16).batches())
-    plain = (batch.embeddings == batch.embeddings[:, :1, :1]).all(dim=(1, 2))  # ours are constant
+    embeddings = batch.conditions["embeddings"]
+    plain = (embeddings == embeddings[:, :1, :1]).all(dim=(1, 2))  # ours are constant
     assert torch.equal(plain, batch.label == 1)
 
 

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from pipeline.errors import InputError
-from pipeline.generators.base import Corruption
+from pipeline.generators.base import Corruption, of_rows
 from pipeline.generators.diffusion import Diffusion
 from tests.models import write_random_diffusion
 
@@ -37,7 +37,8 @@ def codes(family: Diffusion) -> torch.Tensor:
 
 def sample(family: Diffusion, prompts: list[str], seeds: list[int]) -> torch.Tensor:
     embedded = family.encode_prompts([*prompts, ""])
-    return family.sample(embedded[:-1], embedded[-1], family.initial_noise(seeds))
+    empty = of_rows(embedded, -1)
+    return family.sample(of_rows(embedded, slice(-1)), empty, family.initial_noise(seeds))
 
 
 @pytest.mark.parametrize(
@@ -117,7 +118,7 @@ def test_log_likelihood_is_the_mean_squared_error_over_temperature(
     family = load(write_random_diffusion(tmp_path / "m", prediction_type=prediction_type))
     clean = torch.randn(3, *family.code_shape)
     drawn = corruption(family, clean)
-    embeddings = family.encode_prompts(PROMPTS)
+    conditions = family.encode_prompts(PROMPTS)
     scheduler = json.loads((tmp_path / "m/scheduler/scheduler_config.json").read_text())
     assert scheduler["prediction_type"] == prediction_type
     alphas = family._schedule.alphas_cumprod[drawn.timesteps].view(-1, 1, 1, 1)
@@ -129,9 +130,11 @@ def test_log_likelihood_is_the_mean_squared_error_over_temperature(
     }[prediction_type]
     with torch.no_grad():
         predicted = family.network(
-            a * clean + b * drawn.noise, drawn.timesteps, encoder_hidden_states=embeddings
+            a * clean + b * drawn.noise,
+            drawn.timesteps,
+            encoder_hidden_states=conditions["embeddings"],
         ).sample
-        found = family.log_likelihood(family.network, clean, embeddings, drawn, temperature=1e-3)
+        found = family.log_likelihood(family.network, clean, conditions, drawn, temperature=1e-3)
     assert found.shape == (3,)
     assert found.dtype == torch.float32
     expected = torch.stack(
@@ -149,11 +152,11 @@ def test_the_gradient_of_log_likelihood_matches_a_numeric_one(
 ) -> None:
     family = load(tiny_generator)
     network = family.network.double().requires_grad_(True)
-    embeddings = family.encode_prompts(PROMPTS)
+    conditions = family.encode_prompts(PROMPTS)
     drawn = corruption(family, codes)
 
     def value() -> torch.Tensor:
-        return family.log_likelihood(network, codes, embeddings, drawn, temperature=0.1).sum()
+        return family.log_likelihood(network, codes, conditions, drawn, temperature=0.1).sum()
 
     parameters = list(network.parameters())
     gradient = torch.autograd.grad(value(), parameters)
@@ -175,11 +178,11 @@ def test_policy_and_reference_agree_until_one_of_them_learns(
     family: Diffusion, codes: torch.Tensor
 ) -> None:
     reference = copy.deepcopy(family.network)
-    embeddings, drawn = family.encode_prompts(PROMPTS), corruption(family, codes)
+    conditions, drawn = family.encode_prompts(PROMPTS), corruption(family, codes)
     with torch.no_grad():
         ratio = family.log_likelihood(
-            family.network, codes, embeddings, drawn, temperature=1e-3
-        ) - family.log_likelihood(reference, codes, embeddings, drawn, temperature=1e-3)
+            family.network, codes, conditions, drawn, temperature=1e-3
+        ) - family.log_likelihood(reference, codes, conditions, drawn, temperature=1e-3)
     assert torch.equal(ratio, torch.zeros(3))
 
 
