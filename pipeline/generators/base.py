@@ -14,6 +14,8 @@ from typing import Any, NamedTuple, Protocol, runtime_checkable
 import torch
 from torch import Tensor, nn
 
+from pipeline.errors import InputError
+
 Conditions = dict[str, Tensor]
 """What a prompt gives the network, by name (`embeddings`, `pooled`, `mask`, ...).
 
@@ -66,6 +68,14 @@ class Family(Protocol):
 
     def decode(self, codes: Tensor) -> Tensor:
         """Images uint8 RGB [B, 3, H, W] on the CPU."""
+        ...
+
+    def encode(self, images: Tensor) -> Tensor:
+        """Codes of images uint8 RGB [B, 3, H, W], as stored: `code_dtype` on the CPU.
+
+        The family's own image encoder, without randomness: the same image gives the same codes.
+        H and W are those that `decode` gives; InputError says so of any others.
+        """
         ...
 
     def corrupt(self, codes: Tensor, generator: torch.Generator) -> Corruption:
@@ -129,3 +139,11 @@ def with_unconditional(conditions: Conditions, unconditional: Conditions) -> Con
         name: torch.cat([unconditional[name].to(value).expand_as(value), value])
         for name, value in conditions.items()
     }
+
+
+def check_size(images: Tensor, expected: tuple[int, ...]) -> None:
+    """InputError unless images [B, 3, H, W] have the height and width `expected`."""
+    found = tuple(images.shape[-2:])
+    if found != expected:
+        given, wanted = (" x ".join(map(str, size)) for size in (found, expected))
+        raise InputError(f"images: are {given} pixels, the model makes {wanted}; resize them")

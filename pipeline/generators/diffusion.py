@@ -15,7 +15,13 @@ import torch
 from torch import Tensor, nn
 
 from pipeline.errors import InputError
-from pipeline.generators.base import Conditions, Corruption, gaussian, with_unconditional
+from pipeline.generators.base import (
+    Conditions,
+    Corruption,
+    check_size,
+    gaussian,
+    with_unconditional,
+)
 from pipeline.generators.folder import ModelFolder
 
 PARTS = ("scheduler", "text_encoder", "tokenizer", "unet", "vae")
@@ -132,6 +138,15 @@ class Diffusion:
         images = self._vae.decode(self._own(codes) / self._vae.config.scaling_factor).sample
         # in the order of diffusers' image processor, so that roundings agree to the bit
         return ((images * 0.5 + 0.5).clamp(0, 1).float() * 255).round().to(torch.uint8).cpu()
+
+    @torch.inference_mode()
+    def encode(self, images: Tensor) -> Tensor:
+        """The mode of the autoencoder's posterior, scaled as the network sees it."""
+        scale = 2 ** (len(self._vae.config.block_out_channels) - 1)
+        check_size(images, tuple(scale * side for side in self.code_shape[1:]))
+        pixels = self._own(images) / 127.5 - 1
+        latents = self._vae.encode(pixels).latent_dist.mode()
+        return (latents * self._vae.config.scaling_factor).to("cpu", self.code_dtype)
 
     def corrupt(self, codes: Tensor, generator: torch.Generator) -> Corruption:
         count = self._schedule.config.num_train_timesteps

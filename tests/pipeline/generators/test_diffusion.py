@@ -96,6 +96,26 @@ def test_guidance_of_one_costs_no_second_forward(
     assert sum(seen) == forwards
 
 
+def test_images_are_encoded_to_the_codes_they_decode_from(
+    family: Diffusion, codes: torch.Tensor
+) -> None:
+    from diffusers import AutoencoderKL
+
+    images = family.decode(codes)
+    found = family.encode(images)
+    assert found.dtype == family.code_dtype
+    assert found.shape == codes.shape
+    assert torch.equal(family.encode(images), found)
+    torch.manual_seed(1)  # the posterior's mode, whatever was drawn before
+    assert torch.equal(family.encode(images[1:2])[0], found[1])
+    vae = AutoencoderKL.from_pretrained(family._folder.path / "vae")
+    with torch.no_grad():
+        posterior = vae.encode(images.float() / 127.5 - 1).latent_dist
+    torch.testing.assert_close(found, (posterior.mode() * 0.5).half(), rtol=1e-2, atol=1e-3)
+    with pytest.raises(InputError, match="are 8 x 16 pixels, the model makes 16 x 16"):
+        family.encode(images[..., :8, :])
+
+
 def corruption(family: Diffusion, codes: torch.Tensor, seed: int = 3) -> Corruption:
     return family.corrupt(codes, torch.Generator().manual_seed(seed))
 
