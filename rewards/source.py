@@ -108,16 +108,18 @@ class Source:
 def _fetch(hub: HubId, files: Files) -> Path:
     """The snapshot's folder in the hub's cache, or the named file in it."""
     from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HFValidationError
+    from huggingface_hub.errors import HFValidationError, HTTPError
 
     wanted = [hub.file or files.weights[0], *files.needed, *files.optional]
     try:
         folder = Path(snapshot_download(hub.repo, revision=hub.revision, allow_patterns=wanted))
-    except (OSError, HFValidationError) as error:  # the hub's and the network's errors are OSError
+    # the hub's answers are OSErrors; a connection that breaks off while a file comes is not
+    except (OSError, HTTPError, HFValidationError) as error:
         reason = " ".join(str(error).split())[:160]
         raise CheckpointError(
             f"{hub.repo}: no file or folder of this name here, and the hub gives none ({reason}); "
-            "check the name, the network or, with HF_HUB_OFFLINE=1, the hub's cache"
+            "check the name, the network (run again to resume a download) or, with "
+            "HF_HUB_OFFLINE=1, the hub's cache"
         ) from None
     return folder / hub.file if hub.file else folder
 

@@ -94,10 +94,11 @@ def _local(source: str) -> Path:
         return Path(source)
     if source.count("/") == 1 and not source.startswith((".", "/")):
         from diffusers import DiffusionPipeline
+        from huggingface_hub.errors import HTTPError
 
         try:
             return Path(DiffusionPipeline.download(source, use_safetensors=True))
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, HTTPError) as error:
             cause = error
     raise InputError(
         f"{source}: no such model folder or reachable hub repository; "

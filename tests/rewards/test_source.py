@@ -2,7 +2,13 @@
 
 from __future__ import annotations
 
+import json
+import os
 import shutil
+import subprocess
+import sys
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import huggingface_hub.constants
@@ -134,3 +140,56 @@ def test_a_file_is_a_source_and_a_score_is_the_same(
     for name, file in (("imagereward", "ImageReward.pt"), ("clip", "model.safetensors")):
         scores = load(name, Path(sources[name]) / file).score(batch)
         assert torch.equal(scores, load(name, sources[name]).score(batch))
+
+
+class BreaksOff(BaseHTTPRequestHandler):
+    """A hub that closes the connection in the middle of every file."""
+
+    def do_GET(self) -> None:
+        if self.path.startswith("/api/"):
+            files = [{"type": "file", "path": "model.safetensors", "size": 10**6, "oid": "b" * 40}]
+            siblings = [{"rfilename": "model.safetensors"}]
+            model = {"id": "some/clip", "sha": COMMIT, "siblings": siblings}
+            body = json.dumps(files if "/tree/" in self.path else model).encode()
+            self.answer(len(body), body)
+        else:
+            self.answer(10**6, b"x" * 1000)
+
+    def do_HEAD(self) -> None:
+        self.answer(10**6, b"")
+
+    def answer(self, length: int, body: bytes) -> None:
+        self.send_response(200)
+        self.send_header("Content-Length", str(length))
+        self.send_header("ETag", '"abc"')
+        self.send_header("X-Repo-Commit", COMMIT)
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, format: str, *args: object) -> None:
+        """Says nothing."""
+
+
+def test_a_download_that_breaks_off_is_one_line(tmp_path: Path) -> None:
+    server = ThreadingHTTPServer(("127.0.0.1", 0), BreaksOff)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    code = (
+        "from rewards.errors import CheckpointError\n"
+        "from rewards.source import Files, Source\n"
+        "try:\n    Source('some/clip', Files(('model.safetensors',)))\n"
+        "except CheckpointError as error:\n    print(error)\n"
+    )
+    # in a process of its own: the hub's address is read when its library is imported
+    surroundings = {
+        **os.environ,
+        "HF_ENDPOINT": f"http://127.0.0.1:{server.server_port}",
+        "HF_HOME": str(tmp_path),
+        "HF_HUB_OFFLINE": "0",
+        "HF_HUB_DISABLE_XET": "1",
+    }
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=surroundings, capture_output=True, text=True, check=True
+    )
+    server.shutdown()
+    assert done.stdout.startswith("some/clip: ")
+    assert "run again to resume" in done.stdout
