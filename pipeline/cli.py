@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 
+from pipeline import data_commands
 from pipeline.errors import InputError
 from pipeline.layout import PARAMS, PRESETS
 from rewards.errors import RewardError
@@ -29,6 +30,7 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
+app.add_typer(data_commands.app)
 _PROCESS = os.getpid()
 Params = Annotated[Path, typer.Option("--params", help="The settings file.")]
 

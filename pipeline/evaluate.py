@@ -117,7 +117,7 @@ def prompt_sets(settings: Settings, split: Split) -> dict[str, list[Prompt]]:
         files = settings.prompts.tests
     if FACTS in files:
         raise InputError(f"prompts.tests.{FACTS}: the metrics use this name; rename the test set")
-    return {name: prompts.read(path, settings.evaluate.prompts) for name, path in files.items()}
+    return {name: prompts.read(found, settings.evaluate.prompts) for name, found in files.items()}
 
 
 def folder(split: Split, name: str, set_name: str) -> Path:

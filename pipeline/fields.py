@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Annotated
 
-from pydantic import BaseModel, ConfigDict, Field, Strict
+from pydantic import BaseModel, ConfigDict, Field
 
 Count = Annotated[int, Field(ge=1, description="a whole number of at least 1")]
 Fraction = Annotated[float, Field(ge=0, lt=1, description="a number from 0 to below 1")]
@@ -16,7 +15,6 @@ Positive = Annotated[float, Field(gt=0, allow_inf_nan=False, description="a numb
 Percentile = Annotated[float, Field(ge=0, le=100, description="a number from 0 to 100")]
 Seed = Annotated[int, Field(ge=0, lt=2**63, description="a whole number of at least 0")]
 Source = Annotated[str, Field(min_length=1, description="a folder, file or hub repository id")]
-File = Annotated[Path, Strict(False), Field(description="the path of a file")]
 FolderName = Annotated[str, Field(pattern=r"^\w[\w.-]*$")]
 
 

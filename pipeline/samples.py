@@ -11,6 +11,7 @@ from typing import Any, Protocol
 import pyarrow as pa
 
 from pipeline.errors import InputError
+from pipeline.tables import load_dataset
 
 _NAMES = ("file_name", "image", "file", "path", "id")
 _TEXTS = ("prompt", "text", "caption")
@@ -84,7 +85,7 @@ class Dataset:
 
     def __init__(self, place: str, *, image: str, prompt: str, split: str) -> None:
         self._place = place
-        self._rows = _load_dataset(place, split)
+        self._rows = load_dataset(place, split)
         for column in (image, prompt):
             if column not in self._rows.column_names:
                 raise InputError(
@@ -138,24 +139,6 @@ def open_samples(
 
 def _hidden(path: Path) -> bool:
     return any(part.startswith(".") for part in path.parts)
-
-
-def _load_dataset(place: str, split: str) -> Any:
-    import datasets
-
-    path = Path(place)
-    try:
-        if path.suffix == ".parquet":
-            return datasets.load_dataset("parquet", data_files=place, split=split)
-        if (path / "dataset_info.json").is_file() and (path / "state.json").is_file():
-            return datasets.load_from_disk(place)
-        return datasets.load_dataset(place, split=split)
-    except (OSError, ValueError, datasets.exceptions.DatasetsError) as error:
-        reason = " ".join(str(error).split())[:160]
-        raise InputError(
-            f"{place}: cannot be opened as a dataset ({reason}); name a Parquet file, a dataset, "
-            "or with --prompts a folder of images"
-        ) from None
 
 
 def _read_prompts(path: Path, names: Sequence[str]) -> dict[str, str]:

@@ -17,24 +17,15 @@ from pydantic import Field, ValidationError, field_validator, model_validator
 from pipeline.errors import InputError
 from pipeline.fields import (
     Count,
-    File,
-    FolderName,
     Group,
     Seed,
     Source,
 )
 from pipeline.label_settings import PROMPT, Label
+from pipeline.prompt_settings import Prompts
 from pipeline.train_settings import Train
 
 REWARDS = ("pickscore", "hpsv2", "imagereward", "clip", "aesthetic")
-
-
-class Prompts(Group):
-    train: File
-    validation: File
-    tests: dict[FolderName, File] = Field(
-        min_length=1, description="names of test sets (letters, digits, - . _) with their files"
-    )
 
 
 class Generator(Group):
