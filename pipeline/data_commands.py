@@ -26,6 +26,12 @@ class Format(StrEnum):
     pickapic = "pickapic"
 
 
+class RatingFormat(StrEnum):
+    table = "table"
+    pickapic = "pickapic"
+    diffusion_kto = "diffusion-kto"
+
+
 @app.command()
 def prompts(
     sources: Annotated[
@@ -52,3 +58,45 @@ def prompts(
         print(found.summary)
         for note in found.notes:
             print(f"  {note}")
+
+
+@app.command("import")
+def import_(
+    source: Annotated[
+        str, typer.Argument(help="A table, a folder with metadata.csv, or a dataset.")
+    ],
+    images: Annotated[
+        Path | None, typer.Option(help="The folder that file names are relative to.")
+    ] = None,
+    format: Annotated[
+        RatingFormat | None, typer.Option(help="Left out: told by the columns.")
+    ] = None,
+    rating_column: Annotated[str | None, typer.Option(help="Stars, likes, clicks, ...")] = None,
+    prompt_column: Annotated[str | None, typer.Option(help="The prompts.")] = None,
+    image_column: Annotated[str | None, typer.Option(help="File names or pictures.")] = None,
+    id_column: Annotated[str | None, typer.Option(help="What tells pictures apart.")] = None,
+    count_column: Annotated[
+        str | None, typer.Option(help="How many ratings a row stands for.")
+    ] = None,
+    domain_column: Annotated[str | None, typer.Option(help="A grouping of prompts.")] = None,
+    unit: Annotated[str | None, typer.Option(help="What a rating counts, in words.")] = None,
+    split: Annotated[str, typer.Option(help="Of a dataset.")] = "train",
+    params: Annotated[Path, typer.Option("--params", help="The settings file.")] = PARAMS,
+) -> None:
+    """Bring images with human ratings into data/scored; goes on where it was when run again."""
+    from pipeline import settings
+
+    chosen = settings.load(params)
+    from pipeline import importing
+    from pipeline.rating_tables import Source
+
+    columns = {
+        "rating": rating_column,
+        "prompt": prompt_column,
+        "image": image_column,
+        "id": id_column,
+        "count": count_column,
+        "domain": domain_column,
+    }
+    kind = format.value if format else None
+    importing.run(chosen, Source(source, kind, images, columns, unit, split))

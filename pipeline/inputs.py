@@ -62,11 +62,22 @@ def read(settings: Settings) -> Inputs:
         metrics,
         threshold,
         _log(layout.TRAIN_LOG),
-        _scores(layout.SCORED, rewards),
+        _scores(layout.SCORED, list(settings.label.reward) if settings.imported else rewards),
         _labelled(layout.LABELLED),
-        shards.read_metadata(shards.shard_paths(layout.SCORED)[0])["tgo.rewards"],
+        _models(settings),
         {name: read_pairs(*evaluated(name), rewards) for name in settings.prompts.tests},
     )
+
+
+def _models(settings: Settings) -> dict[str, dict[str, Any]]:
+    """What made the scores that are shown: imported images have none but their ratings."""
+    folders = [layout.SCORED]
+    if settings.imported:
+        folders.append(evaluated(next(iter(settings.prompts.tests)))[0])
+    models: dict[str, dict[str, Any]] = {}
+    for place in folders:
+        models |= shards.read_metadata(shards.shard_paths(place)[0])["tgo.rewards"]
+    return models
 
 
 def evaluated(set_name: str) -> tuple[Path, Path]:

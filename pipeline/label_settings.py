@@ -14,6 +14,8 @@ from pydantic import BeforeValidator, Field, model_validator
 from pipeline.fields import Group, Percentile, Positive
 
 GLOBAL, PROMPT = "global", "prompt"
+RATING = "rating"
+"""The column of imported feedback: a `reward` that is no reward model."""
 PositiveOrNull = Positive | None
 
 
@@ -26,7 +28,7 @@ class Label(Group):
 
     reward: Annotated[dict[str, Positive], BeforeValidator(_weights_of)] = Field(
         min_length=1,
-        description="the name of a reward model, or several with their weights: {clip: 2, ...}",
+        description="the name of a reward model, rating, or several with weights: {clip: 2, ...}",
     )
     standardise: Literal["none", "z-score", "rank"] = Field(description="none, z-score or rank")
     missing: Literal["refuse", "exclude", "available"] = Field(

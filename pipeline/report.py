@@ -77,7 +77,7 @@ def _context(
     found: Inputs, figures: Mapping[str, charts.Figure], formats: views.Formats
 ) -> dict[str, Any]:
     settings, metrics = found.settings, found.metrics
-    reward = settings.label.leading
+    reward = settings.shown_reward
 
     def named(prefix: str) -> list[charts.Figure]:
         return [figure for name, figure in figures.items() if name.startswith(prefix)]
@@ -119,7 +119,7 @@ def _cards(found: Inputs) -> dict[str, list[gallery.Card]]:
     settings = found.settings
     judge = settings.evaluate.judge
     picks = gallery.choose(
-        found.pairs, settings.label.leading, settings.report.gallery, settings.seed
+        found.pairs, settings.shown_reward, settings.report.gallery, settings.seed
     )
     made = gallery.cards(
         [pick for group in picks.values() for pick in group],

@@ -17,7 +17,18 @@ import pyarrow as pa
 from torch import Tensor
 from tqdm import tqdm
 
-from pipeline import embeddings, fingerprint, inventory, layout, manifest, produce, prompts, shards
+from pipeline import (
+    card,
+    embeddings,
+    fingerprint,
+    inventory,
+    layout,
+    manifest,
+    origin,
+    produce,
+    prompts,
+    shards,
+)
 from pipeline.atomic import remove_partials
 from pipeline.embeddings import Embeddings
 from pipeline.errors import InputError
@@ -64,6 +75,7 @@ class Job:
 
 def run(settings: Settings) -> None:
     """Stage `score`: the first prompts of the train list into data/scored."""
+    origin.require(layout.SCORED, "generated")
     chosen = prompts.read(settings.prompts.train, settings.score.prompts)
     family, panel = load_models(settings)
     summary = score_prompts(
@@ -77,6 +89,7 @@ def run(settings: Settings) -> None:
         batch_size=settings.score.batch_size,
         rows_per_shard=settings.score.rows_per_shard,
     )
+    card.write(layout.SCORED)
     print(f"{layout.SCORED}: {summary}")
 
 

@@ -21,7 +21,7 @@ from pipeline.fields import (
     Seed,
     Source,
 )
-from pipeline.label_settings import PROMPT, Label
+from pipeline.label_settings import PROMPT, RATING, Label
 from pipeline.prompt_settings import Prompts
 from pipeline.train_settings import Train
 
@@ -97,10 +97,23 @@ class Settings(Group):
     evaluate: Evaluate
     report: Report
 
+    @property
+    def imported(self) -> bool:
+        """Whether the feedback was imported (`tgo import`), not made by reward models."""
+        return RATING in self.label.reward
+
+    @property
+    def shown_reward(self) -> str:
+        """The reward model that the report puts first: the feedback, if it is one."""
+        leading = self.label.leading
+        return leading if leading in self.rewards else next(iter(self.rewards))
+
     @field_validator("rewards")
     @classmethod
     def _known_rewards(cls, rewards: dict[str, Reward]) -> dict[str, Reward]:
         """Names of the five, of installed entry points, or with a module of their own."""
+        if RATING in rewards:
+            raise ValueError(f"rewards.{RATING}: the name of imported ratings; choose another")
         for name, entry in rewards.items():
             if entry.module is None and name not in REWARDS:
                 known = (*REWARDS, *(entry.name for entry in entry_points(group="tgo.rewards")))
@@ -115,12 +128,13 @@ class Settings(Group):
     def _combinations(self) -> Settings:
         """Refuse settings that are right one by one and impossible together."""
         for name in self.label.reward:
-            if name not in self.rewards:
+            if name not in self.rewards and name != RATING:
                 raise ValueError(
                     f"label.reward = {name!r} is not among rewards "
                     f"({', '.join(self.rewards)}); choose one of them or add it under rewards"
                 )
-        if self.label.scope == PROMPT and self.score.images_per_prompt == 1:
+        one = self.score.images_per_prompt == 1 and not self.imported
+        if self.label.scope == PROMPT and one:
             raise ValueError(
                 "label.scope = 'prompt' needs several images a prompt, but "
                 "score.images_per_prompt = 1; raise it to 4 or so, or set label.scope to global"
@@ -134,7 +148,7 @@ class Settings(Group):
                     f"split over shards; raise rows_per_shard to at least {images}"
                 )
         images = self.score.prompts * self.score.images_per_prompt
-        if self.train.batch_size > images:
+        if self.train.batch_size > images and not self.imported:
             raise ValueError(
                 f"train.batch_size = {self.train.batch_size} is more than the {images} images of "
                 "score.prompts x score.images_per_prompt; lower it or make more images"

@@ -80,9 +80,14 @@ def index_of(path: Path) -> int:
 
 
 def scored_schema(
-    rewards: Sequence[str], code_shape: Sequence[int], metadata: Mapping[str, Any]
+    rewards: Sequence[str],
+    code_shape: Sequence[int],
+    metadata: Mapping[str, Any],
+    counts: Sequence[str] = (),
 ) -> pa.Schema:
     """Arrow schema of a scored shard; `metadata` goes into the file as canonical JSON values.
+
+    `counts` are further columns of whole numbers.
 
     Each reward's column carries its entry of `tgo.rewards` as well, so that it keeps it when it is
     copied into another table.
@@ -94,6 +99,7 @@ def scored_schema(
     kinds |= {"replicate": Value("int32"), "seed": Value("int64"), "image": Image()}
     kinds["codes"] = List(Value("float16"), length=int(np.prod(code_shape)))
     kinds |= {reward: Value("float32") for reward in rewards}
+    kinds |= {count: Value("int32") for count in counts}
     schema = Features(kinds).arrow_schema
     own = {key: canonical(value) for key, value in metadata.items()}
     schema = annotated(schema, metadata.get("tgo.rewards", {}))

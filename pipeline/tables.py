@@ -204,11 +204,11 @@ def _parquet(source: str, split: str) -> Table:
     return Table(source, "row", columns, _rows(tables()))
 
 
-def _hub(source: str, split: str) -> Table:
-    rows = load_dataset(source, split)
+def of_dataset(name: str, rows: Any) -> Table:
+    """The rows of a `datasets.Dataset` that is open already."""
     kinds = rows.features.arrow_schema
     columns = [name for name in rows.column_names if _is_single(kinds.field(name).type)]
-    return Table(source, "row", columns, _rows(_dataset_tables(rows.select_columns(columns))))
+    return Table(name, "row", columns, _rows(_dataset_tables(rows.select_columns(columns))))
 
 
 def load_dataset(place: str, split: str) -> Any:
@@ -227,6 +227,10 @@ def load_dataset(place: str, split: str) -> Any:
             f"{place}: cannot be opened as a dataset ({_short(error)}); name a .txt, .tsv, .csv, "
             ".jsonl, .json or .parquet file, a dataset folder or a hub dataset (and its split)"
         ) from None
+
+
+def _hub(source: str, split: str) -> Table:
+    return of_dataset(source, load_dataset(source, split))
 
 
 def _dataset_tables(rows: Any) -> Iterator[pa.Table]:

@@ -85,7 +85,7 @@ class Headline(NamedTuple):
 
 def headline(settings: Settings, metrics: Mapping[str, Any], formats: Formats) -> Headline:
     """The report in two sentences, true whichever way the result went."""
-    reward = settings.label.leading
+    reward = settings.shown_reward
     sets = _sets(settings, metrics)
     rows = {name: metrics[name][reward] for name in sets}
     lead = Markup("Mean change of {}: {}. The tuned image wins {} of same-seed pairs.").format(
@@ -148,7 +148,7 @@ def _others_sentence(metrics: Mapping[str, Any], sets: Sequence[str], reward: st
 
 def tiles(settings: Settings, metrics: Mapping[str, Any], formats: Formats) -> list[dict[str, Any]]:
     """One headline figure per test set: the change of the feedback reward."""
-    reward = settings.label.leading
+    reward = settings.shown_reward
     return [
         {"set_name": name, "gold": metrics[name].get(GOLD)}
         | _reward_row(metrics[name][reward], reward, formats)
