@@ -192,15 +192,14 @@ def _generate(
     split: Split,
 ) -> dict[str, dict[str, Any]]:
     """Bring every model's folders up to date; returns what decided the images, by model."""
-    from pipeline.generators import load_generator
-    from pipeline.runtime import load_panel, prepare
+    from pipeline.runtime import load_family, load_panel, prepare
     from pipeline.score import score_prompts
 
     device = prepare(settings)
     panel = load_panel(settings, device)
     made = {}
     for name, model in models.items():  # one generator in memory at a time
-        family = load_generator(settings.generator, model, device=device)
+        family = load_family(settings, device, model)
         made[name] = family.describe()
         for set_name, chosen in sets.items():
             score_prompts(
@@ -213,6 +212,7 @@ def _generate(
                 images_per_prompt=settings.evaluate.images_per_prompt,
                 batch_size=settings.score.batch_size,
                 rows_per_shard=settings.score.rows_per_shard,
+                compiled=settings.generator.compile,
             )
     return made
 

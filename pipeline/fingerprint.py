@@ -29,14 +29,19 @@ LIBRARIES = ("torch", "diffusers", "transformers", "open_clip_torch", "pyarrow",
 
 
 def images_part(
-    family: Family, *, seed: int, images_per_prompt: int, batch_size: int
+    family: Family,
+    *,
+    seed: int,
+    images_per_prompt: int,
+    batch_size: int,
+    compiled: bool = False,
 ) -> dict[str, Any]:
     """Everything beside the prompts that decides images and codes; hashes the model's files."""
     import torch
 
     return {
         "format": FORMAT,
-        "generator": family.describe(),
+        "generator": family.describe() | ({"compiled": True} if compiled else {}),
         "seed": seed,
         "images_per_prompt": images_per_prompt,
         "batch_size": batch_size,

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import itertools
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from pipeline import embeddings, fingerprint, manifest, shards
+from pipeline.atomic import remove_partials
 from pipeline.errors import InputError
 from pipeline.prompts import Prompt
+from pipeline.shard_writer import Entry
 
 
 @dataclass(frozen=True, eq=False)
@@ -22,6 +26,11 @@ class Planned:
     prompts: Sequence[Prompt]
     images: Mapping[str, Any]
     rewards: Mapping[str, Mapping[str, Any]]
+
+    @property
+    def number(self) -> int:
+        """From 0."""
+        return shards.index_of(self.path)
 
 
 @dataclass(frozen=True)
@@ -56,34 +65,78 @@ def plan(
     ]
 
 
-def survey(planned: Sequence[Planned], folder: Path) -> dict[Path, Found]:
-    """Remove every shard that is damaged, stale or beyond the plan; return what may stay.
+def sweep(planned: Sequence[Planned], folder: Path) -> None:
+    """Leave in `folder` only shards of this plan; hold the folder.
 
-    All of it happens before anything is made, so stale and new shards never lie side by side.
-    The reason for each removal goes to stderr.
+    All of it happens before anything is made, so stale and new shards never lie side by side. A
+    shard made with other settings or code goes, and so does one beyond the plan; what is damaged
+    or no shard of ours is set aside. The reason goes to stderr.
     """
+    embeddings_folder = planned[0].embeddings.parent
+    for place in (folder, embeddings_folder):
+        remove_partials(place)
     _adopt(planned, folder)
-    known = manifest.read(folder)
-    found = {}
     for shard in planned:
-        if not shard.path.exists():
-            continue
-        try:
-            found[shard.path] = _inspect(shard, known.get(shard.path.name))
-        except InputError as reason:
-            remove(shard.path, str(reason))
+        if shard.path.exists():
+            with _set_aside_if_bad(shard.path):
+                _check_fingerprint(shard)
     wanted = {shard.path for shard in planned}
-    for path in shards.present(folder):
-        if path not in wanted:
-            remove(path, f"{path}: is beyond the plan of {len(planned)} shards; removed")
-    _remove_embeddings(planned)
-    return found
+    for path in sorted({*folder.glob("*.parquet")} - wanted):
+        with _set_aside_if_bad(path):
+            _recorded(path)
+            raise StaleError(f"{path}: is beyond the plan of {len(planned)} shards; removed")
+    names = {path.name for path in wanted}
+    manifest.restrict(folder, names)
+    embedded = {shard.embeddings for shard in planned}
+    for path in embeddings_folder.glob("shard-*.safetensors"):
+        if path not in embedded:
+            path.unlink()
 
 
-def remove(path: Path, reason: str) -> None:
-    """Remove a shard and say why."""
-    print(reason, file=sys.stderr)
-    path.unlink()
+def inspect(shard: Planned, entry: Entry | None) -> Found | None:
+    """What of a shard may stay, every byte checked; None if it is not there or not right."""
+    if not shard.path.exists():
+        return None
+    with _set_aside_if_bad(shard.path):
+        metadata = _check_fingerprint(shard)
+        _check_bytes(shard.path, entry)
+        recorded = metadata["tgo.fingerprint"]["rewards"]
+        intact = embeddings.is_intact(shard.embeddings, metadata["tgo.embeddings"]["sha256"])
+        right = frozenset(
+            name for name, part in shard.rewards.items() if recorded.get(name) == part
+        )
+        return Found(right, intact, complete=intact and recorded == shard.rewards)
+    return None
+
+
+def aside(folder: Path) -> Path:
+    """Where shards of `folder` lie that were set aside; beside it, since they are not its data."""
+    return folder.parent / f".{folder.name}.aside"
+
+
+class StaleError(Exception):
+    """A shard of ours that is whole, but not wanted any more; the text says why."""
+
+
+@contextmanager
+def _set_aside_if_bad(path: Path) -> Iterator[None]:
+    """Remove a stale shard, move a bad one out of the folder; say which and why on stderr."""
+    try:
+        yield
+    except StaleError as reason:
+        path.unlink()
+        print(reason, file=sys.stderr)
+    except InputError as reason:
+        target = _free_name(aside(path.parent), path.name)
+        target.parent.mkdir(exist_ok=True)
+        path.replace(target)
+        print(f"{reason}; set aside as {target}", file=sys.stderr)
+
+
+def _free_name(folder: Path, name: str) -> Path:
+    return next(
+        path for number in itertools.count(1) if not (path := folder / f"{name}.{number}").exists()
+    )
 
 
 def _adopt(planned: Sequence[Planned], folder: Path) -> None:
@@ -98,34 +151,25 @@ def _adopt(planned: Sequence[Planned], folder: Path) -> None:
             path.replace(target.path)
 
 
-def _inspect(shard: Planned, entry: manifest.Entry | None) -> Found:
-    """What of a shard may stay; InputError with the reason if nothing may."""
-    metadata = shards.read_metadata(shard.path)
-    recorded = metadata.get("tgo.fingerprint")
-    if not recorded or "tgo.embeddings" not in metadata:
-        raise InputError(f"{shard.path}: is not a shard of this program; made anew")
-    change = fingerprint.difference(recorded["images"], dict(shard.images))
+def _check_fingerprint(shard: Planned) -> dict[str, Any]:
+    """The metadata of a shard with the plan's images; raises StaleError or InputError."""
+    metadata = _recorded(shard.path)
+    change = fingerprint.difference(metadata["tgo.fingerprint"]["images"], dict(shard.images))
     if change:
-        raise InputError(f"{shard.path}: {change}; made anew")
-    _check_bytes(shard.path, entry)
-    intact = embeddings.is_intact(shard.embeddings, metadata["tgo.embeddings"]["sha256"])
-    right = frozenset(
-        name for name, part in shard.rewards.items() if recorded["rewards"].get(name) == part
-    )
-    complete = intact and recorded["rewards"] == shard.rewards
-    return Found(right, intact, complete)
+        raise StaleError(f"{shard.path}: {change}; made anew")
+    return metadata
 
 
-def _check_bytes(path: Path, entry: manifest.Entry | None) -> None:
+def _recorded(path: Path) -> dict[str, Any]:
+    metadata = shards.read_metadata(path)
+    if not {"tgo.fingerprint", "tgo.embeddings"} <= metadata.keys():
+        raise InputError(f"{path}: is not a shard of this program")
+    return metadata
+
+
+def _check_bytes(path: Path, entry: Entry | None) -> None:
     """By the manifest's sha256; a shard not yet in it by the checksums of its pages."""
     if entry is None:
         shards.read_shard(path)
     elif manifest.entry(path) != entry:
-        raise InputError(f"{path}: its bytes are not those of the manifest; made anew")
-
-
-def _remove_embeddings(planned: Sequence[Planned]) -> None:
-    wanted = {shard.embeddings for shard in planned}
-    for path in planned[0].embeddings.parent.glob("shard-*.safetensors"):
-        if path not in wanted:
-            path.unlink()
+        raise InputError(f"{path}: its bytes are not those of the manifest")

@@ -7,22 +7,19 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import TypedDict
+from types import MappingProxyType
 
 import pyarrow.parquet as pq
 
 from pipeline.atomic import write_json
+from pipeline.locks import waiting
+from pipeline.shard_writer import Entry
 from pipeline.shards import present
 
 NAME = ".manifest.json"
-
-
-class Entry(TypedDict):
-    rows: int
-    bytes: int
-    sha256: str
 
 
 def read(folder: Path) -> dict[str, Entry]:
@@ -45,19 +42,45 @@ def entry(path: Path) -> Entry:
     }
 
 
+def forget(folder: Path, names: Collection[str]) -> None:
+    """Forget shards: an entry must not outlive the bytes it describes."""
+    with _alone(folder):
+        entries = read(folder)
+        if entries.keys() & set(names):
+            _write(folder, {name: entry for name, entry in entries.items() if name not in names})
+
+
 def restrict(folder: Path, names: Collection[str]) -> None:
-    """Forget every shard but `names`: an entry must not outlive the bytes it describes."""
-    entries = read(folder)
-    if entries.keys() - set(names):
-        _write(folder, {name: entry for name, entry in entries.items() if name in names})
+    """Forget every shard but `names`."""
+    forget(folder, read(folder).keys() - set(names))
 
 
-def complete(folder: Path) -> None:
-    """Add the shards that it does not list yet."""
-    entries = read(folder)
-    wanted = {path.name: entries.get(path.name) or entry(path) for path in present(folder)}
-    if wanted != entries or not (folder / NAME).exists():
-        _write(folder, wanted)
+def complete(
+    folder: Path,
+    paths: Sequence[Path] | None = None,
+    known: Mapping[str, Entry] = MappingProxyType({}),
+) -> None:
+    """Add the entries of shards that it does not list yet: the `known` ones, or from their bytes.
+
+    Of all shards that are there, if `paths` is None.
+
+    Workers add theirs one after the other; the manifest of all is that of a single run.
+    """
+    listed = read(folder)
+    paths = present(folder) if paths is None else paths
+    missing = {
+        path.name: known.get(path.name) or entry(path)
+        for path in paths
+        if path.name in known or path.name not in listed
+    }
+    with _alone(folder):
+        entries = read(folder)
+        if entries != entries | missing or not (folder / NAME).exists():
+            _write(folder, entries | missing)
+
+
+def _alone(folder: Path) -> AbstractContextManager[None]:
+    return waiting(folder.parent / f"{folder.name}.manifest")
 
 
 def _write(folder: Path, entries: Mapping[str, Entry]) -> None:

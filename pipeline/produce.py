@@ -1,7 +1,7 @@
 """The bytes of scored rows: embeddings, codes, images, scores; nothing about files.
 
 This module's source is part of every shard's fingerprint: what belongs here is what decides a
-value, what does not (plans, progress, files) lives in `score`. Batches have one fixed size, the
+value, what does not (plans, progress, files) lives in `maker`. Batches have one fixed size, the
 last one padded, so a row's values do not depend on how many rows follow it.
 """
 
@@ -38,12 +38,11 @@ class Row(NamedTuple):
     seed: int
 
 
-class Made(NamedTuple):
-    """A batch of rows as made: codes [B, *code_shape] in their stored type, images uint8."""
+class Sampled(NamedTuple):
+    """A batch as sampled: padded, so that it is decoded in the size it was sampled in."""
 
-    codes: Tensor
-    images: Tensor  # [B, 3, H, W]
-    usable: np.ndarray  # bool [B]; False where sampling left the numbers of the stored type
+    codes: Tensor  # [batch size, *code_shape] in their stored type, on the CPU
+    usable: np.ndarray  # bool [rows]; False where sampling left the numbers of the stored type
 
 
 def rows_of(prompts: Sequence[Prompt], *, seed: int, images_per_prompt: int) -> list[Row]:
@@ -62,19 +61,21 @@ def rows_of(prompts: Sequence[Prompt], *, seed: int, images_per_prompt: int) -> 
 
 
 def embed(family: Family, texts: Sequence[str], batch_size: int) -> Conditions:
-    """Conditions [N, ...] of texts."""
-    return joined(
+    """Conditions [N, ...] of texts, each different one encoded once."""
+    places = {text: place for place, text in enumerate(dict.fromkeys(texts))}
+    encoded = joined(
         [
             of_rows(family.encode_prompts(padded), slice(size))
-            for padded, size in _batches(list(texts), batch_size)
+            for padded, size in _batches(list(places), batch_size)
         ]
     )
+    return of_rows(encoded, [places[text] for text in texts])
 
 
-def make(
+def sample(
     family: Family, rows: Sequence[Row], embeddings: Embeddings, batch_size: int
-) -> Iterator[Made]:
-    """Sample and decode rows, batch by batch.
+) -> Iterator[Sampled]:
+    """Sample rows, batch by batch.
 
     Codes are rounded to their stored type before decoding, so image and codes always agree.
     """
@@ -84,8 +85,12 @@ def make(
         codes = family.sample(given, embeddings.unconditional, noise).to("cpu", family.code_dtype)
         usable = codes.isfinite().flatten(1).all(dim=1)
         codes = torch.where(usable.view(-1, *[1] * (codes.ndim - 1)), codes, 0)
-        images = family.decode(codes)
-        yield Made(codes[:size], images[:size], usable[:size].numpy())
+        yield Sampled(codes, usable[:size].numpy())
+
+
+def decode(family: Family, sampled: Sampled) -> Tensor:
+    """The batch's images without its padding, uint8 [rows, 3, H, W]."""
+    return family.decode(sampled.codes)[: len(sampled.usable)]
 
 
 def score(

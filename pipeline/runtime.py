@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import os
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pipeline.errors import InputError
 from pipeline.settings import Settings
 
 if TYPE_CHECKING:
+    from pipeline.generators.base import Family
     from rewards.panel import Panel
 
 
@@ -26,6 +28,9 @@ def prepare(settings: Settings) -> str:
     device = settings.device
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
+    if device == "cuda":  # one of several processes on a machine takes the GPU of its number
+        local = int(os.environ.get("LOCAL_RANK", "0"))
+        torch.cuda.set_device(local % torch.cuda.device_count())
     torch.set_num_threads(settings.threads)
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # deterministic matrix products
     torch.use_deterministic_algorithms(True, warn_only=True)
@@ -33,6 +38,16 @@ def prepare(settings: Settings) -> str:
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
     _quiet_libraries()
     return device
+
+
+def load_family(settings: Settings, device: str, model: Path | None = None) -> Family:
+    """The generator of the settings, or another `model` of its family, compiled if they say so."""
+    from pipeline.generators import load_generator
+
+    family = load_generator(settings.generator, model, device=device)
+    if settings.generator.compile:
+        family.network.compile(dynamic=False)
+    return family
 
 
 def load_panel(settings: Settings, device: str) -> Panel:

@@ -3,41 +3,40 @@
 The unit of work is one numbered shard whose finished name is its commit. What is there and
 still right is kept, what lacks only scores is completed from its stored images, the rest is
 made; so a killed run loses at most the shard in flight, and nothing stale survives a change.
+One process makes all shards, or several each a share of them: the bytes are the same.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any
 
-import numpy as np
-import pyarrow as pa
-from torch import Tensor
 from tqdm import tqdm
 
 from pipeline import (
     card,
-    embeddings,
     fingerprint,
     inventory,
     layout,
+    locks,
     manifest,
     origin,
-    produce,
     prompts,
     shards,
+    shares,
 )
-from pipeline.atomic import remove_partials
-from pipeline.embeddings import Embeddings
-from pipeline.errors import InputError
-from pipeline.generators.base import Family, of_rows
+from pipeline.generators.base import Family
 from pipeline.inventory import Found, Planned
-from pipeline.locks import hold
+from pipeline.lanes import open_lanes
+from pipeline.maker import Done, Job, Maker
 from pipeline.prompts import Prompt
 from pipeline.settings import Settings
-from rewards.panel import Panel, library_versions
+from pipeline.shares import ALL, Share
+from rewards.panel import Panel
 
 
 @dataclass(frozen=True)
@@ -58,49 +57,56 @@ class Summary:
 
 
 @dataclass(frozen=True)
-class Job:
-    """What makes rows, and how."""
+class Run:
+    """A folder, the shards it should hold, and what makes them."""
 
-    family: Family
-    panel: Panel
-    seed: int
-    images_per_prompt: int
-    batch_size: int
+    job: Job
+    planned: Sequence[Planned]
+    folder: Path
 
-    def rows(self, shard: Planned) -> list[produce.Row]:
-        return produce.rows_of(
-            shard.prompts, seed=self.seed, images_per_prompt=self.images_per_prompt
-        )
+    def images(self, some: Sequence[Planned]) -> int:
+        return sum(len(shard.prompts) for shard in some) * self.job.images_per_prompt
 
 
 def run(settings: Settings) -> None:
     """Stage `score`: the first prompts of the train list into data/scored."""
+    share = shares.from_environment()
     origin.require(layout.SCORED, "generated")
+    if settings.engine == "ray":
+        from pipeline import ray_engine
+
+        summary = ray_engine.run(settings, share)
+    else:
+        summary = bring_up_to_date(plan_run(settings), share)
+    if shards.is_whole(layout.SCORED):  # the last of several workers finds it so
+        with locks.waiting(layout.SCORED.with_name("scored.card")):
+            card.write(layout.SCORED)
+    who = "" if share.is_all else f"{share}: "
+    print(f"{layout.SCORED}: {who}{summary}")
+
+
+def plan_run(settings: Settings) -> Run:
+    """Load the models and plan the training images, all of them."""
     chosen = prompts.read(settings.prompts.train, settings.score.prompts)
     family, panel = load_models(settings)
-    summary = score_prompts(
+    score = settings.score
+    job = Job(
         family,
         panel,
-        chosen,
-        layout.SCORED,
-        embeddings_folder=layout.EMBEDDINGS,
-        seed=settings.seed,
-        images_per_prompt=settings.score.images_per_prompt,
-        batch_size=settings.score.batch_size,
-        rows_per_shard=settings.score.rows_per_shard,
+        settings.seed,
+        score.images_per_prompt,
+        score.batch_size,
+        settings.generator.compile,
     )
-    card.write(layout.SCORED)
-    print(f"{layout.SCORED}: {summary}")
+    return plan(job, chosen, layout.SCORED, layout.EMBEDDINGS, score.rows_per_shard)
 
 
 def load_models(settings: Settings, model: Path | None = None) -> tuple[Family, Panel]:
     """The generator (or another `model` of its family) and the reward models, on the device."""
-    from pipeline.generators import load_generator
-    from pipeline.runtime import load_panel, prepare
+    from pipeline.runtime import load_family, load_panel, prepare
 
     device = prepare(settings)
-    family = load_generator(settings.generator, model, device=device)
-    return family, load_panel(settings, device)
+    return load_family(settings, device, model), load_panel(settings, device)
 
 
 def score_prompts(
@@ -114,6 +120,8 @@ def score_prompts(
     images_per_prompt: int,
     batch_size: int,
     rows_per_shard: int,
+    compiled: bool = False,
+    share: Share = ALL,
 ) -> Summary:
     """Bring `folder` to hold the scored shards of `chosen`, doing only what is not yet done.
 
@@ -121,157 +129,87 @@ def score_prompts(
     The folder is held meanwhile. Raises InputError when someone else holds it, the disk is
     full (finished shards stay) or a reward model gives NaN or an infinity.
     """
-    job = Job(family, panel, seed, images_per_prompt, batch_size)
-    with hold(folder):
-        planned = inventory.plan(
-            folder,
-            embeddings_folder,
-            chosen,
-            rows_per_shard // images_per_prompt,
-            fingerprint.images_part(
-                family, seed=seed, images_per_prompt=images_per_prompt, batch_size=batch_size
-            ),
-            fingerprint.reward_parts(panel),
-        )
-        for place in (folder, embeddings_folder):
-            remove_partials(place)
-        found = inventory.survey(planned, folder)
-        return _bring_up_to_date(job, planned, found, folder)
+    job = Job(family, panel, seed, images_per_prompt, batch_size, compiled)
+    return bring_up_to_date(plan(job, chosen, folder, embeddings_folder, rows_per_shard), share)
 
 
-def _bring_up_to_date(
-    job: Job, planned: Sequence[Planned], found: dict[Path, Found], folder: Path
-) -> Summary:
-    kept = {path for path, state in found.items() if state.complete}
-    todo = [shard for shard in planned if shard.path not in kept]
-    manifest.restrict(folder, {path.name for path in kept})
-    completed = 0
-    total = sum(len(shard.prompts) for shard in planned) * job.images_per_prompt
-    work = sum(len(shard.prompts) for shard in todo) * job.images_per_prompt
-    with tqdm(total=work, unit="image", desc=str(folder), disable=not todo) as bar:
-        for shard in todo:
-            if shard.path in found and _complete(job, shard, found[shard.path], bar):
-                completed += 1
-            else:
-                _make(job, shard, bar)
-    manifest.complete(folder)
-    return Summary(len(planned), len(todo) - completed, completed, total)
-
-
-def _make(job: Job, shard: Planned, bar: tqdm) -> None:
-    """Make a shard from nothing: embeddings, images, scores."""
-    job.panel.forget()
-    embedded, digest = _embed(job, shard)
-    rows = job.rows(shard)
-    codes: list[np.ndarray] = []
-    usable: list[np.ndarray] = []
-    pngs: list[bytes] = []
-    scores: dict[str, list[np.ndarray]] = {name: [] for name in shard.rewards}
-    for made in produce.make(job.family, rows, embedded, job.batch_size):
-        batch = rows[len(pngs) : len(pngs) + len(made.codes)]
-        codes.append(made.codes.numpy())
-        usable.append(made.usable)
-        pngs += [produce.encode_png(image) for image in made.images]
-        for name, values in _score(job.panel, job, batch, made.images, made.usable).items():
-            scores[name].append(values)
-        bar.update(len(batch))
-    fine = np.concatenate(usable)
-    columns = _origin(rows, fine)
-    columns["image"] = _image_column(rows, pngs)
-    columns["codes"] = _codes_column(np.concatenate(codes))
-    for name, parts in scores.items():
-        columns[name] = pa.array(np.concatenate(parts), mask=~fine)
-    _write(job, shard, columns, digest)
-
-
-def _complete(job: Job, shard: Planned, found: Found, bar: tqdm) -> bool:
-    """Fill what a shard lacks from its stored images; False if its images must be made anew.
-
-    That is so when its embeddings are lost and cannot be made again to the same bytes: images
-    and embeddings would no longer belong together.
-    """
-    digest = shards.read_metadata(shard.path)["tgo.embeddings"]["sha256"]
-    if not found.embeddings_intact and _embed(job, shard)[1] != digest:
-        return False
-    table = shards.read_shard(shard.path)
-    columns = {name: table[name] for name in (*shards.FIXED_COLUMNS, *found.rewards)}
-    missing = [name for name in shard.rewards if name not in found.rewards]
-    if missing:
-        images = [produce.decode_png(image["bytes"]) for image in table["image"].to_pylist()]
-        fine = table["status"].to_numpy() == "ok"
-        scores = _score(job.panel.only(missing), job, job.rows(shard), images, fine)
-        columns |= {name: pa.array(values, mask=~fine) for name, values in scores.items()}
-    _write(job, shard, columns, digest)
-    bar.update(table.num_rows)
-    return True
-
-
-def _score(
-    panel: Panel,
-    job: Job,
-    rows: Sequence[produce.Row],
-    images: Sequence[np.ndarray] | Tensor,
-    usable: np.ndarray,
-) -> dict[str, np.ndarray]:
-    """Scores per reward model [N]; InputError names a usable sample without a finite one."""
-    texts = [row.prompt.text for row in rows]
-    scores = produce.score(panel, images, texts, job.batch_size)
-    for name, values in scores.items():
-        bad = ~np.isfinite(values) & usable
-        if bad.any():
-            place = int(bad.argmax())
-            raise InputError(
-                f"{rows[place].id}: its {name} score is {values[place]}; check the checkpoint "
-                f"rewards.{name} and generator.dtype (float16 may overflow). Finished shards stay"
-            )
-    return scores
-
-
-def _embed(job: Job, shard: Planned) -> tuple[Embeddings, str]:
-    """Embed and store a shard's prompts; the sha256 of the file ties shard and file together."""
-    texts = [prompt.text for prompt in shard.prompts]
-    encoded = embeddings.stored(produce.embed(job.family, [*texts, ""], job.batch_size))
-    embedded = Embeddings(of_rows(encoded, slice(-1)), of_rows(encoded, -1))
-    ids = [prompt.id for prompt in shard.prompts]
-    return embedded, embeddings.write(shard.embeddings, embedded, ids)
-
-
-def _write(job: Job, shard: Planned, columns: dict[str, Any], embeddings_sha256: str) -> None:
-    names = sorted(shard.rewards)
-    facts, libraries = job.panel.describe(), {"libraries": library_versions()}
-    schema = shards.scored_schema(
-        names,
-        job.family.code_shape,
-        {
-            "tgo.fingerprint": {"images": shard.images, "rewards": shard.rewards},
-            "tgo.codes": {"shape": job.family.code_shape, "dtype": "float16"},
-            "tgo.rewards": {name: facts[name] | libraries for name in names},
-            "tgo.embeddings": {"sha256": embeddings_sha256},
-            "tgo.versions": fingerprint.versions(),
-        },
+def plan(
+    job: Job, chosen: Sequence[Prompt], folder: Path, embeddings_folder: Path, rows_per_shard: int
+) -> Run:
+    """What `folder` should hold."""
+    images = fingerprint.images_part(
+        job.family,
+        seed=job.seed,
+        images_per_prompt=job.images_per_prompt,
+        batch_size=job.batch_size,
+        compiled=job.compiled,
     )
-    table = pa.table({name: columns[name] for name in schema.names}, schema=schema)
-    shards.write_shard(shard.path, table)
+    per_shard = rows_per_shard // job.images_per_prompt
+    rewards = fingerprint.reward_parts(job.panel)
+    planned = inventory.plan(folder, embeddings_folder, chosen, per_shard, images, rewards)
+    return Run(job, planned, folder)
 
 
-def _origin(rows: Sequence[produce.Row], usable: np.ndarray) -> dict[str, Any]:
-    """The columns that say where a row comes from and whether it may be used."""
-    return {
-        "id": [row.id for row in rows],
-        "prompt": [row.prompt.text for row in rows],
-        "prompt_id": [row.prompt.id for row in rows],
-        "domain": [row.prompt.domain for row in rows],
-        "replicate": [row.replicate for row in rows],
-        "seed": [row.seed for row in rows],
-        "status": pa.array(["ok" if fine else "failed" for fine in usable]),
-        "error": ["" if fine else "sampling gave NaN or infinite codes" for fine in usable],
-    }
+def bring_up_to_date(run: Run, share: Share = ALL) -> Summary:
+    """Make what a share of the run's shards lacks, and only that."""
+    mine = run.planned[share.rank :: share.count]
+    with _entered(run, mine, share):
+        found = survey(run.folder, mine)
+        todo = [shard for shard in mine if not is_complete(shard, found)]
+        done = _make(run, todo, found, share)
+        enter(run.folder, [shard.path for shard in mine], done)
+    return summarise(len(mine), done.values(), run.images(mine))
 
 
-def _image_column(rows: Sequence[produce.Row], pngs: Sequence[bytes]) -> list[dict[str, Any]]:
-    return [{"bytes": png, "path": f"{row.id}.png"} for row, png in zip(rows, pngs, strict=True)]
+def enter(folder: Path, paths: Sequence[Path], done: Mapping[str, Done]) -> None:
+    """Enter some shards into the manifest, given what was done by file name."""
+    entries = {name: result.entry for name, result in done.items() if result.entry}
+    manifest.complete(folder, paths, entries)
 
 
-def _codes_column(codes: np.ndarray) -> pa.Array:
-    flat = codes.reshape(len(codes), -1)
-    return pa.FixedSizeListArray.from_arrays(pa.array(flat.ravel()), flat.shape[1])
+def summarise(count: int, done: Collection[Done], images: int) -> Summary:
+    """Count what was done; what needed nothing is not among `done`."""
+    ways = Counter(result.how for result in done)
+    return Summary(count, ways["made"], ways["completed"], images)
+
+
+def survey(folder: Path, mine: Sequence[Planned]) -> dict[Planned, Found]:
+    """What may stay of some shards; the manifest forgets what must be written again."""
+    known = manifest.read(folder)
+    looked = {shard: inventory.inspect(shard, known.get(shard.path.name)) for shard in mine}
+    found = {shard: state for shard, state in looked.items() if state}
+    stale = [shard.path.name for shard in mine if not is_complete(shard, found)]
+    manifest.forget(folder, stale)
+    return found
+
+
+def is_complete(shard: Planned, found: dict[Planned, Found]) -> bool:
+    """Whether nothing is to be done."""
+    return shard in found and found[shard].complete
+
+
+@contextmanager
+def _entered(run: Run, mine: Sequence[Planned], share: Share) -> Iterator[None]:
+    """The right to write: the whole folder, or beside other workers the shards of one's share."""
+    sweep = partial(inventory.sweep, run.planned, run.folder)
+    if share.is_all:
+        with locks.hold(run.folder):
+            sweep()
+            yield
+    else:
+        numbers = [shard.number for shard in mine]
+        with locks.join(run.folder, sweep), locks.claim(run.folder, numbers):
+            yield
+
+
+def _make(
+    run: Run, todo: Sequence[Planned], found: dict[Planned, Found], share: Share
+) -> dict[str, Done]:
+    """Bring shards up to date one after the other; what was done, by file name."""
+    name = str(run.folder) if share.is_all else f"{run.folder}, {share}"
+    with (
+        tqdm(total=run.images(todo), unit="image", desc=name, disable=not todo) as bar,
+        open_lanes(run.job.device) as lanes,
+    ):
+        maker = Maker(run.job, lanes, bar.update)
+        return {shard.path.name: maker.bring(shard, found.get(shard)) for shard in todo}

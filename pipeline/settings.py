@@ -40,6 +40,7 @@ class Generator(Group):
     dtype: Literal["float32", "bfloat16", "float16"] = Field(
         description="float32, bfloat16 or float16"
     )
+    compile: bool = Field(description="true or false")
 
 
 class Reward(Group):
@@ -86,6 +87,7 @@ class Settings(Group):
     seed: Seed
     threads: Count
     device: Literal["auto", "cpu", "cuda"] = Field(description="auto, cpu or cuda")
+    engine: Literal["local", "ray"] = Field(description="local or ray")
     prompts: Prompts
     generator: Generator
     rewards: dict[str, Reward] = Field(

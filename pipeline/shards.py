@@ -19,8 +19,8 @@ import pyarrow.parquet as pq
 
 from pipeline.atomic import canonical, replacing
 from pipeline.errors import InputError
+from pipeline.shard_writer import writing
 
-ROWS_PER_GROUP = 64  # what a reader of one row group has to hold; a shuffle's unit
 LABEL_ROWS_PER_GROUP = 1 << 16
 FIXED_COLUMNS = (
     "id",
@@ -45,7 +45,6 @@ LABELLED_SCHEMA = pa.schema(
     }
 )
 _NAME = re.compile(r"shard-(\d{5})-of-(\d{5})\.parquet")
-_WRITTEN_AS_IS = ("image.bytes", "image.path", "codes.list.element")
 
 
 def shard_name(index: int, count: int) -> str:
@@ -74,6 +73,14 @@ def present(folder: Path) -> list[Path]:
     return sorted(path for path in folder.glob("shard-*.parquet") if _NAME.fullmatch(path.name))
 
 
+def is_whole(folder: Path) -> bool:
+    """Whether every shard that the names speak of is there."""
+    paths = present(folder)
+    return bool(paths) and all(
+        path.name == shard_name(number, len(paths)) for number, path in enumerate(paths)
+    )
+
+
 def index_of(path: Path) -> int:
     """The number of a shard, from 0, by its name."""
     return int(_NAME.fullmatch(path.name)[1])  # type: ignore[index]
@@ -97,7 +104,8 @@ def scored_schema(
     text = Value("string")
     kinds: dict[str, Any] = dict.fromkeys(FIXED_COLUMNS, text)
     kinds |= {"replicate": Value("int32"), "seed": Value("int64"), "image": Image()}
-    kinds["codes"] = List(Value("float16"), length=int(np.prod(code_shape)))
+    stored = metadata.get("tgo.codes", {}).get("dtype", "float16")
+    kinds["codes"] = List(Value(stored), length=int(np.prod(code_shape)))
     kinds |= {reward: Value("float32") for reward in rewards}
     kinds |= {count: Value("int32") for count in counts}
     schema = Features(kinds).arrow_schema
@@ -117,24 +125,9 @@ def annotated(schema: pa.Schema, facts: Mapping[str, Any]) -> pa.Schema:
 
 
 def write_shard(path: Path, table: pa.Table) -> None:
-    """Write a shard under its final name in one step; a full disk is an InputError.
-
-    Every page carries a checksum. Images and codes are neither compressed nor dictionary-coded:
-    they would not shrink, and readers can map them.
-    """
-    columns = [name for name in table.column_names if name not in ("image", "codes")]
-    compression = dict.fromkeys(columns, "zstd") | dict.fromkeys(_WRITTEN_AS_IS, "none")
-    with replacing(path) as file:
-        pq.write_table(
-            table,
-            file,
-            row_group_size=ROWS_PER_GROUP,
-            compression=compression,
-            use_dictionary=[name for name in columns if pa.types.is_string(table.field(name).type)],
-            write_page_checksum=True,
-            write_page_index=True,
-            use_content_defined_chunking=True,
-        )
+    """Write a shard that is there as a whole; otherwise as `writing`."""
+    with writing(path, table.schema) as shard:
+        shard.add(table)
 
 
 def write_labels(path: Path, tables: Iterable[pa.Table], schema: pa.Schema) -> None:

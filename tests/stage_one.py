@@ -20,7 +20,7 @@ def load_family(folder: Path, steps: int = 2) -> Diffusion:
 
 
 def score_into(
-    root: Path, family: Any, panel: Any, chosen: list[Prompt] = PROMPTS, **changes: int
+    root: Path, family: Any, panel: Any, chosen: list[Prompt] = PROMPTS, **changes: Any
 ) -> Summary:
     """Run stage one in `root`/scored and `root`/embeddings."""
     return score_prompts(

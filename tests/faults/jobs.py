@@ -6,11 +6,20 @@ import multiprocessing as mp
 import os
 import resource
 import signal
+from collections.abc import Callable
 from multiprocessing.process import BaseProcess
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
-FAULTS = ("write", "fsync", "rename", "after rename")
+FAULTS = ("sample", "encode", "write", "fsync", "rename", "after rename")
+"""Places at which a process can be told to die: what stage one does, in its order."""
+
+
+class Fault(NamedTuple):
+    """SIGKILL inside the `number`-th call, from 1, at one of the places."""
+
+    where: str
+    number: int
 
 
 def start(root: Path, generator: Path, rewards: dict[str, str], **options: Any) -> BaseProcess:
@@ -36,54 +45,82 @@ def _score(
     root: Path,
     generator: Path,
     rewards: dict[str, str],
-    fault: tuple[str, int] | None = None,
+    fault: Fault | None = None,
     file_limit: int | None = None,
     log: Path | None = None,
+    made: Path | None = None,
+    counted: Path | None = None,
+    share: tuple[int, int] = (0, 1),
+    **sizes: int,
 ) -> None:
+    """Stage one; `made` gets a line a shard that is begun, `counted` the calls at each place."""
     import torch
 
     from pipeline.errors import InputError
+    from pipeline.shares import Share
     from rewards.panel import Panel
-    from tests.stage_one import load_family, score_into
+    from tests.stage_one import PROMPTS, load_family, score_into
 
     torch.set_num_threads(1)
-    if fault:
-        _die_at(*fault)
+    counts = _watch(fault)
+    if made is not None:
+        _note_beginnings(made)
     if file_limit is not None:
         resource.setrlimit(resource.RLIMIT_FSIZE, (file_limit, file_limit))
         signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     try:
-        score_into(root, load_family(generator), Panel.load(rewards))
+        family, panel = load_family(generator), Panel.load(rewards)
+        score_into(root, family, panel, PROMPTS, share=Share(*share), **sizes)
     except InputError as error:
         assert log is not None
         log.write_text(str(error))
         raise SystemExit(2) from None
+    if counted is not None:
+        counted.write_text("\n".join(f"{where}\t{count}" for where, count in counts.items()))
 
 
-def _die_at(where: str, number: int) -> None:
-    """SIGKILL this process inside the `number`-th write, fsync or rename of a finished file."""
-    import pyarrow.parquet as pq
+def _watch(fault: Fault | None) -> dict[str, int]:
+    """Count the calls at each place, and die in the one that `fault` names."""
+    from pipeline import produce, shard_writer
 
-    counts = 0
+    counts = dict.fromkeys(FAULTS, 0)
 
-    def dying(original: Any, after: bool = False, half: bool = False) -> Any:
-        def call(*args: Any, **kwargs: Any) -> Any:
-            nonlocal counts
-            counts += 1
-            if counts == number:
-                if after:
-                    original(*args, **kwargs)
-                if half:
-                    args[1].write(b"PAR1" + bytes(1000))
-                    args[1].flush()
+    def watched(where: str, call: Callable[..., Any], half: Callable[..., Any] = _nothing) -> Any:
+        def instead(*args: Any, **kwargs: Any) -> Any:
+            counts[where] += 1
+            if fault == (where, counts[where]):
+                half(*args, **kwargs)
                 os.kill(os.getpid(), signal.SIGKILL)
-            return original(*args, **kwargs)
+            return call(*args, **kwargs)
 
-        return call
+        return instead
 
-    if where == "write":
-        pq.write_table = dying(pq.write_table, half=True)
-    elif where == "fsync":
-        os.fsync = dying(os.fsync)
-    else:
-        os.replace = dying(os.replace, after=where == "after rename")
+    def write_half(file: Any, data: bytes) -> None:
+        file._file.write(bytes(data)[: len(data) // 2])
+        file._file.flush()
+
+    written = shard_writer._Hashing
+    written.write = watched("write", written.write, write_half)  # type: ignore[method-assign]
+    produce.decode = watched("sample", produce.decode)
+    produce.encode_png = watched("encode", produce.encode_png)
+    os.fsync = watched("fsync", os.fsync)
+    replace = os.replace
+    os.replace = watched("rename", watched("after rename", replace, half=replace))
+    return counts
+
+
+def _nothing(*_: Any, **__: Any) -> None:
+    pass
+
+
+def _note_beginnings(made: Path) -> None:
+    from pipeline.maker import Maker
+
+    make = Maker._make
+
+    def noting(self: Maker, shard: Any) -> Any:
+        with made.open("a") as file:
+            print(shard.path.name, file=file)
+        return make(self, shard)
+
+    Maker._make = noting  # type: ignore[method-assign]

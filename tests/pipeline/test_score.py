@@ -78,9 +78,9 @@ def test_images_are_sampled_from_the_stored_embeddings(
     found = stored.unconditional["embeddings"].float()
     torch.testing.assert_close(found, empty, atol=1e-2, rtol=1e-2)
     rows = produce.rows_of(PROMPTS[3:6], seed=0, images_per_prompt=2)
-    made = next(produce.make(tiny_family, rows[:4], stored, 4))
+    sampled = next(produce.sample(tiny_family, rows[:4], stored, 4))
     path = shards.shard_paths(scored(finished))[1]
-    np.testing.assert_array_equal(made.codes.numpy(), shards.read_codes(path)[:4])
+    np.testing.assert_array_equal(sampled.codes.numpy(), shards.read_codes(path)[:4])
 
 
 def test_a_second_run_changes_nothing(copied: Path, asleep: Diffusion, tiny_panel: Panel) -> None:

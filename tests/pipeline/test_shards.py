@@ -11,6 +11,7 @@ from PIL import Image
 
 from pipeline import shards
 from pipeline.errors import InputError
+from pipeline.shard_writer import ROWS_PER_GROUP
 
 SHAPE = (4, 2, 2)
 
@@ -58,7 +59,7 @@ def test_a_shard_comes_back_as_it_was_written(folder: Path) -> None:
     table, written = shards.read_shard(first), scored_table(70)
     assert table.equals(written)
     assert table.schema.metadata == written.schema.metadata
-    assert shards.read_shard(first, ["clip"], row_group=1).num_rows == 70 - shards.ROWS_PER_GROUP
+    assert shards.read_shard(first, ["clip"], row_group=1).num_rows == 70 - ROWS_PER_GROUP
     assert shards.read_metadata(first)["tgo.fingerprint"] == {"a": "ä", "b": 1}
     codes = shards.read_codes(first)
     assert codes.shape == (70, *SHAPE)
