@@ -7,7 +7,7 @@ waits is bounded, and an error comes up in the caller's thread, at its next `put
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
@@ -103,7 +103,7 @@ class Lanes:
             self.store.drop()
             raise
 
-    def each(self, function: Callable[[T], R], items: Sequence[T]) -> list[R]:
+    def each(self, function: Callable[[T], R], items: Iterable[T]) -> list[R]:
         """`function` of every item on the pinned number of CPU threads, in order."""
         return list(self.encoders.map(function, items))
 

@@ -10,7 +10,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from pipeline import embeddings, layout, manifest, plan, produce, shards
+from pipeline import embeddings, inventory, layout, manifest, plan, produce, shards
 from pipeline.errors import InputError
 from pipeline.settings import Settings
 
@@ -24,6 +24,7 @@ def run(settings: Settings) -> None:
     for folder in scored_folders():
         found = list(scored_problems(folder, embeddings_of(folder)))
         _tell(folder, found)
+        _tell_of_aside(inventory.aside(folder))
         checked, problems = checked + 1, problems + len(found)
     if shards.present(layout.LABELLED):
         found = list(labelled_problems(layout.SCORED, layout.LABELLED, settings))
@@ -66,6 +67,8 @@ def scored_problems(folder: Path, embeddings_folder: Path) -> Iterator[str]:
         yield f"{folder / manifest.NAME}: is missing or damaged; `tgo score` writes it again"
     for name in sorted(entries.keys() - {path.name for path in paths}):
         yield f"{folder / name}: is in the manifest, but not there"
+    for path in sorted({*folder.glob("*.parquet")} - {*paths}):
+        yield f"{path}: does not belong there; `tgo score` sets it aside"
     seen: set[str] = set()
     for path in paths:
         try:
@@ -159,6 +162,12 @@ def _same(one: pa.Table, other: pa.Table) -> bool:
 
 def _below(root: Path) -> list[Path]:
     return sorted(root.rglob("shard-*.parquet")) if root.exists() else []
+
+
+def _tell_of_aside(folder: Path) -> None:
+    """Not a problem any more, but somebody should look and then delete it."""
+    if files := sorted(folder.glob("*")):
+        print(f"{folder}: {len(files)} damaged or foreign files were set aside here")
 
 
 def _tell(folder: Path, problems: list[str]) -> None:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import errno
 import shutil
 from pathlib import Path
 from typing import Any
@@ -9,11 +10,12 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
-from pipeline import embeddings, fingerprint, manifest, produce, shards
+from pipeline import embeddings, fingerprint, inventory, manifest, produce, shards
 from pipeline.errors import InputError
 from pipeline.generators.diffusion import Diffusion
 from pipeline.locks import hold
 from pipeline.seeds import sample_seed
+from pipeline.shares import Share
 from rewards.panel import Panel
 from tests.stage_one import PROMPTS, contents, load_family, score_into
 
@@ -237,12 +239,31 @@ def test_a_damaged_shard_is_named_and_made_again(
     harm: Any,
     with_manifest: bool,
 ) -> None:
-    harm(scored(copied) / shards.shard_name(1, 4))
+    path = scored(copied) / shards.shard_name(1, 4)
+    harm(path)
+    harmed = path.read_bytes()
     if not with_manifest:
         (scored(copied) / manifest.NAME).unlink()
     summary = score_into(copied, tiny_family, tiny_panel)
     assert (summary.made, summary.completed) == (1, 0)
-    assert "shard-00001-of-00004.parquet: " in capsys.readouterr().err
+    kept = inventory.aside(scored(copied)) / f"{path.name}.1"
+    told = capsys.readouterr().err
+    assert f"{path}: " in told
+    assert f"set aside as {kept}" in told
+    assert kept.read_bytes() == harmed
+    shutil.rmtree(kept.parent)
+    assert contents(copied) == contents(finished)
+
+
+def test_a_file_that_is_no_shard_is_set_aside(
+    finished: Path, copied: Path, asleep: Diffusion, tiny_panel: Panel
+) -> None:
+    stray = scored(copied) / "export.parquet"
+    pq.write_table(shards.read_shard(shards.present(scored(copied))[0], ["id"]), stray)
+    pq.write_table(pq.read_table(stray).replace_schema_metadata(), stray)
+    score_into(copied, asleep, tiny_panel)
+    assert [path.name for path in inventory.aside(scored(copied)).iterdir()] == ["export.parquet.1"]
+    shutil.rmtree(inventory.aside(scored(copied)))
     assert contents(copied) == contents(finished)
 
 
@@ -328,3 +349,57 @@ def test_datasets_opens_a_scored_folder(finished: Path, tmp_path: Path) -> None:
     assert opened[7]["clip"] == pytest.approx(
         shards.read_scores(scored(finished), "clip")["clip"][7].as_py()
     )
+
+
+def test_workers_with_shares_write_what_one_run_writes(
+    finished: Path, tmp_path: Path, tiny_family: Diffusion, tiny_panel: Panel
+) -> None:
+    last = score_into(tmp_path, tiny_family, tiny_panel, share=Share(1, 3))
+    assert str(last) == "6 images in 1 shards (1 made, 0 completed, 0 kept)"
+    first = score_into(tmp_path, tiny_family, tiny_panel, share=Share(0, 3))
+    assert (first.made, first.images) == (2, 8)
+    assert score_into(tmp_path, tiny_family, tiny_panel, share=Share(5, 6)).shards == 0
+    assert score_into(tmp_path, tiny_family, tiny_panel, share=Share(2, 3)).made == 1
+    assert contents(tmp_path) == contents(finished)
+
+
+def test_an_error_behind_the_sampling_ends_the_run_and_leaves_no_half_file(
+    tmp_path: Path, tiny_family: Diffusion, tiny_panel: Panel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(image: torch.Tensor) -> bytes:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(produce, "encode_png", full)
+    with pytest.raises(InputError, match=r"shard-00000-of-00004\.parquet: no space left"):
+        score_into(tmp_path, tiny_family, tiny_panel)
+    assert not list(tmp_path.rglob("*.partial"))
+    monkeypatch.undo()
+    assert score_into(tmp_path, tiny_family, tiny_panel, PROMPTS[:3]).made == 1
+
+
+def test_a_prompt_that_occurs_twice_is_encoded_once(
+    tmp_path: Path, tiny_family: Diffusion, tiny_panel: Panel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[str] = []
+    encode = Diffusion.encode_prompts
+
+    def noting(self: Diffusion, prompts: list[str]) -> Any:
+        seen.extend(dict.fromkeys(prompts))
+        return encode(self, prompts)
+
+    monkeypatch.setattr(Diffusion, "encode_prompts", noting)
+    twice = [PROMPTS[0], PROMPTS[0]._replace(id="again")]
+    score_into(tmp_path, tiny_family, tiny_panel.only(["clip"]), twice)
+    assert seen == [PROMPTS[0].text, ""]
+    (path,) = shards.shard_paths(scored(tmp_path))
+    assert not np.array_equal(*shards.read_codes(path)[[0, 2]])  # other seeds, other images
+
+
+def test_a_compiled_generator_makes_its_own_shards(
+    copied: Path,
+    tiny_family: Diffusion,
+    tiny_panel: Panel,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert score_into(copied, tiny_family, tiny_panel, compiled=True).made == 4
+    assert "generator.compiled was null, is true; made anew" in capsys.readouterr().err

@@ -72,6 +72,8 @@ def test_what_a_page_checksum_cannot_see_the_manifest_does(
     assert f"{layout.LABELLED / FIRST.name}: its labels are not those" in told
     (layout.SCORED / manifest.NAME).unlink()
     assert "is missing or damaged" in problems(place, capsys)
+    FIRST.rename(layout.SCORED / "other.parquet")
+    assert f"{layout.SCORED}/other.parquet: does not belong there" in problems(place, capsys)
 
 
 def test_embeddings_labels_and_record_are_checked_too(
