@@ -37,5 +37,5 @@ lint: setup
 
 world: setup
 	python -m data.world.build prompts
-	torchrun --standalone --nproc-per-node 2 -m data.world.build --threads 1 diffusion
+	torchrun --standalone --nproc-per-node 2 -m data.world.build --threads 1 diffusion masked
 	python -m data.world.build rewards

@@ -82,8 +82,10 @@ def sample(
     for padded, size in _batches(list(rows), batch_size):
         given = of_rows(embeddings.prompts, [row.place for row in padded])
         noise = family.initial_noise([row.seed for row in padded])
-        codes = family.sample(given, embeddings.unconditional, noise).to("cpu", family.code_dtype)
-        usable = codes.isfinite().flatten(1).all(dim=1)
+        sampled = family.sample(given, embeddings.unconditional, noise).cpu()
+        codes = sampled.to(family.code_dtype)
+        # both: integers cannot say it, and float16 has less room than what was sampled
+        usable = (sampled.isfinite() & codes.isfinite()).flatten(1).all(dim=1)
         codes = torch.where(usable.view(-1, *[1] * (codes.ndim - 1)), codes, 0)
         yield Sampled(codes, usable[:size].numpy())
 

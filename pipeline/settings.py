@@ -31,7 +31,9 @@ REWARDS = ("pickscore", "hpsv2", "imagereward", "clip", "aesthetic")
 class Generator(Group):
     """The text-to-image model being aligned and the sampler that makes its images."""
 
-    family: Literal["diffusion"] = Field(description="the name of a model family: diffusion")
+    family: Literal["diffusion", "amused", "meissonic"] = Field(
+        description="the name of a model family: diffusion, amused or meissonic"
+    )
     model: Source
     steps: Count
     guidance_scale: float = Field(

@@ -58,14 +58,19 @@ def sharpen(bank: Bank, autoencoder: AutoencoderKL) -> None:
         clean = latents[torch.from_numpy(rows)]
         amount = 0.1 * spread * torch.rand(len(clean), 1, 1, 1, generator=noise)
         restored = decoder(clean + amount * torch.randn(clean.shape, generator=noise))
-        error = F.l1_loss(restored, pixels)
-        return (
-            error
-            + F.l1_loss(restored.diff(dim=2), pixels.diff(dim=2))
-            + F.l1_loss(restored.diff(dim=3), pixels.diff(dim=3))
-        )
+        return edge_error(restored, pixels)
 
     fit("decoder", decoder, loss, steps=3000, learning_rate=2e-3, average=0.995)
+
+
+def edge_error(restored: Tensor, pixels: Tensor) -> Tensor:
+    """Mean absolute error of pixels and of their differences to the right and below, a scalar."""
+    error = F.l1_loss(restored, pixels)
+    return (
+        error
+        + F.l1_loss(restored.diff(dim=2), pixels.diff(dim=2))
+        + F.l1_loss(restored.diff(dim=3), pixels.diff(dim=3))
+    )
 
 
 def bank_latents(bank: Bank, autoencoder: AutoencoderKL, name: str = "latents") -> Tensor:

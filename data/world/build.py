@@ -2,7 +2,8 @@
 
 Every part is resumable: run the same command again. Intermediate state lies in
 `data/world/build/`; what the stages load lies beside it and is committed. Under torchrun a part's
-batches are shared by the processes (the part `diffusion` is made for two).
+batches are shared by the processes (the parts `diffusion` and `masked` are made for two; `masked`
+reads and draws with what `diffusion` has learnt).
 """
 
 from __future__ import annotations
@@ -16,11 +17,12 @@ import torch
 
 from data.world.bank import load_bank
 from data.world.diffusion_model import build_diffusion
+from data.world.masked_model import build_masked
 from data.world.prompts import write_prompts
 from data.world.reward_models import build_reward_models, measure
 
 WORLD = Path("data/world")
-PARTS = ("prompts", "diffusion", "rewards")
+PARTS = ("prompts", "diffusion", "masked", "rewards")
 
 
 def main() -> None:
@@ -38,6 +40,8 @@ def main() -> None:
         write_prompts(Path("data/prompts"))
     if "diffusion" in arguments.parts:
         build_diffusion(WORLD / "diffusion")
+    if "masked" in arguments.parts:
+        build_masked(WORLD / "diffusion", WORLD / "masked")
     if "rewards" in arguments.parts:
         build_reward_models(load_bank(), WORLD / "rewards")
         print(json.dumps(measure(WORLD / "rewards"), indent=2))

@@ -10,7 +10,11 @@ if TYPE_CHECKING:
     from pipeline.generators.base import Family
     from pipeline.settings import Generator
 
-FAMILIES = {"diffusion": "pipeline.generators.diffusion:Diffusion"}
+FAMILIES = {
+    "diffusion": "pipeline.generators.diffusion:Diffusion",
+    "amused": "pipeline.generators.amused:Amused",
+    "meissonic": "pipeline.generators.meissonic:Meissonic",
+}
 """generator.family in params.yaml -> the class; imported only when chosen."""
 
 

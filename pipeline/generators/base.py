@@ -28,7 +28,7 @@ class Corruption(NamedTuple):
     """How training codes are corrupted; policy and reference must be given the same one."""
 
     timesteps: Tensor  # int64 [B]
-    noise: Tensor  # float32 [B, *code_shape]
+    noise: Tensor  # [B, *code_shape]: float32, or bool where a masked family hides tokens
 
 
 class Family(Protocol):
@@ -56,11 +56,14 @@ class Family(Protocol):
         ...
 
     def initial_noise(self, seeds: Sequence[int]) -> Tensor:
-        """Noise [B, *code_shape] on the CPU, each sample from a generator of its own."""
+        """What makes sampling random, [B, ...] on the CPU, each sample from a generator of its own.
+
+        For most families the noise [B, *code_shape] that the first step starts from.
+        """
         ...
 
     def sample(self, conditions: Conditions, unconditional: Conditions, noise: Tensor) -> Tensor:
-        """Codes [B, *code_shape], float32, from conditions [B, ...] and noise.
+        """Codes [B, *code_shape], float32, from conditions [B, ...] and noise; NaN where it failed.
 
         `unconditional` holds those of the empty prompt, for guidance, without the batch: [...].
         """

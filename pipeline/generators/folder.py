@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import importlib
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -42,18 +43,21 @@ class ModelFolder:
                     total.update(f"{path.relative_to(self.path).as_posix()}\0{digest}\n".encode())
         return total.hexdigest()
 
-    def load(self, part: str, dtype: torch.dtype | None = None) -> Any:
-        """The component `part` by the class that model_index.json names, in evaluation mode.
+    def load(
+        self, part: str, dtype: torch.dtype | None = None, *, kind: type[Any] | None = None
+    ) -> Any:
+        """The component `part` in evaluation mode, as the class that model_index.json names.
 
-        Networks are loaded strictly: a missing or surplus weight is an InputError, never a
-        random initialisation.
+        A `kind`, made of diffusers' mixins, takes its place where diffusers does not have it.
+        Networks are loaded strictly: a missing or surplus weight is an InputError, never a random
+        initialisation.
         """
-        library, name = self.index.get(part, (None, None))
+        library, name = self.index.get(part, (None, None)) if kind is None else ("diffusers", "")
         folder = self.path / part
         if library not in ("diffusers", "transformers") or not folder.is_dir():
             raise InputError(f"{self.path}: has no {part}; {_REMEDY}")
         self._check_weights(folder)
-        kind = getattr(importlib.import_module(library), name)
+        kind = kind or getattr(importlib.import_module(library), name)
         try:
             if not issubclass(kind, torch.nn.Module):
                 return kind.from_pretrained(folder)
@@ -75,6 +79,13 @@ class ModelFolder:
             )
         return network.eval().requires_grad_(False)
 
+    def save_with(self, part: str, network: Any, folder: Path) -> None:
+        """Copy this folder to `folder`, untouched, but with `network` as `part` (safetensors)."""
+        if folder.exists():
+            shutil.rmtree(folder)
+        shutil.copytree(self.path, folder, ignore=shutil.ignore_patterns(part))
+        network.save_pretrained(folder / part, safe_serialization=True)
+
     def _check_weights(self, folder: Path) -> None:
         """A truncated file is named here; from inside the libraries it would not be."""
         from safetensors import SafetensorError, safe_open
@@ -93,14 +104,26 @@ def _local(source: str) -> Path:
     if Path(source).is_dir():
         return Path(source)
     if source.count("/") == 1 and not source.startswith((".", "/")):
-        from diffusers import DiffusionPipeline
         from huggingface_hub.errors import HTTPError
 
         try:
-            return Path(DiffusionPipeline.download(source, use_safetensors=True))
+            return _download(source)
         except (OSError, ValueError, HTTPError) as error:
             cause = error
     raise InputError(
         f"{source}: no such model folder or reachable hub repository; "
         f"correct generator.model in params.yaml, or {_REMEDY}"
     ) from cause
+
+
+def _download(repository: str) -> Path:
+    """What a pipeline of diffusers needs of a hub repository, or, of any other, its components."""
+    from diffusers import DiffusionPipeline
+    from huggingface_hub import snapshot_download
+
+    try:
+        return Path(DiffusionPipeline.download(repository, use_safetensors=True))
+    except AttributeError:  # a pipeline that diffusers does not have
+        wanted = ["model_index.json", "*/*.json", "*/*.txt", "*/*.safetensors"]
+        other = ["*.fp16.*"]  # the same weights once more
+        return Path(snapshot_download(repository, allow_patterns=wanted, ignore_patterns=other))

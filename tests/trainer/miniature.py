@@ -50,11 +50,12 @@ class Place:
 
 
 def write_rows(
-    root: Path, *, shard_rows: tuple[int, ...] = (80, 72, 8), excluded: int = 3
+    root: Path, *, shard_rows: tuple[int, ...] = (80, 72, 8), excluded: int = 3, tokens: int = 0
 ) -> Place:
     """Labelled shards whose positives are bright codes and whose negatives are dark ones.
 
-    Every ``excluded``-th row is failed (no codes) and labelled -1.
+    Every ``excluded``-th row is failed (no codes) and labelled -1. With ``tokens`` they are those
+    of a masked model: codes are integers below it, and prompts have a pooled embedding, too.
     """
     random = np.random.default_rng(0)
     for index, count in enumerate(shard_rows):
@@ -63,9 +64,15 @@ def write_rows(
         failed = row % excluded == excluded - 1 if excluded else np.zeros(count, bool)
         label = np.where(failed, -1, random.integers(0, 2, count)).astype(np.int8)
         shift = np.where(label == 1, 1.0, -1.0)[:, None]
-        codes = (random.normal(0, 0.3, (count, int(np.prod(SHAPE)))) + shift).astype(np.float16)
-        digest = _write_embeddings(root, name, index, -(-count // IMAGES_PER_PROMPT))
-        shards.write_shard(root / "scored" / name, _scored(index, codes, failed, digest))
+        shape = SHAPE[1:] if tokens else SHAPE
+        codes = random.normal(0, 0.3, (count, int(np.prod(shape)))) + shift
+        if tokens:
+            codes = np.clip(np.round((codes + 2) * tokens / 4), 0, tokens - 1).astype(np.int32)
+        else:
+            codes = codes.astype(np.float16)
+        prompts = -(-count // IMAGES_PER_PROMPT)
+        digest = _write_embeddings(root, name, index, prompts, pooled=bool(tokens))
+        shards.write_shard(root / "scored" / name, _scored(index, codes, shape, failed, digest))
         labels = {
             "id": [f"p{index}.{r // IMAGES_PER_PROMPT}-{r % IMAGES_PER_PROMPT:03d}" for r in row],
             "score": np.where(failed, np.nan, label).astype(np.float32),
@@ -79,10 +86,12 @@ def write_rows(
     return Place(root)
 
 
-def _scored(index: int, codes: np.ndarray, failed: np.ndarray, digest: str) -> pa.Table:
+def _scored(
+    index: int, codes: np.ndarray, shape: tuple[int, ...], failed: np.ndarray, digest: str
+) -> pa.Table:
     count = len(codes)
     metadata = {
-        "tgo.codes": {"shape": SHAPE, "dtype": "float16"},
+        "tgo.codes": {"shape": shape, "dtype": str(codes.dtype)},
         "tgo.fingerprint": {"images": "test"},
         "tgo.embeddings": {"sha256": digest},
     }
@@ -100,27 +109,29 @@ def _scored(index: int, codes: np.ndarray, failed: np.ndarray, digest: str) -> p
             "status": ["error" if bad else "ok" for bad in failed],
             "error": [""] * count,
             "image": [None] * count,
-            "codes": pa.array(lists, pa.list_(pa.float16(), codes.shape[1])),
+            "codes": pa.array(lists, pa.list_(pa.from_numpy_dtype(codes.dtype), codes.shape[1])),
             "clip": np.zeros(count, np.float32),
         },
-        schema=shards.scored_schema(["clip"], SHAPE, metadata),
+        schema=shards.scored_schema(["clip"], shape, metadata),
     )
 
 
-def _write_embeddings(root: Path, shard: str, index: int, prompts: int) -> str:
+def _write_embeddings(root: Path, shard: str, index: int, prompts: int, *, pooled: bool) -> str:
     """Each prompt's embedding is constant and tells which prompt of which shard it is."""
     numbers = (100 * index + torch.arange(prompts, dtype=torch.float16)) / 256
+    given = {"embeddings": numbers[:, None, None].expand(-1, TOKENS, WIDTH)}
+    empty = {"embeddings": torch.full((TOKENS, WIDTH), -1, dtype=torch.float16)}
+    if pooled:
+        given["pooled"] = numbers[:, None].expand(-1, WIDTH)
+        empty["pooled"] = torch.full((WIDTH,), -1, dtype=torch.float16)
     return embeddings.write(
         embeddings.path_for(root / "embeddings", Path(shard)),
-        embeddings.Embeddings(
-            {"embeddings": numbers[:, None, None].expand(-1, TOKENS, WIDTH)},
-            {"embeddings": torch.full((TOKENS, WIDTH), -1, dtype=torch.float16)},
-        ),
+        embeddings.Embeddings(given, empty),
         [f"p{index}.{number}" for number in range(prompts)],
     )
 
 
-def make_settings(model: Path, **train: Any) -> Settings:
+def make_settings(model: Path, *, family: str = "diffusion", **train: Any) -> Settings:
     """Settings of a short run on one thread; ``train`` replaces some of its keys."""
     values = {
         "objective": "tgo",
@@ -149,7 +160,7 @@ def make_settings(model: Path, **train: Any) -> Settings:
             "device": "cpu",
             "prompts": {"train": "a", "validation": "b", "tests": {"seen": "c"}},
             "generator": {
-                "family": "diffusion",
+                "family": family,
                 "model": str(model),
                 "steps": 2,
                 "guidance_scale": 1.0,

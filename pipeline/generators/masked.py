@@ -1,0 +1,223 @@
+"""Masked image models: a transformer that tells hidden tokens of an image from those shown.
+
+One convention in training and sampling: a timestep is the share of tokens hidden in the
+network's input, in thousandths. (Meissonic's public training script feeds it so too, its sampler
+the number of the step.)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, ClassVar
+
+import torch
+from diffusers import AmusedScheduler
+from torch import Tensor, nn
+
+from pipeline.errors import InputError
+from pipeline.generators.base import Conditions, Corruption, check_size, with_unconditional
+from pipeline.generators.folder import ModelFolder
+from pipeline.generators.masking import (
+    TEMPERATURES,
+    draw_masks,
+    draw_tokens,
+    hidden_counts,
+    least_confident,
+)
+
+PARTS = ("scheduler", "text_encoder", "tokenizer", "transformer", "vqvae")
+AESTHETIC_SCORE = 6.0  # what the published pipelines tell the network of every image
+
+
+class Masked:
+    """What masked families share; see `Family` for the methods. Codes are tokens [H, W].
+
+    A family adds how its network is loaded, called, and how many tokens a side its images have.
+    """
+
+    name: ClassVar[str]
+    code_dtype = torch.int32
+    network: nn.Module
+
+    def __init__(
+        self, folder: ModelFolder, *, steps: int, guidance_scale: float, dtype: str, device: str
+    ) -> None:
+        self._folder, self._steps, self._guidance_scale = folder, steps, guidance_scale
+        self._dtype, self._device = getattr(torch, dtype), torch.device(device)
+        self._tokenizer = folder.load("tokenizer")
+        self._text_encoder = folder.load("text_encoder", self._dtype).to(self._device)
+        self._vqvae = self._load_vqvae()
+        self.network = self._load_network().to(self._device)
+        side = self._side()
+        self.code_shape: tuple[int, ...] = (side, side)
+        self._pixels = side * 2 ** (len(self._vqvae.config.block_out_channels) - 1)
+        self._micro_conditions = torch.tensor(
+            [[self._pixels, self._pixels, 0, 0, AESTHETIC_SCORE]], device=self._device
+        )
+        self._mask = self._mask_token()
+
+    @classmethod
+    def load(
+        cls, source: str, *, steps: int, guidance_scale: float, dtype: str, device: str
+    ) -> Masked:
+        """Load from a folder or hub id; InputError names what is missing or damaged."""
+        return cls(
+            ModelFolder(source),
+            steps=steps,
+            guidance_scale=guidance_scale,
+            dtype=dtype,
+            device=device,
+        )
+
+    def _load_network(self) -> nn.Module:
+        raise NotImplementedError
+
+    def _side(self) -> int:
+        """Tokens a side of an image."""
+        raise NotImplementedError
+
+    def _logits(
+        self, network: nn.Module, tokens: Tensor, conditions: Conditions, timesteps: Tensor
+    ) -> Tensor:
+        """Float32 [B, K, H, W] of what each token is, from tokens int64 [B, H, W]."""
+        raise NotImplementedError
+
+    def describe(self) -> dict[str, Any]:
+        return {
+            "family": self.name,
+            "model_sha256": self._folder.sha256(PARTS),
+            "sampler": "confidence",
+            "temperatures": list(TEMPERATURES),
+            "steps": self._steps,
+            "guidance_scale": self._guidance_scale,
+            "device": self._device.type,
+            "dtype": str(self._dtype).removeprefix("torch."),
+            "code_shape": list(self.code_shape),
+        }
+
+    @torch.inference_mode()
+    def encode_prompts(self, prompts: Sequence[str]) -> Conditions:
+        """`embeddings` [B, L, D], the text encoder's last layer but one, and `pooled` [B, P]."""
+        tokens = self._tokenizer(
+            list(prompts),
+            padding="max_length",
+            max_length=self._tokenizer.model_max_length,
+            truncation=True,
+            return_tensors="pt",
+        ).input_ids
+        read = self._text_encoder(tokens.to(self._device), output_hidden_states=True)
+        return {"embeddings": read.hidden_states[-2].float(), "pooled": read.text_embeds.float()}
+
+    def initial_noise(self, seeds: Sequence[int]) -> Tensor:
+        """All the randomness of sampling: uniform numbers [B, steps, 2, H, W] on the CPU.
+
+        Two for every step and token, the first decides which token is drawn, the second whether
+        it stays; each sample has a generator of its own.
+        """
+        shape = (self._steps, 2, *self.code_shape)
+        return torch.stack(
+            [torch.rand(shape, generator=torch.Generator().manual_seed(seed)) for seed in seeds]
+        )
+
+    @torch.inference_mode()
+    def sample(self, conditions: Conditions, unconditional: Conditions, noise: Tensor) -> Tensor:
+        """Tokens float32 [B, H, W]; NaN where the network gave no finite logits."""
+        guided = self._guidance_scale > 1
+        if guided:
+            conditions = with_unconditional(conditions, unconditional)
+        draws = noise.to(self._device)
+        hidden = torch.ones(len(noise), *self.code_shape, dtype=torch.bool, device=self._device)
+        tokens = torch.full_like(hidden, 0, dtype=torch.int64)
+        broken = torch.zeros(len(noise), dtype=torch.bool, device=self._device)
+        counts = hidden_counts(self._steps, hidden[0].numel())
+        temperatures = torch.linspace(*TEMPERATURES, self._steps).tolist()
+        for step, temperature in enumerate(temperatures):
+            shown = tokens.masked_fill(hidden, self._mask).repeat(2 if guided else 1, 1, 1)
+            timesteps = self._timesteps(counts[step] / hidden[0].numel(), len(shown))
+            logits = self._logits(self.network, shown, conditions, timesteps)
+            if guided:
+                without, given = logits.chunk(2)
+                logits = without + self._guidance_scale * (given - without)
+            broken |= ~logits.isfinite().flatten(1).all(dim=1)
+            drawn, confidence = draw_tokens(logits, draws[:, step, 0])
+            tokens = torch.where(hidden, drawn, tokens)
+            again = draws[:, step, 1], temperature, counts[step + 1]
+            hidden = least_confident(confidence, hidden, *again)
+        return tokens.float().masked_fill(broken[:, None, None], torch.nan)
+
+    @torch.inference_mode()
+    def decode(self, codes: Tensor) -> Tensor:
+        config = self._vqvae.config
+        shape = (*codes.shape, config.vq_embed_dim or config.latent_channels)
+        tokens = codes.to(self._device, torch.int64)
+        images = self._vqvae.decode(tokens, force_not_quantize=True, shape=shape).sample
+        # in the order of diffusers' image processor, so that roundings agree to the bit
+        return (images.clamp(0, 1).float() * 255).round().to(torch.uint8).cpu()
+
+    @torch.inference_mode()
+    def encode(self, images: Tensor) -> Tensor:
+        """Tokens int32 [B, H, W], each the nearest of the codebook to its latent."""
+        check_size(images, (self._pixels, self._pixels))
+        pixels = images.to(self._device, self._vqvae.dtype) / 255
+        latents = self._vqvae.encode(pixels).latents
+        _, _, (_, _, tokens) = self._vqvae.quantize(latents)
+        return tokens.view(len(latents), *latents.shape[2:]).to("cpu", self.code_dtype)
+
+    def corrupt(self, codes: Tensor, generator: torch.Generator) -> Corruption:
+        """Masks bool [B, H, W] as noise, and how much they hide as timesteps."""
+        masks = draw_masks(len(codes), tuple(codes.shape[1:]), generator)
+        timesteps = self._timesteps(masks.flatten(1).float().mean(dim=1), len(codes))
+        return Corruption(timesteps, masks.to(self._device))
+
+    def log_likelihood(
+        self,
+        network: nn.Module,
+        codes: Tensor,
+        conditions: Conditions,
+        corruption: Corruption,
+        *,
+        temperature: float,
+    ) -> Tensor:
+        """``(1/T) mean_hidden log p(token | shown tokens, prompt)``, float32 [B].
+
+        The mean is a sample's own, over its hidden tokens (TGO, arXiv:2605.04653). It is a true
+        log-probability in nats a token: T = 1 is the method as published.
+        """
+        tokens = codes.to(self._device, torch.int64)
+        timesteps, hidden = (part.to(self._device) for part in corruption)
+        shown = tokens.masked_fill(hidden, self._mask)
+        logits = self._logits(network, shown, conditions, timesteps)
+        told = logits.log_softmax(dim=1).gather(1, tokens[:, None])[:, 0]
+        total = told.masked_fill(~hidden, 0).sum(dim=(1, 2))
+        return total / hidden.sum(dim=(1, 2)) / temperature
+
+    def save(self, network: nn.Module, folder: Path) -> None:
+        """The source folder's components, untouched, with `network` as the transformer."""
+        self._folder.save_with("transformer", network, folder)
+
+    def _timesteps(self, share: Tensor | float, size: int) -> Tensor:
+        """Int64 [size] from the share of tokens hidden; see the module."""
+        shares = torch.as_tensor(share).expand(size)
+        return (1000 * shares).round().to(self._device, torch.int64)
+
+    def _load_vqvae(self) -> Any:
+        vqvae = self._folder.load("vqvae", self._dtype)
+        if not vqvae.config.lookup_from_codebook:
+            raise InputError(
+                f"{self._folder.path}/vqvae: does not decode tokens (lookup_from_codebook is not "
+                "set in its config.json); use the VQModel that the model was trained with"
+            )
+        if self._dtype == torch.float16 and vqvae.config.force_upcast:  # it overflows there
+            vqvae = self._folder.load("vqvae", torch.float32)
+        return vqvae.to(self._device)
+
+    def _mask_token(self) -> int:
+        """The token that says "hidden", of a schedule that hides by the cosine."""
+        config = self._folder.load("scheduler", kind=AmusedScheduler).config
+        if config.masking_schedule != "cosine":
+            raise InputError(
+                f"{self._folder.path}/scheduler: masking_schedule {config.masking_schedule!r} is "
+                "not known; use cosine"
+            )
+        return int(config.mask_token_id)

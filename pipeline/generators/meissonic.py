@@ -1,0 +1,37 @@
+"""Meissonic (Bai et al. 2024): a multi-modal transformer on the tokens of a VQGAN."""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+
+from pipeline.generators.base import Conditions
+from pipeline.generators.masked import Masked
+from pipeline.generators.meissonic_transformer import MeissonicTransformer
+
+
+class Meissonic(Masked):
+    """`MeissonFlow/Meissonic` and models of its kind; see `Masked`."""
+
+    name = "meissonic"
+
+    def _load_network(self) -> nn.Module:
+        network: nn.Module = self._folder.load(
+            "transformer", self._dtype, kind=MeissonicTransformer
+        )
+        return network
+
+    def _side(self) -> int:
+        return int(self.network.side)  # type: ignore[arg-type]
+
+    def _logits(
+        self, network: nn.Module, tokens: Tensor, conditions: Conditions, timesteps: Tensor
+    ) -> Tensor:
+        dtype = next(network.parameters()).dtype
+        logits: Tensor = network(
+            tokens,
+            encoder_hidden_states=conditions["embeddings"].to(self._device, dtype),
+            pooled_projections=conditions["pooled"].to(self._device, dtype),
+            timesteps=timesteps,
+            micro_conds=self._micro_conditions.to(dtype).expand(len(tokens), -1),
+        )
+        return logits.float()
