@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from pipeline.layout import PARAMS
+from pipeline.layout import LABELLED, PARAMS, SCORED
 
 app = typer.Typer()
 
@@ -100,3 +100,42 @@ def import_(
     }
     kind = format.value if format else None
     importing.run(chosen, Source(source, kind, images, columns, unit, split))
+
+
+@app.command()
+def inspect(
+    folder: Annotated[Path, typer.Argument(help="A folder of scored shards.")] = SCORED,
+    html: Annotated[
+        Path | None, typer.Option(help="Write a page with histograms and images, too.")
+    ] = None,
+    images: Annotated[
+        int, typer.Option(min=1, help="Best, median and worst images in the page, each.")
+    ] = 6,
+) -> None:
+    """What scores look like: counts, quantiles, correlations; --html for the images."""
+    from pipeline import inspection
+
+    found = inspection.look(folder)
+    inspection.show(found)
+    if html is not None:
+        from pipeline import inspection_page
+
+        print(f"page: {inspection_page.write(found, html, images)}")
+
+
+@app.command()
+def sql(
+    query: Annotated[str, typer.Argument(help="Over the tables scored, labelled and images.")],
+    scored: Annotated[Path, typer.Option(help="The folder of scored shards.")] = SCORED,
+    labelled: Annotated[Path, typer.Option(help="The folder of labels.")] = LABELLED,
+    rows: Annotated[int, typer.Option(min=1, help="Rows shown at most.")] = 100,
+    csv: Annotated[bool, typer.Option("--csv", help="Print all rows, as CSV.")] = False,
+) -> None:
+    """Ask DuckDB about the shards: tgo sql "select domain, avg(clip) from scored group by 1"."""
+    from pipeline import sql
+
+    answer = sql.ask(query, scored=scored, labelled=labelled)
+    if csv:
+        sql.write_csv(answer)
+    else:
+        sql.show(answer, rows)

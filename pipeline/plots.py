@@ -43,7 +43,7 @@ WIDE = (4.4, 2.7)
 MATRIX = (4.4, 2.7)
 
 _STEPS = (1, 2, 2.5, 5, 10)  # ticks at round numbers
-_STYLE = {
+STYLE = {
     "svg.hashsalt": "tgo",  # ids from content, not from chance
     "svg.fonttype": "none",  # text stays text: it takes the page's font and can be read aloud
     "font.family": "DejaVu Sans",  # ships with matplotlib: the same layout on every machine
@@ -80,9 +80,9 @@ def distribution(
     """Histogram of the feedback scores ``[N]``, split by label ``[N]`` (1, 0; -1 is left out),
     with the threshold and its interval ``(low, high)``."""
     values, marks = np.asarray(scores, dtype=np.float64), np.asarray(labels)
-    edges = _edges(values[marks >= 0], through=threshold)
-    with matplotlib.rc_context(_STYLE):
-        figure, axes = _panel(WIDE)
+    edges = bin_edges(values[marks >= 0], through=threshold)
+    with matplotlib.rc_context(STYLE):
+        figure, axes = panel(WIDE)
         axes.hist(
             [values[marks == 0], values[marks == 1]],
             edges.tolist(),
@@ -107,9 +107,9 @@ def distribution(
 def before_after(base: ArrayLike, tuned: ArrayLike, unit: str) -> str:
     """Score histograms of the base and the tuned model ``[N]`` over common bins, with means."""
     before, after = np.asarray(base, dtype=np.float64), np.asarray(tuned, dtype=np.float64)
-    edges = _edges(np.concatenate([before, after]))
-    with matplotlib.rc_context(_STYLE):
-        figure, axes = _panel(PANEL)
+    edges = bin_edges(np.concatenate([before, after]))
+    with matplotlib.rc_context(STYLE):
+        figure, axes = panel(PANEL)
         for values, role in ((before, "base"), (after, "tuned")):
             counts, _ = np.histogram(values, edges)
             axes.stairs(counts, edges, fill=True, color=LIGHT[role], alpha=0.22, linewidth=0)
@@ -138,8 +138,8 @@ def curves(
     reference line (chance, zero), ``band`` shades healthy values where the curve has an edge of
     them in view. At most two lines: one positive, one negative class."""
     roles = ["tuned", "below"]
-    with matplotlib.rc_context(_STYLE):
-        figure, axes = _panel(PANEL)
+    with matplotlib.rc_context(STYLE):
+        figure, axes = panel(PANEL)
         if level is not None:
             axes.axhline(level, color=LIGHT["muted"], linewidth=0.9, linestyle=(0, (2, 2)))
         last = [values[-1] for values in lines.values()]
@@ -176,8 +176,8 @@ def correlation(matrix: ArrayLike, names: Sequence[str]) -> str:
     """Lower triangle of a correlation matrix ``[K, K]``; names stand on the diagonal. The number
     is printed in every cell, so colour (sign) and strength (size of r) only support it."""
     values, count = np.asarray(matrix, dtype=np.float64), len(names)
-    with matplotlib.rc_context(_STYLE | {"axes.grid": False}):
-        figure, axes = _panel(MATRIX)
+    with matplotlib.rc_context(STYLE | {"axes.grid": False}):
+        figure, axes = panel(MATRIX)
         axes.set(xlim=(0, count), ylim=(count, 0))
         axes.axis("off")
         for row in range(count):
@@ -201,7 +201,7 @@ def to_svg(figure: Figure, description: str) -> str:
     svg = svg[svg.index("<svg") :].strip()
     svg = re.sub(r"\s*<metadata>.*?</metadata>", "", svg, flags=re.DOTALL)
     svg = re.sub(r'<g id="[^"]*"', "<g", svg)  # would repeat from chart to chart in one page
-    svg = svg.replace(f" font-family: '{_STYLE['font.family']}';", "")
+    svg = svg.replace(f" font-family: '{STYLE['font.family']}';", "")
     svg = re.sub(r"\s*<defs>\s*<style.*?</style>\s*</defs>", "", svg, flags=re.DOTALL)
     for role, colour in LIGHT.items():
         svg = svg.replace(colour, f"var(--{role})")
@@ -224,7 +224,8 @@ def standalone(svg: str) -> str:
     return f'<?xml version="1.0" encoding="utf-8"?>\n{head}>{style}{body}'
 
 
-def _panel(size: tuple[float, float]) -> tuple[Figure, Axes]:
+def panel(size: tuple[float, float]) -> tuple[Figure, Axes]:
+    """An empty chart of `size` inches, with ticks at round numbers; use it inside `STYLE`."""
     figure = Figure(figsize=size, layout="constrained")
     axes = figure.add_subplot()
     axes.yaxis.set_major_locator(MaxNLocator(4, steps=_STEPS))
@@ -232,7 +233,7 @@ def _panel(size: tuple[float, float]) -> tuple[Figure, Axes]:
     return figure, axes
 
 
-def _edges(values: np.ndarray, through: float | None = None) -> np.ndarray:
+def bin_edges(values: np.ndarray, through: float | None = None) -> np.ndarray:
     """Bin edges over the values; one of them falls on ``through``."""
     low, high = float(values.min()), float(values.max())
     if low == high:

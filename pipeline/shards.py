@@ -233,6 +233,14 @@ def read_metadata(path: Path) -> dict[str, Any]:
         raise _damaged(path, error) from None
 
 
+def read_schema(path: Path) -> pa.Schema:
+    """The columns of a shard; InputError as for `read_shard`."""
+    try:
+        return pq.read_schema(path)
+    except (pa.ArrowException, OSError) as error:
+        raise _damaged(path, error) from None
+
+
 def read_scores(folder: Path, reward: str) -> pa.Table:
     """id, prompt_id, domain, status and `reward` of every row of a scored folder, in order."""
     columns = ["id", "prompt_id", "domain", "status", reward]

@@ -347,7 +347,7 @@ def test_distribution_leaves_excluded_rows_out() -> None:
 
 def test_an_edge_of_the_histogram_lies_on_the_threshold() -> None:
     values = np.random.default_rng(0).normal(size=500)
-    edges = plots._edges(values, through=0.123)
+    edges = plots.bin_edges(values, through=0.123)
     assert np.abs(edges - 0.123).min() < 1e-12
     assert edges[0] <= values.min()
     assert edges[-1] >= values.max() - 1e-12
