@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     import duckdb
     from rich.table import Table
 
-_CLOSED = {
+_CLOSED: dict[str, str | bool | int | float | list[str]] = {
     "autoinstall_known_extensions": False,  # what a query can do must not depend on the network
     "autoload_known_extensions": False,
     "python_enable_replacements": False,  # a table is never one of our own variables
