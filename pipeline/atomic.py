@@ -5,33 +5,83 @@ from __future__ import annotations
 import errno
 import json
 import os
-from collections.abc import Iterator
+from collections import deque
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO
 
 from pipeline.errors import InputError
 
+_BEHIND = 4  # files that wait for the disk at once
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
+class Commits:
+    """Waits for the disk on a thread of its own, while the next files are written.
+
+    When the block ends, every file has its name and is on the disk; the first that could not be
+    is the error of the block, or of a `replacing` before its end.
+    """
+
+    def __init__(self) -> None:
+        self._pool = ThreadPoolExecutor(1)
+        self._waiting: deque[Future[None]] = deque()
+
+    def __enter__(self) -> Commits:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *rest: object) -> None:
+        self._pool.shutdown()
+        while self._waiting and kind is None:
+            self._waiting.popleft().result()
+
+    def add(self, commit: Callable[[], None]) -> None:
+        """Run `commit` after those before it; waits while many are behind."""
+        self._waiting.append(self._pool.submit(commit))
+        if len(self._waiting) > _BEHIND:
+            self._waiting.popleft().result()
+
+
 @contextmanager
-def replacing(path: Path) -> Iterator[BinaryIO]:
+def replacing(path: Path, commits: Commits | None = None) -> Iterator[BinaryIO]:
     """A binary file to write to; it takes the name `path` only when the block ends well.
 
     Temporary name in the same folder, fsync, rename, fsync of the folder: after a kill or a
     power cut at any moment `path` is the old file or the new one. A full or unwritable disk is an
-    InputError; the temporary file is removed and finished files stay.
+    InputError; the temporary file is removed and finished files stay. With `commits`, what waits
+    for the disk is left to them.
     """
     partial = path.with_name(f".{path.name}.partial")
-    try:
+    with _undone(path, partial):
         path.parent.mkdir(parents=True, exist_ok=True)
-        with partial.open("wb") as file:
+        file = partial.open("wb")
+        try:
             yield file
             file.flush()
+        except BaseException:
+            file.close()
+            raise
+    if commits is None:
+        _commit(file, partial, path)
+    else:
+        commits.add(lambda: _commit(file, partial, path))
+
+
+def _commit(file: BinaryIO, partial: Path, path: Path) -> None:
+    with _undone(path, partial):
+        with file:
             os.fsync(file.fileno())
         os.replace(partial, path)
         _sync_folder(path.parent)
+
+
+@contextmanager
+def _undone(path: Path, partial: Path) -> Iterator[None]:
+    """Remove the temporary file of `path` where the block fails; the disk's faults in one line."""
+    try:
+        yield
     except OSError as error:
         partial.unlink(missing_ok=True)
         raise InputError(f"{path}: {explain(error)}") from error

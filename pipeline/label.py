@@ -15,7 +15,7 @@ from typing import Any
 import pyarrow as pa
 
 from pipeline import distribution, layout, plan, shards, verdict
-from pipeline.atomic import remove_partials, write_json
+from pipeline.atomic import Commits, remove_partials, write_json
 from pipeline.examine import Examined, examine
 from pipeline.feed import in_order, numbers
 from pipeline.locks import hold
@@ -68,14 +68,17 @@ def write_labels(made: Plan, found: Examined, labelled: Path, *, threads: int = 
         if path.name not in names:
             path.unlink()
     total = Tally()
-    for part in in_order(
-        made.paths, lambda path: _write(made, found, path, labelled / path.name), threads
-    ):
-        total.merge(part)
+    with Commits() as commits:
+
+        def write(path: Path) -> Tally:
+            return _write(made, found, path, labelled / path.name, commits)
+
+        for part in in_order(made.paths, write, threads):
+            total.merge(part)
     return total
 
 
-def _write(made: Plan, found: Examined, path: Path, to: Path) -> Tally:
+def _write(made: Plan, found: Examined, path: Path, to: Path, commits: Commits) -> Tally:
     counted = Tally()
 
     def tables() -> Iterator[pa.Table]:
@@ -83,7 +86,7 @@ def _write(made: Plan, found: Examined, path: Path, to: Path) -> Tally:
             counted.merge(count(marked, found.column, found.interval, found.drift, made.rule.ties))
             yield made.table(marked)
 
-    shards.write_labels(to, tables(), made.schema)
+    shards.write_labels(to, tables(), made.schema, commits)
     return counted
 
 

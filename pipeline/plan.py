@@ -96,16 +96,25 @@ class Plan:
     def table(self, marked: Marked) -> pa.Table:
         """The labelled rows; `part.table` must hold the ids."""
         assert marked.part.table is not None
-        columns: dict[str, Any] = {
-            "id": marked.part.table["id"],
-            "score": pa.array(marked.part.scores, mask=~marked.usable),
-            "threshold": marked.threshold,
-            "label": marked.label,
-            "weight": marked.weight,
-        }
+        columns = [
+            marked.part.table["id"],
+            _arrow(marked.part.scores, pa.float32(), marked.usable),
+            _arrow(marked.threshold, pa.float32()),
+            _arrow(marked.label, pa.int8()),
+            _arrow(marked.weight, pa.float32()),
+        ]
         if marked.target is not None:
-            columns["target"] = pa.array(marked.target, mask=~marked.usable)
-        return pa.table(columns, schema=self.schema)
+            columns.append(_arrow(marked.target, pa.float32(), marked.usable))
+        return pa.Table.from_arrays(columns, schema=self.schema)
+
+
+def _arrow(
+    values: NDArray[Any], kind: pa.DataType, there: NDArray[np.bool_] | None = None
+) -> pa.Array:
+    """An array over the memory of `values`, null where not `there`; `pa.array` would copy it."""
+    valid = None if there is None else pa.py_buffer(np.packbits(there, bitorder="little"))
+    held = pa.py_buffer(np.ascontiguousarray(values))
+    return pa.Array.from_buffers(kind, len(values), [valid, held])
 
 
 @dataclass(frozen=True)
@@ -170,9 +179,10 @@ def survey(feed: Feed, models: dict[str, dict[str, Any]]) -> Surveyed:
     """Moments of a feed's scores, how many rows it has, and how many lack each reward's score."""
 
     def look(part: Part) -> tuple[int, dict[str, int], Moments, NDArray[np.int64]]:
+        there = part.scores[~np.isnan(part.scores)]
         found = Moments()
-        found.add(part.scores[~np.isnan(part.scores)])
-        return len(part.scores), part.missing, found, Selection([50.0]).count(part.scores)
+        found.add(there)
+        return len(part.scores), part.missing, found, Selection([50.0]).count(there)
 
     moments, rows = Moments(), 0
     missing = dict.fromkeys(feed.scalar.rule.reward, 0)

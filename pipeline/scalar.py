@@ -57,7 +57,8 @@ class Scalar:
     def missing(self, columns: Mapping[str, Scores], usable: Mask) -> dict[str, int]:
         """Usable rows that lack a score, per reward model."""
         return {
-            name: int((usable & ~np.isfinite(columns[name])).sum()) for name in self.rule.reward
+            name: int(np.count_nonzero(usable & ~np.isfinite(columns[name])))
+            for name in self.rule.reward
         }
 
     def score(self, columns: Mapping[str, Scores], usable: Mask) -> Scores:

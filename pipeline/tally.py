@@ -10,7 +10,7 @@ import numpy as np
 from pipeline.feed import encode
 from pipeline.plan import Marked
 from pipeline.scopes import Scores
-from pipeline.weights import POSITIVE
+from pipeline.weights import EXCLUDED
 
 
 @dataclass(frozen=True)
@@ -50,23 +50,23 @@ def count(marked: Marked, column: str, interval: Ends, drift: Ends | None, ties:
     assert marked.part.table is not None
     values, codes = encode(marked.part.table[column])
     names = values.to_pylist()
-    positive = marked.label == POSITIVE
-    rows = np.bincount(codes[marked.usable], minlength=len(names)).tolist()
-    positives = np.bincount(codes[positive], minlength=len(names)).tolist()
+    both = 3 * codes + (marked.label - EXCLUDED)  # each group's rows left out, negative, positive
+    found = np.bincount(both, minlength=3 * len(names)).reshape(-1, 3)
+    rows, positives = found[:, 1] + found[:, 2], found[:, 2]
     places = np.searchsorted(interval.names, names)[codes] if interval.names else 0
     scores = marked.part.scores
     return Tally(
-        int(marked.usable.sum()),
-        int(positive.sum()),
+        int(rows.sum()),
+        int(positives.sum()),
         _between(scores, interval.low[places], interval.high[places], ties),
         _between(scores, drift.low[0], drift.high[0], ties) if drift else 0,
-        Counter(dict(zip(names, rows, strict=True))),
-        Counter(dict(zip(names, positives, strict=True))),
+        Counter(dict(zip(names, rows.tolist(), strict=True))),
+        Counter(dict(zip(names, positives.tolist(), strict=True))),
     )
 
 
 def _between(scores: Scores, low: Scores, high: Scores, ties: str) -> int:
     """Rows that the lower threshold makes positive and the higher one negative."""
     if ties == "positive":
-        return int(((scores >= low) & (scores < high)).sum())
-    return int(((scores > low) & (scores <= high)).sum())
+        return int(np.count_nonzero((scores >= low) & (scores < high)))
+    return int(np.count_nonzero((scores > low) & (scores <= high)))

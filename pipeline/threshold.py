@@ -41,13 +41,19 @@ def rank(count: int, percentile: float) -> int:
 def to_keys(scores: Scores) -> Keys:
     """uint32 keys that sort like the scores (no NaN among them); -0.0 becomes 0.0."""
     bits = (np.asarray(scores, np.float32) + np.float32(0)).view(np.uint32)
-    return np.where(bits & _SIGN, ~bits, bits | _SIGN)
+    flipped = (bits.view(np.int32) >> 31).view(np.uint32)  # all bits of a negative number, or none
+    flipped |= _SIGN
+    flipped ^= bits
+    return flipped
 
 
 def from_keys(keys: Keys) -> Scores:
     """The scores of keys; inverse of `to_keys`."""
     keys = np.asarray(keys, np.uint32)
     return np.where(keys & _SIGN, keys & ~_SIGN, ~keys).view(np.float32)
+
+
+_INFINITIES = tuple(to_keys(np.array([-np.inf, np.inf], np.float32)).tolist())
 
 
 class Selection:
@@ -84,19 +90,34 @@ class Selection:
         """This pass's histogram of a part, int64 [wanted, groups, digits]; NaN are left out."""
         slots = len(self._wanted) if self._known else 1  # at first one serves every percentile
         found = np.zeros((slots, self.groups, 1 << self.bits), np.int64)
+        if group is None and self._known:
+            self._count_near(found, scores)
+            return found
         for start in range(0, len(scores), _BLOCK):
             part = slice(start, start + _BLOCK)
             self._count(found, *_numbers(scores[part], None if group is None else group[part]))
         return found
 
+    def _count_near(self, found: NDArray[np.int64], scores: Scores) -> None:
+        """Count one group; keys are made only of the scores that can have a prefix."""
+        for slot, (prefix,) in enumerate(self._prefix):
+            first = int(prefix) << 32 - self._known
+            ends = [first, first + (1 << 32 - self._known) - 1]
+            low, high = from_keys(np.clip(ends, *_INFINITIES).astype(np.uint32))
+            keys = to_keys(scores[(scores >= low) & (scores <= high)])
+            # 0.0 equals -0.0, the end of the negative numbers, but is none of them
+            alive = keys >> np.uint32(32 - self._known) == prefix
+            found[slot] += self._histogram(keys[alive], None)
+
     def _count(self, found: NDArray[np.int64], keys: Keys, group: NDArray[np.int64] | None) -> None:
         if not self._known:
             found[0] += self._histogram(keys, group)
             return
+        assert group is not None
         lead = keys >> np.uint32(32 - self._known)
         for slot, prefix in enumerate(self._prefix):
-            alive = lead == (prefix[0] if group is None else prefix[group])
-            found[slot] += self._histogram(keys[alive], None if group is None else group[alive])
+            alive = lead == prefix[group]
+            found[slot] += self._histogram(keys[alive], group[alive])
 
     def advance(self, counts: NDArray[np.int64]) -> None:
         """Take in the summed histograms of one pass over all parts."""
@@ -125,7 +146,9 @@ class Selection:
 
     def _histogram(self, keys: Keys, group: NDArray[np.int64] | None) -> NDArray[np.int64]:
         shift = np.uint32(32 - self._known - self.bits)
-        digit = keys >> shift & np.uint32((1 << self.bits) - 1)
+        digit = keys >> shift
+        if self._known:
+            digit &= np.uint32((1 << self.bits) - 1)
         place = digit if group is None else group << self.bits | digit.astype(np.int64)
         size = self.groups << self.bits
         return np.bincount(place, minlength=size).reshape(self.groups, -1)

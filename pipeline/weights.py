@@ -16,7 +16,9 @@ def labels(scores: Scores, usable: Mask, threshold: Scores | float, ties: str) -
 
     Rows that are not usable get -1. The threshold is one number or one per row.
     """
-    return np.where(usable, _above(scores, threshold, ties), EXCLUDED).astype(np.int8)
+    found = _above(scores, threshold, ties).astype(np.int8)
+    found[~usable] = EXCLUDED
+    return found
 
 
 def targets(scores: Scores, usable: Mask, thresholds: Scores, ties: str) -> Scores:
@@ -60,9 +62,13 @@ def weights(
         cut = ranks.share(np.atleast_1d(np.asarray(threshold, np.float32)))
         distance = 2 * np.abs(ranks.share(scores) - cut)
     else:
-        distance = np.abs(scores.astype(np.float64) - threshold)
+        distance = np.subtract(scores, threshold, dtype=np.float64)
+        np.abs(distance, out=distance)
     if rule.weights in ("standardised", "capped", "noise"):
-        distance = distance / std if std > 0 else np.zeros_like(distance)
+        if std > 0:
+            distance /= std
+        else:
+            distance[:] = 0
     if rule.weights == "capped":
         assert rule.cap is not None
         distance = np.minimum(distance, rule.cap)
@@ -70,8 +76,11 @@ def weights(
         assert rule.error is not None
         return np.where(usable, _probability(distance / rule.error), 0).astype(np.float32)
     assert rule.confidence is not None
+    distance *= rule.confidence
+    distance += 1
+    distance[~usable] = 0
     with np.errstate(over="ignore"):  # an infinite weight is refused where the row is known
-        return np.where(usable, 1 + rule.confidence * distance, 0).astype(np.float32)
+        return distance.astype(np.float32)
 
 
 def _above(scores: Scores, threshold: Scores | float, ties: str) -> Mask:
