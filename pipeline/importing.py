@@ -13,15 +13,25 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from pipeline import card, embeddings, fingerprint, layout, manifest, origin, ratings, shards
+from pipeline import (
+    card,
+    embeddings,
+    fingerprint,
+    inventory,
+    layout,
+    manifest,
+    origin,
+    ratings,
+    shards,
+)
 from pipeline.atomic import remove_partials
-from pipeline.errors import InputError
 from pipeline.generators.base import Family
 from pipeline.import_job import Job, Planned
 from pipeline.locks import hold
 from pipeline.rating_tables import Source
 from pipeline.ratings import Rated, Ratings
 from pipeline.settings import Settings
+from pipeline.shard_writer import Entry
 
 
 @dataclass(frozen=True)
@@ -130,43 +140,34 @@ def _runs(images: Sequence[Rated]) -> list[tuple[int, int]]:
 
 
 def _survey(job: Job, planned: Sequence[Planned], folder: Path) -> dict[Path, bool]:
-    """Remove every shard that is damaged, stale or beyond the plan; say of what stays whether its
-    ratings are right, too."""
+    """Remove every shard that is stale or beyond the plan and set aside what is damaged; say of
+    each that stays whether its ratings are right, too."""
     known = manifest.read(folder)
-    kept = {}
+    kept: dict[Path, bool] = {}
     for shard in planned:
         if shard.path.exists():
-            try:
+            with inventory.set_aside_if_bad(shard.path):
                 kept[shard.path] = _ratings_are_right(job, shard, known.get(shard.path.name))
-            except InputError as reason:
-                _remove(shard.path, str(reason))
     wanted = {shard.path for shard in planned} | {shard.embeddings for shard in planned}
     places = shards.present(folder)
     for path in [*places, *planned[0].embeddings.parent.glob("shard-*.safetensors")]:
         if path not in wanted:
-            _remove(path, f"{path}: is beyond the plan of {len(planned)} shards; removed")
+            print(f"{path}: is beyond the plan of {len(planned)} shards; removed", file=sys.stderr)
+            path.unlink()
     return kept
 
 
-def _ratings_are_right(job: Job, shard: Planned, entry: manifest.Entry | None) -> bool:
-    """InputError with the reason if not even the pictures are."""
-    metadata = shards.read_metadata(shard.path)
+def _ratings_are_right(job: Job, shard: Planned, entry: Entry | None) -> bool:
+    """StaleError or InputError with the reason if not even the pictures are."""
+    metadata = inventory.recorded_of(shard.path)
     recorded = metadata["tgo.fingerprint"]
     change = fingerprint.difference(recorded["images"], job.images_part(shard))
     if change:
-        raise InputError(f"{shard.path}: {change}; made anew")
-    if entry is None:
-        shards.read_shard(shard.path)
-    elif manifest.entry(shard.path) != entry:
-        raise InputError(f"{shard.path}: its bytes are not those of the manifest; made anew")
+        raise inventory.StaleError(f"{shard.path}: {change}; made anew")
+    inventory.check_bytes(shard.path, entry)
     if not embeddings.is_intact(shard.embeddings, metadata["tgo.embeddings"]["sha256"]):
-        raise InputError(f"{shard.embeddings}: is missing or damaged; made anew")
+        raise inventory.StaleError(f"{shard.embeddings}: is missing or damaged; made anew")
     return bool(recorded["rewards"] == job.rewards_part(shard))
-
-
-def _remove(path: Path, reason: str) -> None:
-    print(reason, file=sys.stderr)
-    path.unlink()
 
 
 def _failures(planned: Sequence[Planned]) -> tuple[int, str]:

@@ -78,12 +78,12 @@ def sweep(planned: Sequence[Planned], folder: Path) -> None:
     _adopt(planned, folder)
     for shard in planned:
         if shard.path.exists():
-            with _set_aside_if_bad(shard.path):
+            with set_aside_if_bad(shard.path):
                 _check_fingerprint(shard)
     wanted = {shard.path for shard in planned}
     for path in sorted({*folder.glob("*.parquet")} - wanted):
-        with _set_aside_if_bad(path):
-            _recorded(path)
+        with set_aside_if_bad(path):
+            recorded_of(path)
             raise StaleError(f"{path}: is beyond the plan of {len(planned)} shards; removed")
     names = {path.name for path in wanted}
     manifest.restrict(folder, names)
@@ -97,9 +97,9 @@ def inspect(shard: Planned, entry: Entry | None) -> Found | None:
     """What of a shard may stay, every byte checked; None if it is not there or not right."""
     if not shard.path.exists():
         return None
-    with _set_aside_if_bad(shard.path):
+    with set_aside_if_bad(shard.path):
         metadata = _check_fingerprint(shard)
-        _check_bytes(shard.path, entry)
+        check_bytes(shard.path, entry)
         recorded = metadata["tgo.fingerprint"]["rewards"]
         intact = embeddings.is_intact(shard.embeddings, metadata["tgo.embeddings"]["sha256"])
         right = frozenset(
@@ -119,7 +119,7 @@ class StaleError(Exception):
 
 
 @contextmanager
-def _set_aside_if_bad(path: Path) -> Iterator[None]:
+def set_aside_if_bad(path: Path) -> Iterator[None]:
     """Remove a stale shard, move a bad one out of the folder; say which and why on stderr."""
     try:
         yield
@@ -153,21 +153,22 @@ def _adopt(planned: Sequence[Planned], folder: Path) -> None:
 
 def _check_fingerprint(shard: Planned) -> dict[str, Any]:
     """The metadata of a shard with the plan's images; raises StaleError or InputError."""
-    metadata = _recorded(shard.path)
+    metadata = recorded_of(shard.path)
     change = fingerprint.difference(metadata["tgo.fingerprint"]["images"], dict(shard.images))
     if change:
         raise StaleError(f"{shard.path}: {change}; made anew")
     return metadata
 
 
-def _recorded(path: Path) -> dict[str, Any]:
+def recorded_of(path: Path) -> dict[str, Any]:
+    """The metadata of a shard; InputError if it is damaged or no shard of ours."""
     metadata = shards.read_metadata(path)
     if not {"tgo.fingerprint", "tgo.embeddings"} <= metadata.keys():
         raise InputError(f"{path}: is not a shard of this program")
     return metadata
 
 
-def _check_bytes(path: Path, entry: Entry | None) -> None:
+def check_bytes(path: Path, entry: Entry | None) -> None:
     """By the manifest's sha256; a shard not yet in it by the checksums of its pages."""
     if entry is None:
         shards.read_shard(path)

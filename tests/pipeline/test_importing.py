@@ -5,10 +5,13 @@ from __future__ import annotations
 import io
 import json
 import os
+import shutil
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import torch
 from PIL import Image
@@ -153,8 +156,12 @@ def test_damage_is_made_good(
     paths = shards.shard_paths(tmp_path / "scored")
     paths[0].write_bytes(paths[0].read_bytes()[:-9])
     embeddings.path_for(tmp_path / "embeddings", paths[1]).unlink()
+    pq.write_table(pa.table({"id": ["x"]}), paths[2])
     (tmp_path / "scored" / manifest.NAME).unlink()
-    assert bring(tmp_path, tiny_family, rated).made == 2
+    assert bring(tmp_path, tiny_family, rated).made == 3
+    aside = tmp_path / ".scored.aside"
+    assert len(list(aside.iterdir())) == 2  # the truncated and the foreign one
+    shutil.rmtree(aside)
     assert contents(tmp_path) == whole
 
 
