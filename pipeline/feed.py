@@ -15,7 +15,6 @@ from typing import Any, TypeVar
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from pipeline import shards
@@ -114,8 +113,7 @@ class Feed:
         if self._column:
             values, codes = encode(table[self._column])
             known = pa.array(self.names, pa.string())
-            places = pc.index_in(values, value_set=known).fill_null(-1)
-            group = places.to_numpy(zero_copy_only=False).astype(np.int64)[codes]
+            group = places_in(values, known)[codes]
             usable &= group >= 0  # a proxy's group that the training rows lack
             group = np.maximum(group, 0)
         return Part(path, start, self.scalar.score(columns, usable), group, extra, missing)
@@ -187,6 +185,13 @@ def _filled(column: pa.Array, missing: float) -> NDArray[Any]:
     bits = np.frombuffer(validity, np.uint8)
     there = np.unpackbits(bits, count=rows.stop, bitorder="little")[rows]
     return np.where(there.view(bool), values, values.dtype.type(missing))
+
+
+def places_in(values: pa.Array, known: pa.Array) -> NDArray[np.int64]:
+    """Where each value [n] is among those that are known; -1 for one that is not."""
+    import pyarrow.compute as pc  # late: a preview of one threshold does without
+
+    return _filled(pc.index_in(values, value_set=known), -1).astype(np.int64)
 
 
 def names_in(paths: Sequence[Path], column: str, threads: int) -> list[str]:

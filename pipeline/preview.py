@@ -18,6 +18,7 @@ from pipeline import plan, settings
 from pipeline.errors import InputError
 from pipeline.label_settings import Label
 from pipeline.settings import Settings
+from pipeline.threshold import rank
 
 SAME_KEYS = {
     "estimator": ("percentile", "value", "oracle_beta", "ordinal"),
@@ -74,7 +75,8 @@ def look(scored: Path, rules: Mapping[str, Label], *, threads: int = 1) -> list[
         label, weight = _marks(made)
         first = label if first is None else first
         usable = label >= 0
-        low, middle, high = np.quantile(weight[usable], [0.05, 0.5, 0.95], method="inverted_cdf")
+        weights = np.sort(weight[usable])
+        low, middle, high = (weights[rank(len(weights), share) - 1] for share in (5, 50, 95))
         rows.append(
             Preview(
                 name,

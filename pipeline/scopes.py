@@ -16,12 +16,11 @@ from typing import Protocol
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from pipeline.errors import InputError
 from pipeline.estimators import Estimate, Scores, gathered, oracle_of_all, streamed
-from pipeline.feed import Feed, Part, encode, in_order, names_in
+from pipeline.feed import Feed, Part, encode, in_order, names_in, places_in
 from pipeline.hashing import hash_strings
 from pipeline.label_settings import PROMPT, Label
 
@@ -130,8 +129,7 @@ class Table:
         """An estimate of prompts `names`, with those of the table put in their places."""
         if not len(self.names) and not self.complete:
             return own
-        found = pc.index_in(names, value_set=self.names).fill_null(-1)
-        at = found.to_numpy(zero_copy_only=False)
+        at = places_in(names, self.names)
         here = at >= 0
         values, sizes = own.values.copy(), np.where(self.complete, 0, own.sizes)
         values[:, here] = self.estimate.values[:, at[here]]
