@@ -191,6 +191,23 @@ def preset(
         print(change)
 
 
+@app.command()
+def plan(
+    params: Params = PARAMS,
+    gpu: Annotated[str, typer.Option(help="h200, h100, a100 or l40s.")] = "h200",
+    gpus: Annotated[int, typer.Option(min=1, help="How many of them.")] = 1,
+    share: Annotated[
+        float | None, typer.Option(help="Of its peak that is reached; left out: an estimate.")
+    ] = None,
+) -> None:
+    """Say what a run would do and cost; checks the settings and loads nothing."""
+    settings = _checked(params)
+    from pipeline import dry_run
+
+    for line in dry_run.lines(settings, gpu=gpu, gpus=gpus, share=share):
+        print(line)
+
+
 def main() -> None:
     """Run a command; see the module for what errors and signals become."""
     for number in (signal.SIGTERM, signal.SIGINT):

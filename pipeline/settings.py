@@ -7,12 +7,12 @@ stand, so what DVC tracks is what runs.
 from __future__ import annotations
 
 import difflib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from importlib.metadata import entry_points
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Annotated, Any, Literal, get_args
 
-from pydantic import Field, ValidationError, field_validator, model_validator
+from pydantic import AfterValidator, Field, ValidationError, field_validator, model_validator
 
 from pipeline.errors import InputError
 from pipeline.fields import (
@@ -26,6 +26,18 @@ from pipeline.prompt_settings import Prompts
 from pipeline.train_settings import Train
 
 REWARDS = ("pickscore", "hpsv2", "imagereward", "clip", "aesthetic")
+
+
+def _runs(command: str) -> Callable[[str], str]:
+    def check(value: str) -> str:
+        if command not in value:
+            raise ValueError(
+                f"launch.{command.split()[1]} = {value!r}: runs no `{command}`; write that, or a "
+                "launcher before it"
+            )
+        return value
+
+    return check
 
 
 class Generator(Group):
@@ -79,6 +91,13 @@ class Evaluate(Group):
     )
 
 
+class Launch(Group):
+    """Commands that `dvc repro` runs where a stage may spread over processes or machines."""
+
+    score: Annotated[str, AfterValidator(_runs("tgo score"))]
+    train: Annotated[str, AfterValidator(_runs("tgo train"))]
+
+
 class Report(Group):
     gallery: Count
 
@@ -100,6 +119,7 @@ class Settings(Group):
     train: Train
     evaluate: Evaluate
     report: Report
+    launch: Launch
 
     @property
     def imported(self) -> bool:

@@ -25,9 +25,7 @@ class Fault(NamedTuple):
 def start(root: Path, generator: Path, rewards: dict[str, str], **options: Any) -> BaseProcess:
     """Start stage one on `root` in a process of its own."""
     context = mp.get_context("forkserver")
-    context.set_forkserver_preload(
-        ["pipeline.score", "diffusers", "transformers", "tests.stage_one"]
-    )
+    context.set_forkserver_preload(["tests.faults.imports"])
     process = context.Process(target=_score, args=(root, generator, rewards), kwargs=options)
     process.start()
     return process

@@ -79,6 +79,7 @@ def check_end(root: Path, whole: Whole, kills: int) -> None:
     root.mkdir()
 
 
+@pytest.mark.timeout(1800)  # two minutes on an idle machine
 def test_killed_at_fifty_moments_it_ends_with_the_same_bytes(
     tmp_path: Path, models: Models, whole: Whole
 ) -> None:

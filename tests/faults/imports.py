@@ -1,0 +1,11 @@
+"""What stage one imports late, imported once: the fork server preloads it for every process."""
+
+from __future__ import annotations
+
+import datasets  # noqa: F401
+from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel  # noqa: F401
+from transformers import CLIPModel, CLIPTextModel, CLIPTokenizer  # noqa: F401
+
+from pipeline.generators import diffusion  # noqa: F401
+from rewards import aesthetic, clip  # noqa: F401
+from tests import stage_one  # noqa: F401
