@@ -57,6 +57,7 @@ MODELS = {
     "amused/amused-512": Cost(0.227, 1.91, 512, 32 * 32 * 4, (77 * 768 + 768) * 2),
     "MeissonFlow/Meissonic": Cost(1.48, 7.64, 1024, 64 * 64 * 4, 78 * 1024 * 2),
     "data/world/diffusion": Cost(0.00023, 0.00031, 64, 4 * 16 * 16 * 2, 24 * 96 * 2, png=0.87),
+    "data/world/masked": Cost(0.00028, 0.00031, 64, 16 * 16 * 4, 25 * 96 * 2, png=0.87),
 }
 """By generator.model."""
 REWARDS = {"pickscore": 0.335, "hpsv2": 0.335, "clip": 0.162, "imagereward": 0.138}

@@ -35,6 +35,31 @@ def test_the_world_preset_brings_the_shipped_settings_back(params: Path) -> None
     assert settings.load(params) == settings.load(ROOT / "params.yaml")
 
 
+EXTENDING = sorted(
+    path.stem for path in (ROOT / "presets").glob("*.yaml") if "extends: " in path.read_text()
+)
+
+
+@pytest.mark.parametrize("name", EXTENDING)
+def test_nothing_of_an_earlier_preset_stays(params: Path, tmp_path: Path, name: str) -> None:
+    (tmp_path / "fresh").mkdir()
+    fresh = Path(shutil.copy(params, tmp_path / "fresh"))
+    preset.apply(name, ROOT / "presets", fresh)
+    for earlier in EXTENDING:
+        preset.apply(earlier, ROOT / "presets", params)
+    preset.apply(name, ROOT / "presets", params)
+    assert settings.load(params) == settings.load(fresh)
+    preset.apply("world", ROOT / "presets", params)
+    assert settings.load(params) == settings.load(ROOT / "params.yaml")
+
+
+def test_test_sets_of_a_preset_take_the_place_of_those_there(params: Path) -> None:
+    changes = preset.apply("sd15", ROOT / "presets", params)
+    assert set(settings.load(params).prompts.tests) == {"parti", "hpsv2"}
+    assert any(line.startswith("prompts.tests: {'seen'") for line in changes)
+    assert "generator.steps: 16 -> 50" in changes
+
+
 @pytest.mark.parametrize("path", sorted((ROOT / "presets").glob("*.yaml")), ids=lambda p: p.stem)
 def test_every_preset_is_valid(params: Path, path: Path) -> None:
     preset.apply(path.stem, path.parent, params)
