@@ -18,10 +18,11 @@ from PIL import Image
 
 from data.world.render import draw
 from data.world.scene import Scene, caption, confuse, draw_scene
-from pipeline import evaluate, label, layout, settings, shards
+from pipeline import evaluate, label, layout, shards
 from pipeline.atomic import write_json
 from pipeline.settings import Settings
 from tests.scores import PLAIN
+from tests.settings import changed
 from tests.trainer.miniature import OBJECTIVES
 
 REWARDS = ("pickscore", "hpsv2", "imagereward", "clip", "aesthetic")
@@ -96,7 +97,7 @@ def make_settings(**changes: dict[str, Any]) -> Settings:
     }
     for group, values in changes.items():
         groups[group] = {**groups[group], **values}
-    return settings.validate(groups, origin="test")
+    return changed(groups)
 
 
 def write_run(chosen: Settings, seed: int = 0, gain: float = 0.35) -> None:

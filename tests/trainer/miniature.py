@@ -10,9 +10,10 @@ import numpy as np
 import pyarrow as pa
 import torch
 
-from pipeline import embeddings, settings, shards
+from pipeline import embeddings, shards
 from pipeline.settings import Settings
 from tests.scores import PLAIN
+from tests.settings import changed
 
 SHAPE = (4, 8, 8)
 TOKENS, WIDTH = 12, 16
@@ -153,7 +154,7 @@ def make_settings(model: Path, *, family: str = "diffusion", **train: Any) -> Se
         "log_every": 3,
         "seed": 0,
     }
-    return settings.validate(
+    return changed(
         {
             "seed": 0,
             "threads": 1,
@@ -178,6 +179,5 @@ def make_settings(model: Path, *, family: str = "diffusion", **train: Any) -> Se
             "train": values | train,
             "evaluate": {"prompts": 1, "images_per_prompt": 1, "judge": None},
             "report": {"gallery": 1},
-        },
-        origin="test",
+        }
     )
