@@ -155,6 +155,7 @@ def _one_line_errors(ray: Any) -> Iterator[None]:
 
 def _import() -> Any:
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # nothing goes out
+    os.environ.setdefault("RAY_worker_niceness", "0")  # the actors are the run, not a side job
     try:
         import ray
     except ImportError:
