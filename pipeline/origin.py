@@ -32,10 +32,19 @@ def require(folder: Path, wanted: Origin) -> None:
         return
     if found == "imported":
         raise InputError(
-            f"{folder}: holds imported ratings, which `tgo score` would replace; go on with `tgo "
-            "label` (under DVC: `dvc freeze score`), or move the folder away"
+            f"{folder}: holds imported ratings, which `tgo score` would replace; set label.reward "
+            "to rating to train on them, or move the folder away"
         )
     raise InputError(
         f"{folder}: holds generated images, which `tgo import` would replace; move the folder away "
         "or remove it"
     )
+
+
+def require_ratings(folder: Path) -> None:
+    """InputError if the folder holds no imported shards."""
+    if of(folder) != "imported":
+        raise InputError(
+            f"{folder}: holds no imported ratings, but label.reward is {RATING}; run `tgo import` "
+            "first, or name a reward model"
+        )

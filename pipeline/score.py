@@ -70,6 +70,10 @@ class Run:
 
 def run(settings: Settings) -> None:
     """Stage `score`: the first prompts of the train list into data/scored."""
+    if settings.imported:
+        origin.require_ratings(layout.SCORED)
+        print(f"{layout.SCORED}: imported ratings, which label.reward names; nothing to generate")
+        return
     share = shares.from_environment()
     origin.require(layout.SCORED, "generated")
     if settings.engine == "ray":

@@ -206,6 +206,8 @@ def test_imported_and_generated_shards_do_not_replace_each_other(
     assert origin.of(tmp_path / "nowhere") is None
     with pytest.raises(InputError, match="holds imported ratings, which `tgo score` would"):
         origin.require(tmp_path / "imported/scored", "generated")
+    with pytest.raises(InputError, match=r"holds no imported ratings, .* run `tgo import` first"):
+        origin.require_ratings(tmp_path / "nowhere")
     score_into(tmp_path / "made", tiny_family, tiny_panel)
     with pytest.raises(InputError, match="holds generated images, which `tgo import` would"):
         bring(tmp_path / "made", tiny_family, rated)
@@ -231,7 +233,7 @@ def test_from_ratings_to_a_tuned_model(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Import, label, train, evaluate, report: no reward model is asked before the evaluation."""
-    from pipeline import evaluate, label, report
+    from pipeline import evaluate, label, report, score
     from trainer import train
 
     rewards = {name: tiny_rewards[name] for name in ("clip", "aesthetic")}
@@ -245,6 +247,9 @@ def test_from_ratings_to_a_tuned_model(
     assert (facts["reward"], facts["unit"], facts["n"]) == ("rating", "stars", 18)
     assert facts["excluded"] == 2
     verify.run(chosen)
+    before = contents(layout.SCORED)
+    score.run(chosen)  # what `dvc repro` begins with
+    assert contents(layout.SCORED) == before
     train.run(chosen)
     assert (layout.TUNED / "model_index.json").is_file()
     assert {"clip", "aesthetic"} <= evaluate.run(chosen)["seen"].keys()
