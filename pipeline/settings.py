@@ -43,10 +43,15 @@ def _runs(command: str) -> Callable[[str], str]:
 class Generator(Group):
     """The text-to-image model being aligned and the sampler that makes its images."""
 
-    family: Literal["diffusion", "amused", "meissonic"] = Field(
-        description="the name of a model family: diffusion, amused or meissonic"
+    family: Literal["diffusion", "sdxl", "sd3", "flux", "zimage", "wan", "amused", "meissonic"] = (
+        Field(
+            description="a model family: diffusion, sdxl, sd3, flux, zimage, wan, amused, meissonic"
+        )
     )
     model: Source
+    resolution: int | None = Field(
+        ge=1, description="pixels a side of an image, or null for what the model makes"
+    )
     steps: Count
     guidance_scale: float = Field(
         ge=1, allow_inf_nan=False, description="a number of at least 1 (1 switches guidance off)"

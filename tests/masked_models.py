@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from tests.models import _tokenizer
+from tests.models import clip_tokenizer
 
 CODEBOOK = 24
 WIDTH = 16
@@ -78,7 +78,7 @@ def _write(folder: Path, pipeline: str, index: list[str], network: Any, mask: in
     from diffusers import AmusedScheduler, VQModel
     from transformers import CLIPTextConfig, CLIPTextModelWithProjection
 
-    tokenizer = _tokenizer()
+    tokenizer = clip_tokenizer()
     text_encoder = CLIPTextModelWithProjection(
         CLIPTextConfig(
             vocab_size=len(tokenizer),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 WORDS = "a red green blue yellow circle square triangle above below left of right on in and"
 
@@ -41,7 +42,7 @@ def write_random_diffusion(folder: Path, *, prediction_type: str = "v_prediction
             sample_size=16,
             scaling_factor=0.5,
         )
-        tokenizer = _tokenizer()
+        tokenizer = clip_tokenizer()
         text_encoder = CLIPTextModel(
             CLIPTextConfig(
                 vocab_size=len(tokenizer),
@@ -77,7 +78,7 @@ def write_random_diffusion(folder: Path, *, prediction_type: str = "v_prediction
     return folder
 
 
-def _tokenizer():  # type: ignore[no-untyped-def]
+def clip_tokenizer(pad: str | None = None) -> Any:
     """CLIP's byte-pair tokenizer with single characters and a few whole words as its merges."""
     from transformers import CLIPTokenizer
 
@@ -97,4 +98,5 @@ def _tokenizer():  # type: ignore[no-untyped-def]
         vocab={token: index for index, token in enumerate(vocabulary)},
         merges=merges,
         model_max_length=12,
+        **({} if pad is None else {"pad_token": pad}),
     )

@@ -12,6 +12,11 @@ if TYPE_CHECKING:
 
 FAMILIES = {
     "diffusion": "pipeline.generators.diffusion:Diffusion",
+    "sdxl": "pipeline.generators.sdxl:StableDiffusionXL",
+    "sd3": "pipeline.generators.sd3:StableDiffusion3",
+    "flux": "pipeline.generators.flux:Flux",
+    "zimage": "pipeline.generators.zimage:ZImage",
+    "wan": "pipeline.generators.wan:Wan",
     "amused": "pipeline.generators.amused:Amused",
     "meissonic": "pipeline.generators.meissonic:Meissonic",
 }
@@ -32,5 +37,6 @@ def load_generator(
         guidance_scale=settings.guidance_scale,
         dtype=settings.dtype,
         device=device,
+        resolution=settings.resolution,
     )
     return family

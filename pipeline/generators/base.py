@@ -27,7 +27,7 @@ it is, so a family whose values float16 cannot hold returns bfloat16.
 class Corruption(NamedTuple):
     """How training codes are corrupted; policy and reference must be given the same one."""
 
-    timesteps: Tensor  # int64 [B]
+    timesteps: Tensor  # [B], int64 steps or, of flows, float32: 1000 sigma
     noise: Tensor  # [B, *code_shape]: float32, or bool where a masked family hides tokens
 
 
@@ -82,7 +82,10 @@ class Family(Protocol):
         ...
 
     def corrupt(self, codes: Tensor, generator: torch.Generator) -> Corruption:
-        """Training-time timesteps and noise for codes [B, *code_shape], from a CPU generator."""
+        """Training-time timesteps and noise for codes [B, *code_shape], on the CPU.
+
+        Only the shape of `codes` counts; the CPU `generator` is all that decides.
+        """
         ...
 
     def log_likelihood(
@@ -114,6 +117,27 @@ class Regressor(Protocol):
         self, network: nn.Module, codes: Tensor, conditions: Conditions, corruption: Corruption
     ) -> Tensor:
         """``target - prediction`` of `network`, float32 [B, *code_shape]."""
+        ...
+
+
+@runtime_checkable
+class Timed(Protocol):
+    """A family that corrupts by Gaussian noise of a chosen level."""
+
+    def initial_noise(self, seeds: Sequence[int], dtype: torch.dtype | None = None) -> Tensor:
+        """As of `Family`; `dtype` is that of the model that samples, if it is not this one's."""
+        ...
+
+    def timesteps_at(self, levels: Tensor) -> Tensor:
+        """Timesteps [B] as `corrupt` gives them, from levels [B] in 0 (clean) to 1 (noise)."""
+        ...
+
+    def signal_to_noise(self, timesteps: Tensor) -> tuple[Tensor, Tensor]:
+        """Signal-to-noise ratio, and squared error of the clean codes per squared residual.
+
+        Both float32, of the shape of `timesteps` and where they are. Where the ratio is 0 or
+        infinite, `min(ratio, gamma) * factor` must still be finite.
+        """
         ...
 
 

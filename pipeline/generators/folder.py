@@ -43,6 +43,22 @@ class ModelFolder:
                     total.update(f"{path.relative_to(self.path).as_posix()}\0{digest}\n".encode())
         return total.hexdigest()
 
+    def config(self, part: str) -> dict[str, Any]:
+        """The settings of a network, from its config.json."""
+        path = self.path / part / "config.json"
+        try:
+            found: dict[str, Any] = json.loads(path.read_text())
+        except (OSError, ValueError):
+            raise InputError(f"{path}: is missing or damaged; {_REMEDY}") from None
+        return found
+
+    def check(self, parts: tuple[str, ...]) -> None:
+        """InputError for a folder of `parts` that is missing or holds a truncated file."""
+        for part in parts:
+            if not (self.path / part).is_dir():
+                raise InputError(f"{self.path}: has no {part}; {_REMEDY}")
+            self._check_weights(self.path / part)
+
     def load(
         self, part: str, dtype: torch.dtype | None = None, *, kind: type[Any] | None = None
     ) -> Any:

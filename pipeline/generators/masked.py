@@ -41,7 +41,14 @@ class Masked:
     network: nn.Module
 
     def __init__(
-        self, folder: ModelFolder, *, steps: int, guidance_scale: float, dtype: str, device: str
+        self,
+        folder: ModelFolder,
+        *,
+        steps: int,
+        guidance_scale: float,
+        dtype: str,
+        device: str,
+        resolution: int | None = None,
     ) -> None:
         self._folder, self._steps, self._guidance_scale = folder, steps, guidance_scale
         self._dtype, self._device = getattr(torch, dtype), torch.device(device)
@@ -52,6 +59,11 @@ class Masked:
         side = self._side()
         self.code_shape: tuple[int, ...] = (side, side)
         self._pixels = side * 2 ** (len(self._vqvae.config.block_out_channels) - 1)
+        if resolution not in (None, self._pixels):
+            raise InputError(
+                f"generator.resolution: {folder.path} makes images of {self._pixels} pixels a "
+                "side and no others; set it to null"
+            )
         self._micro_conditions = torch.tensor(
             [[self._pixels, self._pixels, 0, 0, AESTHETIC_SCORE]], device=self._device
         )
@@ -59,7 +71,14 @@ class Masked:
 
     @classmethod
     def load(
-        cls, source: str, *, steps: int, guidance_scale: float, dtype: str, device: str
+        cls,
+        source: str,
+        *,
+        steps: int,
+        guidance_scale: float,
+        dtype: str,
+        device: str,
+        resolution: int | None = None,
     ) -> Masked:
         """Load from a folder or hub id; InputError names what is missing or damaged."""
         return cls(
@@ -68,6 +87,7 @@ class Masked:
             guidance_scale=guidance_scale,
             dtype=dtype,
             device=device,
+            resolution=resolution,
         )
 
     def _load_network(self) -> nn.Module:
@@ -168,7 +188,7 @@ class Masked:
         """Masks bool [B, H, W] as noise, and how much they hide as timesteps."""
         masks = draw_masks(len(codes), tuple(codes.shape[1:]), generator)
         timesteps = self._timesteps(masks.flatten(1).float().mean(dim=1), len(codes))
-        return Corruption(timesteps, masks.to(self._device))
+        return Corruption(timesteps.cpu(), masks)
 
     def log_likelihood(
         self,

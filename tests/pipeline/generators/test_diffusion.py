@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from pipeline.errors import InputError
-from pipeline.generators.base import Corruption, of_rows
+from pipeline.generators.base import Corruption, Timed, of_rows
 from pipeline.generators.diffusion import Diffusion
 from tests.models import write_random_diffusion
 
@@ -163,6 +163,28 @@ def test_log_likelihood_is_the_mean_squared_error_over_temperature(
     torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-3)
 
 
+@pytest.mark.parametrize("prediction_type", ["v_prediction", "epsilon", "sample"])
+def test_a_residual_tells_the_error_of_the_clean_codes(
+    tmp_path: Path, prediction_type: str
+) -> None:
+    family = load(write_random_diffusion(tmp_path / "m", prediction_type=prediction_type))
+    assert isinstance(family, Timed)
+    timesteps = family.timesteps_at(torch.tensor([0.0, 0.5, 0.9, 1.0]))
+    assert timesteps.tolist() == [0, 500, 900, 999]
+    ratio, factor = family.signal_to_noise(timesteps[:3])
+    alphas = family._schedule.alphas_cumprod[timesteps[:3]]
+    torch.testing.assert_close(ratio, alphas / (1 - alphas))
+    # of a prediction that is wrong by one everywhere
+    wrong = {
+        "epsilon": ((1 - alphas) / alphas).sqrt(),  # x0 = (x_t - sqrt(1 - a) noise) / sqrt(a)
+        "v_prediction": (1 - alphas).sqrt(),  # x0 = sqrt(a) x_t - sqrt(1 - a) v
+        "sample": torch.ones(3),
+    }[prediction_type]
+    torch.testing.assert_close(factor, wrong.square())
+    last, last_factor = family.signal_to_noise(timesteps[3:])
+    assert (last * last_factor).isfinite().all()
+
+
 def test_zero_terminal_snr_reaches_pure_noise(family: Diffusion) -> None:
     assert float(family._schedule.alphas_cumprod[-1]) == pytest.approx(0, abs=1e-6)
 
@@ -295,7 +317,7 @@ def test_a_damaged_model_is_named(
     shutil.copytree(tiny_generator, folder)
     harm(folder, name, change)
     with pytest.raises(InputError) as caught:
-        load(folder)
+        load(folder).encode_prompts(PROMPTS)  # with which text encoders come
     line = str(caught.value)
     assert line.startswith(str(folder))
     assert "\n" not in line

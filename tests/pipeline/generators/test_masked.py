@@ -303,6 +303,15 @@ def test_a_model_that_does_not_fit_is_named(
     assert all(part in line for part in parts), line
 
 
+def test_another_resolution_is_refused(folder: Path, kind: str, family: Masked) -> None:
+    options = {"steps": 4, "guidance_scale": 3.0, "dtype": "float32", "device": "cpu"}
+    pixels = family._pixels
+    kinds = KINDS[kind][0]
+    assert kinds.load(str(folder), resolution=pixels, **options).code_shape == family.code_shape
+    with pytest.raises(InputError, match=f"makes images of {pixels} pixels a side and no others"):
+        kinds.load(str(folder), resolution=2 * pixels, **options)
+
+
 @pytest.mark.parametrize("guidance_scale", [1.0, 4.0])
 def test_the_stock_pipeline_gives_the_same_images_for_the_same_randomness(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, guidance_scale: float

@@ -1,0 +1,140 @@
+"""Flow matching: a transformer predicts the straight line from an image to its noise.
+
+``x_t = (1 - sigma) x0 + sigma noise``, target ``noise - x0`` (rectified flow, Esser et al. 2024).
+A timestep is ``1000 sigma``, float32.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from pipeline.errors import InputError
+from pipeline.generators.base import Conditions, Corruption, with_unconditional
+from pipeline.generators.latent import Latent
+
+DETERMINISTIC = ("FlowMatchEulerDiscreteScheduler", "UniPCMultistepScheduler")
+"""Samplers that draw no noise after the first: an image then depends on its own seed alone."""
+STEPS = 1000
+"""Timesteps of the schedule that all of these networks were trained with."""
+
+
+class Flow(Latent):
+    """Flow-matching models; see `Family` for the methods.
+
+    A subclass encodes prompts and calls its network.
+    """
+
+    network_part = "transformer"
+    patch = 2
+    distilled: ClassVar[bool] = False
+    """Whether guidance is an input of the network, not a second forward."""
+    sigmas_from_one: ClassVar[bool] = True
+    """Whether its pipeline asks for sigmas from 1 to 1/steps, or leaves them to the scheduler."""
+
+    @torch.inference_mode()
+    def sample(self, conditions: Conditions, unconditional: Conditions, noise: Tensor) -> Tensor:
+        guided = self._guidance_scale > 1 and not self.distilled
+        if guided:
+            conditions = with_unconditional(conditions, unconditional)
+        conditions = self._ready(conditions, self._dtype)
+        latents = noise.to(self._device, self._noise_dtype())
+        for timestep in self._timesteps():
+            inputs = torch.cat([latents] * 2) if guided else latents
+            told = timestep.expand(len(inputs))
+            velocity = self._predict(self.network, inputs.to(self._dtype), told, conditions)
+            if guided:
+                without, given = velocity.to(latents.dtype).chunk(2)
+                velocity = self._guide(without, given)
+            velocity = velocity.to(latents.dtype)
+            latents = self._scheduler.step(velocity, timestep, latents).prev_sample
+        return latents.float()
+
+    def corrupt(self, codes: Tensor, generator: torch.Generator) -> Corruption:
+        """Logit-normal sigmas, shifted as the sampler's are at this resolution.
+
+        The noise is in the space of the codes, as `initial_noise` is: the noise that made an
+        image may take its place.
+        """
+        sigma = torch.randn(len(codes), generator=generator).sigmoid()
+        shift = self._shift()
+        sigma = shift * sigma / (1 + (shift - 1) * sigma)
+        noise = torch.randn(codes.shape, generator=generator)
+        return Corruption(STEPS * sigma, noise)
+
+    def timesteps_at(self, levels: Tensor) -> Tensor:
+        """Timesteps float32 [B] from levels [B] in 0 (image) to 1 (noise): these are the sigmas."""
+        return STEPS * levels
+
+    def signal_to_noise(self, timesteps: Tensor) -> tuple[Tensor, Tensor]:
+        """``((1 - sigma) / sigma)^2`` and ``sigma^2``, as ``x0 = x_t - sigma v``."""
+        sigma = timesteps / STEPS
+        return ((1 - sigma) / sigma).square(), sigma.square()
+
+    def residual(
+        self, network: nn.Module, codes: Tensor, conditions: Conditions, corruption: Corruption
+    ) -> Tensor:
+        clean = codes.to(self._device, torch.float32)
+        timesteps, noise = (part.to(self._device) for part in corruption)
+        sigma = (timesteps / STEPS).view(-1, *[1] * (clean.ndim - 1))
+        noisy = (1 - sigma) * clean + sigma * noise
+        dtype = self._type_of(network)
+        given = self._ready(conditions, dtype)
+        return noise - clean - self._predict(network, noisy.to(dtype), timesteps, given).float()
+
+    def _predict(
+        self, network: nn.Module, noisy: Tensor, timesteps: Tensor, conditions: Conditions
+    ) -> Tensor:
+        """The velocity ``noise - x0`` [B, *code_shape] that the network predicts.
+
+        Args:
+            noisy: [B, *code_shape] in the network's type, as are the conditions.
+            timesteps: float32 [B] in 0 to 1000.
+        """
+        raise NotImplementedError
+
+    def _guide(self, without: Tensor, given: Tensor) -> Tensor:
+        return without + self._guidance_scale * (given - without)
+
+    def _timesteps(self) -> Tensor:
+        """Set the scheduler for one run; its timesteps."""
+        scheduler = self._scheduler
+        options: dict[str, Any] = {}
+        if scheduler.config.get("use_dynamic_shifting"):
+            options["mu"] = self._mu()
+        if self.sigmas_from_one:
+            options["sigmas"] = torch.linspace(1, 1 / self._steps, self._steps).tolist()
+        scheduler.set_timesteps(self._steps, device=self._device, **options)
+        scheduler.set_begin_index(0)  # otherwise the first step waits for the device
+        timesteps: Tensor = scheduler.timesteps
+        return timesteps
+
+    def _mu(self) -> float:
+        """How much more noise larger images need: linear in their number of tokens."""
+        tokens = math.prod(self.code_shape[-2:]) / self.patch**2
+        config = self._scheduler.config
+        few, many = config.get("base_image_seq_len", 256), config.get("max_image_seq_len", 4096)
+        low, high = config.get("base_shift", 0.5), config.get("max_shift", 1.15)
+        slope = (high - low) / (many - few)
+        return float(tokens * slope + low - slope * few)
+
+    def _shift(self) -> float:
+        """The shift s of sigmas, ``s sigma / (1 + (s - 1) sigma)``, that the sampler uses."""
+        config = self._scheduler.config
+        if config.get("use_dynamic_shifting"):
+            linear = config.get("time_shift_type") == "linear"
+            return self._mu() if linear else math.exp(self._mu())
+        return float(config.get("shift") or config.get("flow_shift") or 1)
+
+    def _check_sampler(self) -> None:
+        name, config = type(self._scheduler).__name__, self._scheduler.config
+        flows = name == DETERMINISTIC[0] or config.get("use_flow_sigmas")
+        if name not in DETERMINISTIC or config.get("stochastic_sampling") or not flows:
+            raise InputError(
+                f"{self._folder.path}/scheduler: {name} with its settings is no sampler of flows "
+                f"that draws noise but once; use one of {', '.join(DETERMINISTIC)} (the latter "
+                "with use_flow_sigmas)"
+            )

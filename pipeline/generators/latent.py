@@ -1,0 +1,253 @@
+"""What latent models share: a VAE, Gaussian noise in its latents, a likelihood of squared errors.
+
+Codes are the latents as the network sees them, shifted and scaled by the VAE's own statistics,
+float16 in the shards. A finished latent is of unit scale, so float16 (largest number 65,504, 11
+bits) holds it whatever type the network computes in; Parquet has no bfloat16.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, ClassVar, Self
+
+import torch
+from torch import Tensor, nn
+
+from pipeline.errors import InputError
+from pipeline.generators.base import Conditions, Corruption, check_size, gaussian
+from pipeline.generators.folder import ModelFolder
+
+
+class Latent:
+    """The methods of `Family` that do not depend on how a latent model corrupts and predicts.
+
+    A subclass names its parts, encodes prompts, samples, corrupts, and gives the `residual`.
+    """
+
+    name: ClassVar[str]
+    parts: ClassVar[tuple[str, ...]]
+    """Folders of the model that are read."""
+    optional: ClassVar[tuple[str, ...]] = ()
+    """Folders that are read where model_index.json names them."""
+    network_part: ClassVar[str]
+    """Which of them is the network."""
+    patch: int = 1
+    """Latent pixels a side of one token of the network; the resolution must divide by it."""
+    code_dtype = torch.float16
+    network: nn.Module
+
+    def __init__(
+        self,
+        folder: ModelFolder,
+        *,
+        steps: int,
+        guidance_scale: float,
+        dtype: str,
+        device: str,
+        resolution: int | None = None,
+    ) -> None:
+        named = (part for part in self.optional if folder.index.get(part, [None])[0])
+        self._parts = (*self.parts, *named)
+        folder.check(self._parts)
+        self._folder, self._steps, self._guidance_scale = folder, steps, guidance_scale
+        self._dtype: torch.dtype = getattr(torch, dtype)
+        self._device = torch.device(device)
+        self._texts: dict[str, Any] = {}
+        self._scheduler = folder.load("scheduler")
+        self._check_sampler()
+        self._vae = folder.load("vae", self._vae_dtype()).to(self._device)
+        self.network = folder.load(self.network_part, self._dtype).to(self._device)
+        self._config: Any = self.network.config
+        self.code_shape: tuple[int, ...] = self._shape_of(self._side(resolution))
+
+    @classmethod
+    def load(
+        cls,
+        source: str,
+        *,
+        steps: int,
+        guidance_scale: float,
+        dtype: str,
+        device: str,
+        resolution: int | None = None,
+    ) -> Self:
+        """Load from a folder or hub id; InputError names what is missing or damaged.
+
+        Text encoders come with the first prompt: training, which has embeddings, needs none.
+        """
+        return cls(
+            ModelFolder(source),
+            steps=steps,
+            guidance_scale=guidance_scale,
+            dtype=dtype,
+            device=device,
+            resolution=resolution,
+        )
+
+    def describe(self) -> dict[str, Any]:
+        return {
+            "family": self.name,
+            "model_sha256": self._folder.sha256(self._parts),
+            "sampler": type(self._scheduler).__name__,
+            "steps": self._steps,
+            "guidance_scale": self._guidance_scale,
+            "device": self._device.type,
+            "dtype": str(self._dtype).removeprefix("torch."),
+            "code_shape": list(self.code_shape),
+        }
+
+    def initial_noise(self, seeds: Sequence[int], dtype: torch.dtype | None = None) -> Tensor:
+        """Standard normal numbers in the space of the codes, as `corrupt` draws them.
+
+        In the type that sampling starts from, or another: to rounding the numbers are the same.
+        """
+        # as diffusers draws it for `generator=[...]`, so stock pipelines make the same image
+        return torch.stack(
+            [
+                torch.randn(
+                    self.code_shape,
+                    generator=torch.Generator().manual_seed(seed),
+                    dtype=dtype or self._noise_dtype(),
+                )
+                for seed in seeds
+            ]
+        )
+
+    @torch.inference_mode()
+    def decode(self, codes: Tensor) -> Tensor:
+        latents = self._latents_of(codes.to(self._device, self._vae.dtype))
+        images = self._vae.decode(latents).sample.reshape(len(codes), 3, *self._size())
+        # in the order of diffusers' image processor, so that roundings agree to the bit
+        return ((images * 0.5 + 0.5).clamp(0, 1).float() * 255).round().to(torch.uint8).cpu()
+
+    @torch.inference_mode()
+    def encode(self, images: Tensor) -> Tensor:
+        """The mode of the autoencoder's posterior, scaled as the network sees it."""
+        check_size(images, self._size())
+        pixels = images.to(self._device, self._vae.dtype) / 127.5 - 1
+        codes = self._codes_of(self._vae.encode(self._pixels_of(pixels)).latent_dist.mode())
+        return codes.to("cpu", self.code_dtype)
+
+    def log_likelihood(
+        self,
+        network: nn.Module,
+        codes: Tensor,
+        conditions: Conditions,
+        corruption: Corruption,
+        *,
+        temperature: float,
+    ) -> Tensor:
+        """``-(1/T) mean_CHW (target - prediction)^2``, float32 [B]; see `gaussian`."""
+        return gaussian(self.residual(network, codes, conditions, corruption), temperature)
+
+    def residual(
+        self, network: nn.Module, codes: Tensor, conditions: Conditions, corruption: Corruption
+    ) -> Tensor:
+        """``target - prediction``, float32 [B, *code_shape]."""
+        raise NotImplementedError
+
+    def save(self, network: nn.Module, folder: Path) -> None:
+        """The source folder's components, untouched, with `network` in its place (safetensors)."""
+        self._folder.save_with(self.network_part, network, folder)
+
+    def _check_sampler(self) -> None:
+        """InputError unless the model's scheduler gives each image by its own seed alone."""
+        raise NotImplementedError
+
+    def _default_side(self) -> int:
+        """Latent pixels a side where `resolution` is not given."""
+        return int(self._config.sample_size)
+
+    def _channels(self) -> int:
+        """Channels of the codes."""
+        return int(self._config.in_channels)
+
+    def _shape_of(self, side: int) -> tuple[int, ...]:
+        return (self._channels(), side, side)
+
+    def _scale(self) -> int:
+        """Image pixels a side of one latent pixel."""
+        return int(2 ** (len(self._vae.config.block_out_channels) - 1))
+
+    def _side(self, resolution: int | None) -> int:
+        if resolution is None:
+            return self._default_side()
+        unit = self._scale() * self.patch
+        if resolution % unit:
+            raise InputError(
+                f"generator.resolution: {resolution} is no multiple of {unit}, as this model needs"
+            )
+        return resolution // self._scale()
+
+    def _size(self) -> tuple[int, int]:
+        """Height and width of the images."""
+        height, width = self.code_shape[-2:]
+        return self._scale() * height, self._scale() * width
+
+    def _noise_dtype(self) -> torch.dtype:
+        """The type in which the stock pipeline draws noise and keeps what is being denoised."""
+        return self._dtype
+
+    def _vae_dtype(self) -> torch.dtype:
+        return self._dtype
+
+    def _latents_of(self, codes: Tensor) -> Tensor:
+        """What the VAE decodes, from codes [B, *code_shape]."""
+        mean, deviation = self._statistics(codes)
+        return codes * deviation / self._vae.config.get("scaling_factor", 1) + mean
+
+    def _codes_of(self, latents: Tensor) -> Tensor:
+        """Codes [B, *code_shape] from what the VAE encodes; undoes `_latents_of`."""
+        mean, deviation = self._statistics(latents)
+        return (latents - mean) * self._vae.config.get("scaling_factor", 1) / deviation
+
+    def _statistics(self, like: Tensor) -> tuple[Tensor | float, Tensor | float]:
+        """Mean and deviation of the VAE's latents: one a channel where it states them so."""
+        config = self._vae.config
+        channels = [config.get("latents_mean"), config.get("latents_std")]
+        if None in channels:
+            return config.get("shift_factor") or 0, 1
+        shape = (-1, *[1] * (like.ndim - 2))
+        mean, deviation = (like.new_tensor(values).view(shape) for values in channels)
+        return mean, deviation
+
+    def _pixels_of(self, images: Tensor) -> Tensor:
+        """What the VAE encodes, from images [B, 3, H, W] in -1 to 1."""
+        return images
+
+    def _text(self, part: str) -> Any:
+        """A tokenizer or text encoder, loaded when it is first asked for."""
+        if part not in self._texts:
+            found = self._folder.load(part, self._dtype)
+            is_network = isinstance(found, nn.Module)
+            self._texts[part] = found.to(self._device) if is_network else found
+        return self._texts[part]
+
+    def _tokens(self, part: str, prompts: Sequence[str], length: int | None = None) -> Any:
+        """`input_ids` and `attention_mask` [B, length], padded and cut, on the device."""
+        tokenizer = self._text(part)
+        return tokenizer(
+            list(prompts),
+            padding="max_length",
+            max_length=length or tokenizer.model_max_length,
+            truncation=True,
+            return_tensors="pt",
+        ).to(self._device)
+
+    def _type_of(self, network: nn.Module) -> torch.dtype:
+        """The type `network` reads; some keep a few of their parameters in float32."""
+        kept: Any = self.network._keep_in_fp32_modules or ()
+        types = (
+            parameter.dtype
+            for name, parameter in network.named_parameters()
+            if not any(part in name for part in kept)
+        )
+        return next(types)
+
+    def _ready(self, conditions: Conditions, dtype: torch.dtype) -> Conditions:
+        """On the device, and what is no mask in the network's type."""
+        return {
+            name: value.to(self._device, dtype if value.is_floating_point() else value.dtype)
+            for name, value in conditions.items()
+        }

@@ -1,0 +1,74 @@
+"""Stable Diffusion 3 and 3.5 (Esser et al. 2024): two CLIP text encoders and, optionally, T5."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import pad
+
+from pipeline.generators.base import Conditions
+from pipeline.generators.flow import Flow
+
+T5_TOKENS = 256
+
+
+class StableDiffusion3(Flow):
+    """`stabilityai/stable-diffusion-3.5-medium` and models of its kind.
+
+    A model without `text_encoder_3` (null in model_index.json) reads zeros in its place.
+    """
+
+    name = "sd3"
+    parts = (
+        "scheduler",
+        "text_encoder",
+        "text_encoder_2",
+        "tokenizer",
+        "tokenizer_2",
+        "transformer",
+        "vae",
+    )
+    optional = ("text_encoder_3", "tokenizer_3")
+    sigmas_from_one = False
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)
+        self._width = int(self._config.joint_attention_dim)
+
+    @torch.no_grad()
+    def encode_prompts(self, prompts: Sequence[str]) -> Conditions:
+        """`clip` [B, L, D1 + D2], `t5` [B, 256, D] where the model has it, `pooled` [B, P1 + P2].
+
+        The network reads them as one sequence; apart they need no padding on disk.
+        """
+        read = [
+            self._text(f"text_encoder{which}")(
+                self._tokens(f"tokenizer{which}", prompts).input_ids, output_hidden_states=True
+            )
+            for which in ("", "_2")
+        ]
+        conditions = {
+            "clip": torch.cat([one.hidden_states[-2] for one in read], dim=-1).float(),
+            "pooled": torch.cat([one.text_embeds for one in read], dim=-1).float(),
+        }
+        if "text_encoder_3" in self._parts:
+            tokens = self._tokens("tokenizer_3", prompts, T5_TOKENS)
+            conditions["t5"] = self._text("text_encoder_3")(tokens.input_ids)[0].float()
+        return conditions
+
+    def _predict(
+        self, network: nn.Module, noisy: Tensor, timesteps: Tensor, conditions: Conditions
+    ) -> Tensor:
+        clip = conditions["clip"]
+        t5 = conditions.get("t5", clip.new_zeros(len(clip), T5_TOKENS, self._width))
+        clip = pad(clip, (0, self._width - clip.shape[-1]))
+        velocity: Tensor = network(
+            hidden_states=noisy,
+            timestep=timesteps,
+            encoder_hidden_states=torch.cat([clip, t5], dim=1),
+            pooled_projections=conditions["pooled"],
+        ).sample
+        return velocity

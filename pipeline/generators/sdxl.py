@@ -1,0 +1,66 @@
+"""SDXL (Podell et al. 2023): two text encoders, and a UNet that is told the image's size."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from pipeline.generators.base import Conditions
+from pipeline.generators.diffusion import Diffusion
+
+
+class StableDiffusionXL(Diffusion):
+    """`stabilityai/stable-diffusion-xl-base-1.0` and models of its kind.
+
+    The network is told that every image has the size that the model makes, and is not cropped.
+    """
+
+    name = "sdxl"
+    parts = (*Diffusion.parts, "text_encoder_2", "tokenizer_2")
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)
+        size = self._size()
+        # original size, corner of the crop, target size
+        self._time_ids = torch.tensor([*size, 0, 0, *size], device=self._device)
+
+    @torch.no_grad()
+    def encode_prompts(self, prompts: Sequence[str]) -> Conditions:
+        """`embeddings` [B, L, D1 + D2], last layers but one side by side, and `pooled` [B, P].
+
+        The empty prompt has zeros where the model says so (`force_zeros_for_empty_prompt`).
+        """
+        read = [
+            self._text(f"text_encoder{which}")(
+                self._tokens(f"tokenizer{which}", prompts).input_ids, output_hidden_states=True
+            )
+            for which in ("", "_2")
+        ]
+        embeddings = torch.cat([one.hidden_states[-2] for one in read], dim=-1).float()
+        pooled = read[1].text_embeds.float()
+        if self._folder.index.get("force_zeros_for_empty_prompt", True):
+            given = torch.tensor([prompt != "" for prompt in prompts], device=self._device)
+            embeddings, pooled = embeddings * given[:, None, None], pooled * given[:, None]
+        return {"embeddings": embeddings, "pooled": pooled}
+
+    def _predict(
+        self, network: nn.Module, noisy: Tensor, timesteps: Tensor, conditions: Conditions
+    ) -> Tensor:
+        told = self._time_ids.to(noisy.dtype).expand(len(noisy), -1)
+        added = {"text_embeds": conditions["pooled"], "time_ids": told}
+        prediction: Tensor = network(
+            noisy,
+            timesteps,
+            encoder_hidden_states=conditions["embeddings"],
+            added_cond_kwargs=added,
+        ).sample
+        return prediction
+
+    def _vae_dtype(self) -> torch.dtype:
+        """The published VAE overflows in float16 and says so."""
+        told = self._folder.config("vae").get("force_upcast", True)
+        upcast = self._dtype == torch.float16 and told
+        return torch.float32 if upcast else self._dtype

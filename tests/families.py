@@ -1,0 +1,54 @@
+"""Loading and sampling the tiny models of `tests.family_models`, for the tests of all families."""
+
+from __future__ import annotations
+
+import importlib
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from pipeline.generators import FAMILIES
+from pipeline.generators.base import Conditions, Corruption, of_rows
+from pipeline.generators.latent import Latent
+from tests.family_parts import RESOLUTION
+
+PROMPTS = ["a red circle", "a blue square on a dog"]
+SEEDS = [7, 2**62 + 1]
+GUIDANCE = 3.0
+FLOWS = ["sd3", "flux", "zimage", "wan"]
+FAMILY_OF = {
+    "sd15": "diffusion",
+    "sd21": "diffusion",
+    "sdxl-other": "sdxl",
+    "sd3-without-t5": "sd3",
+}
+
+
+def load(kind: str, source: Path | str, **changes: Any) -> Latent:
+    module, _, name = FAMILIES[FAMILY_OF.get(kind, kind)].partition(":")
+    options = {
+        "steps": 3,
+        "guidance_scale": GUIDANCE,
+        "dtype": "float32",
+        "device": "cpu",
+        "resolution": RESOLUTION,
+    }
+    found: Latent = getattr(importlib.import_module(module), name).load(
+        str(source), **{**options, **changes}
+    )
+    return found
+
+
+def sample(family: Any, prompts: list[str], seeds: list[int]) -> torch.Tensor:
+    encoded = family.encode_prompts([*prompts, ""])
+    given, empty = of_rows(encoded, slice(-1)), of_rows(encoded, -1)
+    codes: torch.Tensor = family.sample(given, empty, family.initial_noise(seeds))
+    return codes
+
+
+def case(family: Latent) -> tuple[torch.Tensor, Conditions, Corruption]:
+    codes = family.initial_noise([3, 4])
+    drawn = family.corrupt(codes, torch.Generator().manual_seed(5))
+    assert drawn.noise.shape == codes.shape
+    return codes, family.encode_prompts(PROMPTS), drawn

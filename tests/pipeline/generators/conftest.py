@@ -1,0 +1,36 @@
+"""Tiny models of every latent family, written and loaded once a module."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from pipeline.generators.latent import Latent
+from tests.families import load
+from tests.family_models import write
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    root, made = tmp_path_factory.mktemp("families"), {}
+
+    def folder(kind: str) -> Path:
+        if kind not in made:
+            made[kind] = write(kind, root / kind)
+        return made[kind]
+
+    return folder
+
+
+@pytest.fixture(scope="module")
+def loaded(folders: Callable[[str], Path]) -> Callable[[str], Latent]:
+    made: dict[str, Latent] = {}
+
+    def family(kind: str) -> Latent:
+        if kind not in made:
+            made[kind] = load(kind, folders(kind))
+        return made[kind]
+
+    return family

@@ -1,0 +1,166 @@
+"""Laws that every latent family keeps, through real classes at a tiny size."""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from pipeline import produce
+from pipeline.embeddings import Embeddings, stored
+from pipeline.generators.base import of_rows
+from pipeline.generators.latent import Latent
+from pipeline.prompts import Prompt
+from tests.families import GUIDANCE, PROMPTS, SEEDS, case, load, sample
+from tests.family_models import KINDS
+from tests.family_parts import RESOLUTION
+
+
+def stock_images(kind: str, folder: Path) -> np.ndarray:
+    """The same images from diffusers' own pipeline, uint8 [B, H, W, 3]."""
+    from diffusers import DiffusionPipeline
+
+    absent = {"text_encoder_3": None, "tokenizer_3": None} if kind == "sd3-without-t5" else {}
+    pipeline = DiffusionPipeline.from_pretrained(folder, **absent)
+    pipeline.set_progress_bar_config(disable=True)
+    options: dict[str, Any] = {"num_frames": 1} if kind == "wan" else {}
+    made = pipeline(
+        list(PROMPTS),
+        num_inference_steps=3,
+        # this one counts guidance from 0
+        guidance_scale=GUIDANCE - 1 if kind == "zimage" else GUIDANCE,
+        height=RESOLUTION,
+        width=RESOLUTION,
+        generator=[torch.Generator().manual_seed(seed) for seed in SEEDS],
+        output_type="np",
+        **options,
+    )
+    images = made.frames[:, 0] if kind == "wan" else made.images
+    return (images * 255).round().astype(np.uint8)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_stock_pipeline_gives_the_same_images(
+    kind: str, folders: Callable[[str], Path], loaded: Callable[[str], Latent]
+) -> None:
+    family = loaded(kind)
+    images = family.decode(sample(family, PROMPTS, SEEDS))
+    assert images.float().std() > 1
+    np.testing.assert_array_equal(
+        images.permute(0, 2, 3, 1).numpy(), stock_images(kind, folders(kind))
+    )
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_an_image_depends_on_its_own_seed_alone(kind: str, loaded: Callable[[str], Latent]) -> None:
+    family = loaded(kind)
+    noise = family.initial_noise(SEEDS)
+    assert noise.shape == (2, *family.code_shape)
+    assert torch.equal(family.initial_noise(SEEDS[1:])[0], noise[1])
+    together = sample(family, PROMPTS, SEEDS)
+    assert torch.equal(sample(family, PROMPTS, SEEDS), together)
+    alone = sample(family, PROMPTS[1:], SEEDS[1:])
+    torch.testing.assert_close(alone[0], together[1], rtol=1e-3, atol=1e-3)
+    other = sample(family, PROMPTS[1:], [8])
+    assert not torch.allclose(other[0], together[1], atol=0.1)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_stored_codes_decode_to_the_stored_image(
+    kind: str, loaded: Callable[[str], Latent]
+) -> None:
+    family: Any = loaded(kind)
+    prompts = [Prompt(f"p{n}", text, "all") for n, text in enumerate(PROMPTS)]
+    kept = stored(produce.embed(family, [*PROMPTS, ""], 2))
+    embedded = Embeddings(of_rows(kept, slice(-1)), of_rows(kept, -1))
+    rows = produce.rows_of(prompts, seed=0, images_per_prompt=1)
+    (made,) = produce.sample(family, rows, embedded, 2)
+    assert made.usable.all()
+    assert made.codes.dtype == torch.float16
+    images = produce.decode(family, made)
+    assert images.shape == (2, 3, RESOLUTION, RESOLUTION)
+    assert torch.equal(family.decode(made.codes), images)
+    found = family.encode(images)
+    assert found.dtype == family.code_dtype
+    assert found.shape == made.codes.shape
+    assert torch.equal(family.encode(images), found)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_codes_and_latents_undo_each_other(kind: str, loaded: Callable[[str], Latent]) -> None:
+    family = loaded(kind)
+    codes = family.initial_noise([1])
+    back = family._codes_of(family._latents_of(codes))
+    torch.testing.assert_close(back, codes)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_gradient_of_log_likelihood_matches_a_numeric_one(
+    kind: str, folders: Callable[[str], Path], loaded: Callable[[str], Latent]
+) -> None:
+    codes, conditions, drawn = case(loaded(kind))
+    network = copy.deepcopy(loaded(kind).network).requires_grad_(True)
+
+    def value() -> torch.Tensor:
+        return loaded(kind).log_likelihood(network, codes, conditions, drawn, temperature=0.1).sum()
+
+    parameters = [parameter for parameter in network.parameters() if parameter.requires_grad]
+    gradient = torch.autograd.grad(value(), parameters, allow_unused=True)
+    pairs = [(p, g) for p, g in zip(parameters, gradient, strict=True) if g is not None]
+    assert len(pairs) > 0.8 * len(parameters)
+    length = math.sqrt(sum(float(g.double().square().sum()) for _, g in pairs))
+    step, ends = 1e-2 / max(length, 1), []
+    with torch.no_grad():
+        for change in (step, -2 * step):
+            for parameter, part in pairs:
+                parameter += change * part / length
+            ends.append(float(value()))
+    numeric = (ends[0] - ends[1]) / (2 * step)
+    assert numeric == pytest.approx(length, rel=3e-2)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_policy_and_reference_agree_until_one_of_them_learns(
+    kind: str, loaded: Callable[[str], Latent]
+) -> None:
+    family = loaded(kind)
+    codes, conditions, drawn = case(family)
+    networks = family.network, copy.deepcopy(family.network)
+    with torch.no_grad():
+        values = [
+            family.log_likelihood(network, codes, conditions, drawn, temperature=1e-3)
+            for network in networks
+        ]
+        residual = family.residual(family.network, codes, conditions, drawn)
+    assert torch.equal(values[0], values[1])
+    assert values[0].shape == (2,)
+    assert values[0].dtype == torch.float32
+    expected = torch.stack([-1000 * one.square().mean() for one in residual])
+    torch.testing.assert_close(values[0], expected)
+
+
+@pytest.mark.parametrize("kind", ["sdxl", "sd3", "flux", "zimage", "wan"])
+def test_a_saved_model_is_a_stock_pipeline_with_the_new_network(
+    kind: str, folders: Callable[[str], Path], loaded: Callable[[str], Latent], tmp_path: Path
+) -> None:
+    from diffusers import DiffusionPipeline
+
+    family = loaded(kind)
+    changed = copy.deepcopy(family.network)
+    with torch.no_grad():
+        for parameter in changed.parameters():
+            parameter.mul_(1.5)
+    family.save(changed, tmp_path / "tuned")
+    pipeline = DiffusionPipeline.from_pretrained(tmp_path / "tuned")
+    found = getattr(pipeline, family.network_part).state_dict()
+    for name, value in changed.state_dict().items():
+        assert torch.equal(found[name], value), name
+    tuned = load(kind, tmp_path / "tuned")
+    assert tuned.describe() != family.describe()
+    assert load(kind, folders(kind)).describe() == family.describe()
