@@ -27,8 +27,9 @@ repro: setup
 	dvc repro
 	@echo "report: $(CURDIR)/reports/index.html"
 
+# one thread a worker: the models of tests are too small for more
 test: setup
-	pytest
+	OMP_NUM_THREADS=1 pytest --numprocesses logical --maxprocesses 4 --dist loadfile
 
 lint: setup
 	ruff check
