@@ -11,18 +11,26 @@ import torch
 from pipeline.generators import FAMILIES
 from pipeline.generators.base import Conditions, Corruption, of_rows
 from pipeline.generators.latent import Latent
+from tests.family_models import write as write_latent
 from tests.family_parts import RESOLUTION
+from tests.masked_models import write_random_amused, write_random_meissonic
 
 PROMPTS = ["a red circle", "a blue square on a dog"]
 SEEDS = [7, 2**62 + 1]
 GUIDANCE = 3.0
 FLOWS = ["sd3", "flux", "zimage", "wan"]
+MASKED = {"amused": write_random_amused, "meissonic": write_random_meissonic}
 FAMILY_OF = {
     "sd15": "diffusion",
     "sd21": "diffusion",
     "sdxl-other": "sdxl",
     "sd3-without-t5": "sd3",
 }
+
+
+def write(kind: str, folder: Path) -> Path:
+    """Save the tiny model of a kind, latent or masked."""
+    return MASKED.get(kind, lambda path: write_latent(kind, path))(folder)
 
 
 def load(kind: str, source: Path | str, **changes: Any) -> Latent:

@@ -120,10 +120,15 @@ def _local(source: str) -> Path:
     if Path(source).is_dir():
         return Path(source)
     if source.count("/") == 1 and not source.startswith((".", "/")):
-        from huggingface_hub.errors import HTTPError
+        from huggingface_hub.errors import GatedRepoError, HTTPError
 
         try:
             return _download(source)
+        except GatedRepoError as error:
+            raise InputError(
+                f"{source}: its owner asks for consent to a licence; give it on the model's page "
+                "and log in with `hf auth login`"
+            ) from error
         except (OSError, ValueError, HTTPError) as error:
             cause = error
     raise InputError(
@@ -134,12 +139,12 @@ def _local(source: str) -> Path:
 
 def _download(repository: str) -> Path:
     """What a pipeline of diffusers needs of a hub repository, or, of any other, its components."""
-    from diffusers import DiffusionPipeline
-    from huggingface_hub import snapshot_download
+    import diffusers
+    from huggingface_hub import hf_hub_download, snapshot_download
 
-    try:
-        return Path(DiffusionPipeline.download(repository, use_safetensors=True))
-    except AttributeError:  # a pipeline that diffusers does not have
-        wanted = ["model_index.json", "*/*.json", "*/*.txt", "*/*.safetensors"]
-        other = ["*.fp16.*"]  # the same weights once more
-        return Path(snapshot_download(repository, allow_patterns=wanted, ignore_patterns=other))
+    index = json.loads(Path(hf_hub_download(repository, "model_index.json")).read_text())
+    if hasattr(diffusers, str(index.get("_class_name"))):
+        return Path(diffusers.DiffusionPipeline.download(repository, use_safetensors=True))
+    wanted = ["model_index.json", "*/*.json", "*/*.txt", "*/*.safetensors"]
+    other = ["*.fp16.*", "*.fp16-*"]  # the same weights once more
+    return Path(snapshot_download(repository, allow_patterns=wanted, ignore_patterns=other))

@@ -1,4 +1,4 @@
-"""Tiny models of every latent family, written and loaded once a module."""
+"""Tiny models of every family, written and loaded once a module."""
 
 from __future__ import annotations
 
@@ -8,8 +8,7 @@ from pathlib import Path
 import pytest
 
 from pipeline.generators.latent import Latent
-from tests.families import load
-from tests.family_models import write
+from tests.families import load, write
 
 
 @pytest.fixture(scope="module")

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import json
+import os
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -10,14 +14,17 @@ import pytest
 import torch
 
 from pipeline.errors import InputError
+from pipeline.generators.folder import ModelFolder
 from tests.families import load
+from tests.hub import serving
+
+PUBLISHED = ["sd15", "sdxl", "sd3", "flux", "zimage", "wan", "amused", "meissonic"]
 
 
-@pytest.mark.parametrize("kind", ["sd15", "sdxl", "sd3", "flux", "zimage", "wan"])
-def test_a_repository_of_the_hub_goes_the_same_way(
+@pytest.mark.parametrize("kind", PUBLISHED)
+def test_a_repository_in_the_cache_needs_no_network(
     kind: str, folders: Callable[[str], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Found in the hub's cache, without a network."""
     from huggingface_hub import constants
 
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
@@ -31,6 +38,83 @@ def test_a_repository_of_the_hub_goes_the_same_way(
     assert found.describe() == load(kind, folders(kind)).describe()
     with pytest.raises(InputError, match="no such model folder or reachable hub repository"):
         load(kind, "someone/nothing")
+
+
+FETCH = """
+import json, sys
+from pipeline.errors import InputError
+from pipeline.generators.folder import ModelFolder
+from tests.families import load
+from tests.hub import serving
+
+PUBLISHED = ["sd15", "sdxl", "sd3", "flux", "zimage", "wan", "amused", "meissonic"]
+for kind in sys.argv[1:]:
+    family = load(kind, f"someone/{kind}")
+    family.encode_prompts(["a red circle"])
+    print(json.dumps(family.describe()))
+for name in ("gated/model", "someone/nothing"):
+    try:
+        load("sd15", name)
+    except InputError as error:
+        print(error)
+"""
+
+
+def test_repositories_are_fetched_from_the_hub_without_what_nobody_reads(
+    folders: Callable[[str], Path], tmp_path: Path
+) -> None:
+    """In a process of its own: the address of the hub is read when the libraries are imported."""
+    surplus = (
+        "whole-model.safetensors",
+        "{}/diffusion_pytorch_model.fp16.safetensors",
+        "{}/model.bin",
+    )
+    for kind in PUBLISHED:
+        repository = tmp_path / "hub/someone" / kind
+        shutil.copytree(folders(kind), repository)
+        part = "unet" if (repository / "unet").is_dir() else "transformer"
+        for name in surplus:
+            (repository / name.format(part)).write_bytes(b"large")
+    with serving(tmp_path / "hub") as hub:
+        told = subprocess.run(
+            [sys.executable, "-c", FETCH, *PUBLISHED],
+            env={
+                **os.environ,
+                "HF_ENDPOINT": hub.url,
+                "HF_HOME": str(tmp_path / "home"),
+                "HF_HUB_OFFLINE": "0",
+            },
+            check=True,
+            capture_output=True,
+            text=True,
+        ).stdout.splitlines()
+    for kind, line in zip(PUBLISHED, told, strict=False):
+        assert json.loads(line) == load(kind, folders(kind)).describe(), kind
+    assert "gated/model: its owner asks for consent to a licence" in told[-2]
+    assert "someone/nothing: no such model folder or reachable hub repository" in told[-1]
+    assert hub.fetched
+    assert not [name for name in hub.fetched if name.endswith((".bin", "fp16.safetensors"))]
+    assert not [name for name in hub.fetched if name.count("/") == 2 and "index" not in name]
+
+
+@pytest.mark.parametrize(
+    ("kind", "part"), [("sd3", "text_encoder_3"), ("flux", "transformer"), ("wan", "transformer")]
+)
+def test_weights_in_several_files_are_read(
+    kind: str, part: str, folders: Callable[[str], Path], tmp_path: Path
+) -> None:
+    shutil.copytree(folders(kind), tmp_path / "model")
+    place = tmp_path / "model" / part
+    whole = ModelFolder(str(folders(kind))).load(part, torch.float32)
+    next(place.glob("*.safetensors")).unlink()
+    whole.save_pretrained(place, max_shard_size="20KB")
+    assert len(list(place.glob("*.safetensors"))) > 1
+    found = ModelFolder(str(tmp_path / "model")).load(part, torch.float32).state_dict()
+    for name, value in whole.state_dict().items():
+        assert torch.equal(found[name], value), name
+    next(place.glob("*.safetensors")).unlink()
+    with pytest.raises(InputError, match=f"{part}: "):
+        load(kind, tmp_path / "model").encode_prompts(["a red circle"])
 
 
 @pytest.mark.parametrize(
@@ -95,8 +179,6 @@ def test_weights_are_read_under_the_names_of_the_published_files(
     tmp_path: Path,
 ) -> None:
     from safetensors.torch import load_file, save_file
-
-    from pipeline.generators.folder import ModelFolder
 
     shutil.copytree(folders(kind), tmp_path / "model")
     path = next((tmp_path / "model" / part).glob("*.safetensors"))
