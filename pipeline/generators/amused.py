@@ -18,6 +18,8 @@ class Amused(Masked):
 
     def _load_network(self) -> nn.Module:
         network: nn.Module = self._folder.load("transformer", self._dtype)
+        # diffusers says that it can, and fails in the first forward pass
+        network._supports_gradient_checkpointing = False  # type: ignore[assignment]
         return network
 
     def _side(self) -> int:

@@ -116,7 +116,7 @@ class Masked:
             "code_shape": list(self.code_shape),
         }
 
-    @torch.inference_mode()
+    @torch.no_grad()
     def encode_prompts(self, prompts: Sequence[str]) -> Conditions:
         """`embeddings` [B, L, D], the text encoder's last layer but one, and `pooled` [B, P]."""
         tokens = self._tokenizer(

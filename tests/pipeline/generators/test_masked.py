@@ -303,6 +303,24 @@ def test_a_model_that_does_not_fit_is_named(
     assert all(part in line for part in parts), line
 
 
+def test_gradient_checkpointing_works_or_is_refused(folder: Path, kind: str) -> None:
+    family = load(folder, kind)
+    network: Any = family.network.requires_grad_(True)
+    if kind == "amused":
+        with pytest.raises(ValueError, match="does not support gradient checkpointing"):
+            network.enable_gradient_checkpointing()
+        return
+    codes = torch.zeros(2, 8, 8, dtype=torch.int32)
+    given = family.encode_prompts(PROMPTS[:2]), corruption(family, codes)
+    gradients = []
+    for _ in range(2):
+        value = family.log_likelihood(network, codes, *given, temperature=1.0).sum()
+        gradients.append(torch.autograd.grad(value, list(network.parameters())))
+        network.enable_gradient_checkpointing()
+    for one, other in zip(*gradients, strict=True):
+        torch.testing.assert_close(one, other)
+
+
 def test_another_resolution_is_refused(folder: Path, kind: str, family: Masked) -> None:
     options = {"steps": 4, "guidance_scale": 3.0, "dtype": "float32", "device": "cpu"}
     pixels = family._pixels
