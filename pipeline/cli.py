@@ -18,7 +18,7 @@ import typer
 
 from pipeline import data_commands
 from pipeline.errors import InputError
-from pipeline.layout import PARAMS, PRESETS
+from pipeline.layout import EXPORT, PARAMS, PRESETS
 from rewards.errors import RewardError
 
 if TYPE_CHECKING:
@@ -45,6 +45,12 @@ class Dtype(StrEnum):
     float32 = "float32"
     bfloat16 = "bfloat16"
     float16 = "float16"
+
+
+class Export(StrEnum):
+    auto = "auto"
+    full = "full"
+    lora = "lora"
 
 
 class Split(StrEnum):
@@ -117,6 +123,21 @@ def report(params: Params = PARAMS) -> None:
     from pipeline import report
 
     report.run(settings)
+
+
+@app.command()
+def export(
+    params: Params = PARAMS,
+    output: Annotated[Path, typer.Option("--output", "-o", help="The folder to write.")] = EXPORT,
+    kind: Annotated[
+        Export, typer.Option(help="auto: the LoRA file where training made one.")
+    ] = Export.auto,
+) -> None:
+    """Bundle the tuned model with its card, scores and evidence, ready for `hf upload`."""
+    settings = _checked(params)
+    from pipeline import export
+
+    export.run(settings, params, output, kind.value)
 
 
 @app.command()

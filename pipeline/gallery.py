@@ -11,8 +11,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from pipeline import strips
 from pipeline.pairs import Judge, Pairs, ask, decode, read_images
 
+COLUMNS = 6  # of sample images in the page, however long a run was
 LARGEST = 384  # pixels a side in the page; larger images are shown smaller, never linked
 
 
@@ -136,6 +138,34 @@ def _picture(
         {name: float(values[row]) for name, values in scores.items()},
         ask(judge, decode(image)[None], [prompt], folder)[0] if judge else None,
     )
+
+
+class Progress(NamedTuple):
+    """Sample images of training: a row a prompt, a column an update."""
+
+    updates: list[int]
+    rows: list[tuple[str, list[tuple[str, int, int]]]]
+    """(prompt, its images as `embed` gives them, oldest first)."""
+
+
+def progress(folder: Path) -> Progress:
+    """The strips in ``folder``: at most ``COLUMNS``, evenly spread from the first to the last."""
+    found = list(strips.read(folder))
+    if len(found) > COLUMNS:
+        places = np.linspace(0, len(found) - 1, COLUMNS).round().astype(int)
+        found = [found[place] for place in places]
+    texts = strips.facts(folder).get("prompts", []) if found else []
+    shown = [[embed(_png(image)) for image in images] for _, images in found]
+    by_prompt = zip(texts, map(list, zip(*shown, strict=True)), strict=True)
+    return Progress([update for update, _ in found], list(by_prompt))
+
+
+def _png(image: np.ndarray) -> bytes:
+    from PIL import Image
+
+    buffer = io.BytesIO()
+    Image.fromarray(image).save(buffer, "PNG")
+    return buffer.getvalue()
 
 
 def embed(image: bytes) -> tuple[str, int, int]:

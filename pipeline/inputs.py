@@ -100,6 +100,16 @@ def _check(settings: Settings, metrics: dict[str, Any], threshold: dict[str, Any
         )
 
 
+def metrics() -> dict[str, Any]:
+    """reports/metrics.json; InputError if it is missing or damaged."""
+    return _json(layout.METRICS, "evaluate")
+
+
+def threshold() -> dict[str, Any]:
+    """data/labelled/threshold.json; InputError if it is missing or damaged."""
+    return _json(layout.THRESHOLD, "label")
+
+
 def _json(path: Path, stage: str) -> dict[str, Any]:
     try:
         found = json.loads(path.read_text(encoding="utf-8"))

@@ -14,8 +14,10 @@ SCORED = Path("data/scored")  # stage one: images, codes, scores
 EMBEDDINGS = Path("data/prompt_embeddings")  # stage one: one file beside each scored shard
 LABELLED = Path("data/labelled")  # stage two: labels, weights, threshold.json
 THRESHOLD = LABELLED / "threshold.json"
+REFERENCES = Path("data/reference_cache")  # stage three: shared between the runs of a sweep
 CHECKPOINTS = Path("data/checkpoints")  # stage three: what a killed run continues from
 TUNED = Path("models/tuned")  # stage three: the aligned model
+EXPORT = Path("models/export")  # `tgo export`: the same with its card, for the hub
 EVALUATED = Path("data/evaluated")  # <base|tuned>/<test set>/ scored shards
 VALIDATED = Path(
     "data/validated"
@@ -24,4 +26,5 @@ REPORTS = Path("reports")
 PLOTS = REPORTS / "plots"
 METRICS = REPORTS / "metrics.json"
 TRAIN_LOG = REPORTS / "train_log.jsonl"
+SAMPLES = REPORTS / "samples"  # stage three: images of fixed prompts on the way
 SCORE_DISTRIBUTION = PLOTS / "score_distribution.csv"

@@ -109,6 +109,7 @@ def _context(
         "correlation": figures.get("correlation"),
         "training_note": views.training_note(settings),
         "training_health": health.verdicts(found.log),
+        "progress": gallery.progress(layout.SAMPLES),
         "settings_groups": views.settings_groups(settings),
         "provenance": _provenance(found),
     }

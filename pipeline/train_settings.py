@@ -100,6 +100,13 @@ class Collapse(Group):
     patience: Count
 
 
+class Samples(Group):
+    """Images of a few fixed prompts while training goes on (trainer/samples.py)."""
+
+    prompts: Count
+    every: Count
+
+
 class Train(Group):
     objective: str = Field(min_length=1, description="the name of an objective, such as tgo")
     objectives: ObjectiveSettings
@@ -108,6 +115,7 @@ class Train(Group):
     reference: Literal["initial", "epoch"] = Field(
         description="initial (the model before training) or epoch (renewed at each epoch's end)"
     )
+    reference_cache: Count | None
     temperature: Positive
     learning_rate: Positive
     batch_size: Count
@@ -120,4 +128,8 @@ class Train(Group):
     workers: int = Field(ge=0, description="a whole number of at least 0")
     checkpoint_every: Count
     log_every: Count
+    loggers: list[Literal["tensorboard", "wandb", "dvclive"]] = Field(
+        description="a list of tensorboard, wandb, dvclive; [] for none"
+    )
+    samples: Samples | None
     seed: Seed

@@ -9,7 +9,7 @@ from pipeline.generators.base import Family
 from pipeline.train_settings import AUTO, Train
 from trainer.rows import LabelledRows
 
-FREE = {"updates", "workers", "checkpoint_every", "collapse"}
+FREE = {"updates", "workers", "checkpoint_every", "collapse", "loggers", "samples"}
 """Settings that leave every update as it is: a run continues across a change of them."""
 MODULES = (
     "journal",
@@ -22,6 +22,7 @@ MODULES = (
     "objectives.scores",
     "order",
     "quality",
+    "reference_cache",
     "rows",
     "stream",
 )

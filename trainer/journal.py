@@ -16,7 +16,9 @@ import torch
 from torch import Tensor
 
 from pipeline.errors import InputError
+from trainer.loggers import Loggers
 from trainer.objectives import Outcome, Terms
+from trainer.speed import Speed
 
 Sums = dict[str, float]
 
@@ -187,32 +189,60 @@ def _ratio(total: float, count: float) -> float | None:
     return total / count if count else None
 
 
-class Log:
-    """The log file of a run, rewritten from ``text`` (that of a checkpoint) when it begins."""
+def _entry(text: str) -> dict[str, Any]:
+    """A line of timings; empty for one that a full disk cut off."""
+    try:
+        return dict(json.loads(text))
+    except ValueError:
+        return {}
 
-    def __init__(self, path: Path, text: str) -> None:
-        self._path = path
+
+class Log:
+    """The log file of a run, rewritten from ``text`` (that of a checkpoint) when it begins.
+
+    Timings go beside it, and each line with its timing to ``loggers``, earlier ones first.
+    """
+
+    def __init__(self, path: Path, text: str, loggers: Loggers) -> None:
+        self._path, self._loggers = path, loggers
         self._timing = path.with_name("train_timing.jsonl")
+        self.lines: list[dict[str, Any]] = [json.loads(line) for line in text.splitlines()]
+        """All lines so far."""
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(text, encoding="utf-8")
-        if not text:
-            self._timing.unlink(missing_ok=True)
+        timings = self._rewind_timings()
+        for line in self.lines:
+            loggers.line(line | timings.get(line["update"], {}))
         self._clock = time.monotonic()
 
     def text(self) -> str:
-        """All lines so far."""
+        """The file as it is."""
         return self._path.read_text(encoding="utf-8")
 
-    def write(self, line: dict[str, Any], images: int) -> float:
-        """Append a line that tells of ``images`` images; returns images per second."""
+    def pause(self, seconds: float) -> None:
+        """Leave out of the next line's timing what was no training."""
+        self._clock += seconds
+
+    def write(self, line: dict[str, Any], images: int, speed: Speed) -> dict[str, float | None]:
+        """Append a line that tells of ``images`` images; returns its timing (`Speed.of`)."""
         now = time.monotonic()
         seconds, self._clock = now - self._clock, now
-        timing = {
-            "update": line["update"],
-            "seconds": round(seconds, 3),
-            "images_per_second": round(images / seconds, 2),
-        }
-        for path, entry in ((self._path, line), (self._timing, timing)):
+        timing = speed.of(images, seconds)
+        self.lines.append(line)
+        timed = {"update": line["update"], **timing}
+        for path, entry in ((self._path, line), (self._timing, timed)):
             with open(path, "a", encoding="utf-8") as file:
                 file.write(json.dumps(entry) + "\n")
-        return images / seconds
+        self._loggers.line(line | timing)
+        return timing
+
+    def _rewind_timings(self) -> dict[int, dict[str, Any]]:
+        """Keep the timings of the lines there are, no others, one each; returns them by update."""
+        kept = {}
+        if self._timing.is_file():
+            there = {line["update"] for line in self.lines}
+            told = [_entry(text) for text in self._timing.read_text(encoding="utf-8").splitlines()]
+            kept = {entry["update"]: entry for entry in told if entry.get("update") in there}
+        text = "".join(json.dumps(entry) + "\n" for entry in kept.values())
+        self._timing.write_text(text, encoding="utf-8")
+        return kept

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -14,12 +15,14 @@ from pipeline.generators.base import Conditions, Corruption, Regressor, gaussian
 from pipeline.seeds import sample_seed
 from trainer.journal import Statistics
 from trainer.objectives import Objective, Terms
+from trainer.speed import counted
 from trainer.stream import Batch
 
 if TYPE_CHECKING:
     from pipeline.generators.base import Family
     from pipeline.train_settings import Train
     from trainer.checkpoints import Checkpoint
+    from trainer.reference_cache import ReferenceCache
 
 
 class Learner:
@@ -36,9 +39,10 @@ class Learner:
         train: Train,
         unconditional: Conditions,
         device: torch.device,
+        cache: ReferenceCache | None = None,
     ) -> None:
         self._family, self._objective, self._train = family, objective, train
-        self._device = device
+        self.device = self._device = device
         self._unconditional = {name: value.to(device) for name, value in unconditional.items()}
         self._regressor = family if isinstance(family, Regressor) else None
         if objective.needs_gap and self._regressor is None:
@@ -46,9 +50,17 @@ class Learner:
                 f"train.objective: {train.objective} compares the predictions of two networks, "
                 f"which the family {family.name} has not; choose another one"
             )
+        self._cache = cache
+        if objective.needs_gap and cache is not None:
+            raise InputError(
+                f"train.reference_cache: {train.objective} needs the reference's predictions, and "
+                "likelihoods alone are kept; set it to null"
+            )
         # eval mode for both: dropout would make them differ before anything is learnt
         self._reference = (
-            copy.deepcopy(family.network).eval() if objective.needs_reference else None
+            copy.deepcopy(family.network).eval()
+            if objective.needs_reference and cache is None
+            else None
         )
         self._policy = family.network.eval().requires_grad_(True)
         self._names, self._parameters = zip(*self._policy.named_parameters(), strict=True)
@@ -74,20 +86,32 @@ class Learner:
 
     def terms(self, number: int, batch: Batch) -> Terms:
         """Log-likelihoods of a batch under the one corruption of update ``number``."""
+        every = 2 if self._objective.pairs else 1
+        kept = None if self._cache is None else self._cache.draw(number, batch, every)
         batch = batch.to(self._device)
         seed = sample_seed(self._train.seed, "update", number)
         generator = torch.Generator().manual_seed(seed)
         codes = batch.codes.float() if batch.codes.is_floating_point() else batch.codes
-        corruption = self._corrupt(codes, generator)
+        if kept is None:
+            corruption = self._corrupt(codes, generator)
+        else:
+            corruption = Corruption(*(self._send(part) for part in kept[0]))
         conditions = self._drop_conditions(batch.conditions, generator)
         given = (codes, conditions, corruption)
         policy, residual = self._log_likelihood(self._policy, *given)
-        reference = gap = None
+        reference = None if kept is None else self._send(kept[1])
+        gap = None
         if self._reference is not None:
             with torch.no_grad():
                 reference, other = self._log_likelihood(self._reference, *given)
             gap = self._gap(residual, other)
         return Terms(policy, reference, batch.label, batch.weight, gap, batch.signal)
+
+    @torch.no_grad()
+    def measure(self, codes: Tensor, conditions: Conditions, corruption: Corruption) -> Tensor:
+        """The policy's log-likelihoods ``[B]``: the reference's before the first update."""
+        codes = codes.float() if codes.is_floating_point() else codes
+        return self._log_likelihood(self._policy, codes, conditions, corruption)[0]
 
     def renew_reference(self) -> None:
         """Make the policy as it is now the reference (``train.reference: epoch``)."""
@@ -115,6 +139,29 @@ class Learner:
         if self._reference is not None and found.reference is not None:
             for name, parameter in self._reference.named_parameters():
                 parameter.copy_(found.reference[name])
+
+    @contextmanager
+    def averaging(self) -> Iterator[None]:
+        """The policy has the averaged parameters inside, and its own again, to the bit, after."""
+        self._exchange()
+        try:
+            yield
+        finally:
+            self._exchange()
+
+    def _exchange(self) -> None:
+        for parameter, average in zip(self._parameters, self._ema, strict=True):
+            parameter.data, average.data = average.data, parameter.data
+
+    def flops(self, batch: Batch) -> float:
+        """Counted FLOPs of one image's share of an update; changes nothing."""
+        few = batch.first(self._objective.pairs + 1)
+
+        def update() -> None:
+            outcome = self._objective.loss(self.terms(0, few), self._state)
+            torch.autograd.grad(outcome.loss.mean(), self._parameters, allow_unused=True)
+
+        return counted(update) / len(few.label)
 
     def averaged(self) -> nn.Module:
         """The policy with the averaged parameters in it: the result. No update may follow."""

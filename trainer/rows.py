@@ -102,6 +102,11 @@ class LabelledRows:
         """sha256 of what the rows are: the shards' own fingerprints, ids, labels and weights."""
 
     @property
+    def shards(self) -> list[tuple[Path, PromptTable]]:
+        """Every scored shard with the conditions of its prompts."""
+        return list(zip(self._paths, self._tables, strict=False))
+
+    @property
     def unconditional(self) -> Conditions:
         """The empty prompt's conditions ``[...]``, as stored."""
         return self._tables[0].unconditional

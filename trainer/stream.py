@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from pipeline.errors import InputError
-from pipeline.generators.base import Conditions
+from pipeline.generators.base import Conditions, of_rows
 from trainer.order import Order, Position, Window
 from trainer.rows import LabelledRows
 
@@ -44,6 +44,13 @@ class Batch(NamedTuple):
     rows: Tensor
     """Number of each row among the usable ones, in shard order, int64 ``[B]``."""
     position: Position
+
+    def first(self, count: int) -> Batch:
+        """The first ``count`` rows as a batch."""
+        cut: dict[str, Any] = {
+            name: part[:count] for name, part in self._asdict().items() if isinstance(part, Tensor)
+        }
+        return self._replace(conditions=of_rows(self.conditions, slice(count)), **cut)
 
     def to(self, device: torch.device) -> Batch:
         """The batch on ``device``; from pinned memory the copy does not wait."""

@@ -7,11 +7,11 @@ result is that of an uninterrupted run to the bit.
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 import signal
 import sys
+import time
 from contextlib import closing
 from pathlib import Path
 from typing import Any, NoReturn
@@ -20,7 +20,7 @@ import torch
 from safetensors import SafetensorError
 from tqdm import tqdm
 
-from pipeline import health, layout, runtime
+from pipeline import health, layout, model_card, runtime
 from pipeline.errors import InputError
 from pipeline.generators import load_generator
 from pipeline.generators.base import Family
@@ -31,11 +31,15 @@ from trainer.checkpoints import Checkpoint, Checkpoints
 from trainer.fingerprint import fingerprint
 from trainer.journal import Log, summary
 from trainer.learner import Learner
+from trainer.loggers import load_loggers
 from trainer.objectives import load_objective
 from trainer.order import Position
 from trainer.quality import prefixed_tables
+from trainer.reference_cache import load_cache
 from trainer.rows import LabelledRows
+from trainer.samples import Samples
 from trainer.signals import StopRequest, stop_requests
+from trainer.speed import UNKNOWN, Speed, peak
 from trainer.stream import START, Batch, Stream
 
 
@@ -48,6 +52,8 @@ def run(
     checkpoints: Path = layout.CHECKPOINTS,
     tuned: Path = layout.TUNED,
     log: Path = layout.TRAIN_LOG,
+    samples: Path = layout.SAMPLES,
+    references: Path = layout.REFERENCES,
 ) -> Path:
     """Stage `train`: from labelled shards to the model folder ``tuned``, which is returned.
 
@@ -56,7 +62,10 @@ def run(
         checkpoints: what a killed run continues from; checkpoints of other settings that lie
             there are named and removed.
         tuned: the model folder to write, with the averaged (EMA) weights.
-        log: JSON lines, one every ``train.log_every`` updates; timings go beside it.
+        log: JSON lines, one every ``train.log_every`` updates; timings and the folders of
+            ``train.loggers`` go beside it.
+        samples: images of fixed prompts, a strip every ``train.samples.every`` updates.
+        references: the reference's answers where ``train.reference_cache`` keeps them.
 
     Raises:
         InputError: input is bad or missing, another run holds the folder, or the loss diverged.
@@ -83,11 +92,20 @@ def run(
                 prefixed_tables(family, objective.negative_prefix, scored, embeddings, folder)
             )
         identity = fingerprint(train, family, rows)
-        learner = Learner(family, objective, train, rows.unconditional, device)
+        cache = load_cache(references, rows, family, objective, train)
+        learner = Learner(family, objective, train, rows.unconditional, device, cache)
+        if cache is not None:
+            cache.fill(learner.measure)
         store = Checkpoints(checkpoints, identity, _say)
-        session = Session(train, learner, store, log)
-        session.train(stream, stop)
-        publish(family, learner, tuned)
+        found = store.newest(at_most=train.updates)
+        done = found.update if found else 0
+        with (
+            closing(load_loggers(settings, log.parent, continues=done > 0)) as loggers,
+            closing(Samples(settings, family, samples, loggers, done=done, say=_say)) as drawn,
+        ):
+            told = Log(log, found.log if found else "", loggers)
+            Session(train, learner, store, found, told, drawn).train(stream, stop)
+        publish(settings, family, learner, tuned, labelled)
     return tuned
 
 
@@ -99,31 +117,32 @@ class Session:
         train: Train,
         learner: Learner,
         checkpoints: Checkpoints,
-        log: Path,
+        found: Checkpoint | None,
+        log: Log,
+        samples: Samples,
     ) -> None:
         self._train, self._learner = train, learner
-        self._checkpoints = checkpoints
+        self._checkpoints, self._log, self._samples = checkpoints, log, samples
         self._update, self._position = 0, START
-        found = checkpoints.newest(at_most=train.updates)
+        self._speed = UNKNOWN
         if found:
             self._update, self._position = found.update, Position(*found.progress["position"])
             learner.load(found)
             learner.statistics.reset(found.progress["sums"])
             _say(f"continuing after update {found.update} of {train.updates}")
-        self._log = Log(log, found.log if found else "")
-        self._lines: list[dict[str, Any]] = [
-            json.loads(line) for line in self._log.text().splitlines()
-        ]
 
     def train(self, stream: Stream, stop: StopRequest) -> None:
         """Do the updates that are left, logging and saving on the way."""
         train = self._train
+        if self._update == 0:
+            self._draw()
         with self._bar() as bar, closing(stream.batches(self._position)) as batches:
             while self._update < train.updates:
                 self._step(next(batches))
                 bar.update(train.batch_size)
                 if self._update % train.log_every == 0:
                     bar.set_postfix(self._tell())
+                self._draw()
                 due = self._update % train.checkpoint_every == 0 or self._update == train.updates
                 if (due or stop.received) and not self._collapsing():
                     self._save()
@@ -134,11 +153,22 @@ class Session:
             self._tell()
 
     def _step(self, batch: Batch) -> None:
+        if self._speed is UNKNOWN:
+            began = time.monotonic()
+            self._speed = Speed(self._learner.flops(batch), peak(self._learner.device))
+            self._log.pause(time.monotonic() - began)
         self._update += 1
         self._learner.update(self._update, batch)
         if self._train.reference == "epoch" and batch.position.epoch > self._position.epoch:
             self._learner.renew_reference()
         self._position = batch.position
+
+    def _draw(self) -> None:
+        """Sample images where they are due; their time is not training's."""
+        if self._samples.due(self._update):
+            began = time.monotonic()
+            self._samples.draw(self._update, self._learner)
+            self._log.pause(time.monotonic() - began)
 
     def _tell(self) -> dict[str, str]:
         """Write the log line of the updates since the one before; returns its gist."""
@@ -153,21 +183,21 @@ class Session:
             "epoch": self._position.epoch,
             **values,
         }
-        self._lines.append(line)
-        line["unhealthy"] = health.unhealthy(self._lines)
-        speed = self._log.write(line, images=int(sums["updates"]) * size)
+        line["unhealthy"] = health.unhealthy([*self._log.lines, line])
+        timing = self._log.write(line, int(sums["updates"]) * size, self._speed)
         self._stop_if_collapsed()
         shown = {key: values.get(key) for key in ("loss", "margin", "right_side")}
-        shown["img/s"] = speed
+        shown |= {"img/s": timing["images_per_second"], "mfu": timing["mfu"]}
         return {key: f"{value:.3g}" for key, value in shown.items() if value is not None}
 
     def _collapsing(self) -> bool:
         """Whether the last line shows the model forgetting: then no checkpoint is written."""
-        return bool(self._lines) and bool(health.collapsing(self._lines, self._train.collapse))
+        lines = self._log.lines
+        return bool(lines) and bool(health.collapsing(lines, self._train.collapse))
 
     def _stop_if_collapsed(self) -> None:
         """End a run that forgets what is good; the last checkpoint is from before it began."""
-        if reason := health.collapsed(self._lines, self._train.collapse):
+        if reason := health.collapsed(self._log.lines, self._train.collapse):
             raise InputError(
                 f"train: collapsed by update {self._update}: {reason}; lower train.learning_rate "
                 "or raise train.beta (train.collapse has the limits); the last good checkpoint "
@@ -177,6 +207,7 @@ class Session:
     def _save(self) -> None:
         """Write a checkpoint, unless the loss has diverged: then the one before is the last."""
         sums = self._learner.statistics.read()
+        self._samples.flush()
         progress = {"position": list(self._position), "sums": list(sums.values())}
         self._checkpoints.save(
             Checkpoint(self._update, progress, log=self._log.text(), **self._learner.state())
@@ -198,12 +229,15 @@ class Session:
         )
 
 
-def publish(family: Family, learner: Learner, tuned: Path) -> None:
-    """Write the averaged weights as a model folder, which takes its name once it is complete."""
+def publish(
+    settings: Settings, family: Family, learner: Learner, tuned: Path, labelled: Path
+) -> None:
+    """Write the averaged weights and a card as a model folder, named so once it is complete."""
     temporary, before = (tuned.with_name(f".{tuned.name}.{end}") for end in ("partial", "before"))
     try:
         tuned.parent.mkdir(parents=True, exist_ok=True)
         family.save(learner.averaged(), temporary)
+        model_card.write(temporary, settings, labelled / layout.THRESHOLD.name)
         shutil.rmtree(before, ignore_errors=True)
         if tuned.exists():
             os.replace(tuned, before)

@@ -47,6 +47,8 @@ class Place:
             "checkpoints": folder / "checkpoints",
             "tuned": folder / "tuned",
             "log": folder / "train_log.jsonl",
+            "samples": folder / "samples",
+            "references": self.root / "references",
         }
 
 
@@ -152,6 +154,8 @@ def make_settings(model: Path, *, family: str = "diffusion", **train: Any) -> Se
         "workers": 0,
         "checkpoint_every": 5,
         "log_every": 3,
+        "loggers": [],
+        "samples": None,
         "seed": 0,
     }
     return changed(

@@ -9,7 +9,9 @@ from torch import Tensor
 
 from pipeline.errors import InputError
 from trainer.journal import Log, Statistics, summary
+from trainer.loggers import Loggers
 from trainer.objectives import Outcome, Terms
+from trainer.speed import Speed
 
 BETA = 2.0
 
@@ -139,13 +141,19 @@ def test_the_first_diverged_update_is_named(which: str) -> None:
 
 def test_a_log_begins_with_what_the_checkpoint_knew(tmp_path: Path) -> None:
     path = tmp_path / "reports" / "train_log.jsonl"
-    log = Log(path, "")
+    log, speed = Log(path, "", Loggers()), Speed(1e9, 1e14)
     for update in (1, 2, 3):
-        log.write({"update": update}, images=8)
+        log.write({"update": update}, 8, speed)
     assert [json.loads(line)["update"] for line in log.text().splitlines()] == [1, 2, 3]
-    again = Log(path, '{"update": 1}\n')
-    again.write({"update": 2}, images=8)
+    again = Log(path, '{"update": 1}\n', Loggers())
+    again.write({"update": 2}, 8, speed)
     assert again.text() == '{"update": 1}\n{"update": 2}\n'
     timing = path.with_name("train_timing.jsonl").read_text().splitlines()
-    assert [json.loads(line)["update"] for line in timing] == [1, 2, 3, 2]
-    assert json.loads(timing[0]).keys() == {"update", "seconds", "images_per_second"}
+    assert [json.loads(line)["update"] for line in timing] == [1, 2]
+    assert json.loads(timing[0]).keys() == {
+        "update",
+        "seconds",
+        "images_per_second",
+        "tflops",
+        "mfu",
+    }

@@ -43,6 +43,7 @@ def test_a_run_killed_anywhere_ends_with_the_same_bits(model: Path, place: Place
     assert sorted(leftovers) == [
         ".checkpoints.lock",
         "checkpoints",
+        "samples",
         "train_log.jsonl",
         "train_timing.jsonl",
         "tuned",

@@ -1,0 +1,195 @@
+"""What the training benchmarks train on: the world's shards, or random ones of other sizes."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import pyarrow as pa
+import torch
+from PIL import Image
+
+from pipeline import embeddings, layout, settings, shards
+from pipeline.errors import InputError
+from pipeline.settings import Settings
+
+PER_PROMPT = 4
+
+
+class Size(NamedTuple):
+    """A Stable Diffusion model with random weights; the rest of its UNet is as in SD 1.5."""
+
+    latent: int
+    """Pixels a side of a latent."""
+    channels: tuple[int, ...]
+    """Of the UNet's levels."""
+    vae: tuple[int, ...]
+    """Channels of the autoencoder's levels; each but the last halves the picture."""
+    width: int
+    """Of the text encoder."""
+    layers: int
+    batch: int
+
+
+SIZES = {
+    "tiny": Size(8, (32, 32, 64, 64), (32, 32), 32, 2, 4),
+    "sd15": Size(64, (320, 640, 1280, 1280), (128, 256, 512, 512), 768, 12, 16),
+}
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where the rows of a benchmark lie, and the settings they are trained with."""
+
+    settings: Settings
+    scored: Path
+    labelled: Path
+    embeddings: Path
+    reports: Path
+
+
+def world(root: Path, batch: int | None) -> Place:
+    """The default run's shards in the working directory; reports go to ``root``."""
+    if not layout.LABELLED.is_dir():
+        raise InputError(f"{layout.LABELLED}: is missing; run `dvc repro label` first")
+    chosen = settings.load(layout.PARAMS)
+    return Place(
+        _with(chosen, {} if batch is None else {"batch_size": batch}),
+        layout.SCORED,
+        layout.LABELLED,
+        layout.EMBEDDINGS,
+        root,
+    )
+
+
+def write(name: str, root: Path, batch: int | None) -> Place:
+    """A model of a size with random weights and rows enough for two batches, below ``root``."""
+    size = SIZES[name]
+    rows = 2 * (batch or size.batch)
+    write_model(size, root / "model")
+    shape = (4, size.latent, size.latent)
+    write_rows(root, shape, (77, size.width), rows, pixels=size.latent * 2 ** (len(size.vae) - 1))
+    chosen = settings.load(layout.PARAMS)
+    generator = chosen.generator.model_copy(update={"model": str(root / "model")})
+    chosen = _with(chosen, {"batch_size": batch or size.batch}, generator=generator)
+    return Place(chosen, root / "scored", root / "labelled", root / "embeddings", root)
+
+
+def _with(chosen: Settings, train: dict[str, Any], **groups: Any) -> Settings:
+    return chosen.model_copy(update={"train": chosen.train.model_copy(update=train), **groups})
+
+
+def write_model(size: Size, folder: Path) -> None:
+    """A StableDiffusionPipeline with random weights and the world's tokenizer."""
+    from diffusers import (
+        AutoencoderKL,
+        DDIMScheduler,
+        StableDiffusionPipeline,
+        UNet2DConditionModel,
+    )
+    from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
+
+    torch.manual_seed(0)
+    words = CLIPTokenizer.from_pretrained("data/world/diffusion/tokenizer", model_max_length=77)
+    text = CLIPTextConfig(
+        vocab_size=49408,
+        hidden_size=size.width,
+        intermediate_size=4 * size.width,
+        num_hidden_layers=size.layers,
+        num_attention_heads=max(1, size.width // 64),
+        max_position_embeddings=77,
+        bos_token_id=words.bos_token_id,
+        eos_token_id=words.eos_token_id,
+        pad_token_id=words.pad_token_id,
+    )
+    levels = len(size.vae)
+    StableDiffusionPipeline(
+        vae=AutoencoderKL(
+            block_out_channels=size.vae,
+            down_block_types=("DownEncoderBlock2D",) * levels,
+            up_block_types=("UpDecoderBlock2D",) * levels,
+            layers_per_block=2,
+            latent_channels=4,
+            sample_size=size.latent * 2 ** (levels - 1),
+        ),
+        text_encoder=CLIPTextModel(text),
+        tokenizer=words,
+        unet=UNet2DConditionModel(
+            sample_size=size.latent,
+            block_out_channels=size.channels,
+            cross_attention_dim=size.width,
+        ),
+        scheduler=DDIMScheduler(
+            beta_start=0.00085,
+            beta_end=0.012,
+            beta_schedule="scaled_linear",
+            clip_sample=False,
+            set_alpha_to_one=False,
+            steps_offset=1,
+        ),
+        safety_checker=None,
+        feature_extractor=None,
+        requires_safety_checker=False,
+    ).save_pretrained(folder)
+
+
+def write_rows(
+    root: Path, shape: Sequence[int], text: tuple[int, int], rows: int, pixels: int | None
+) -> None:
+    """A labelled shard of ``rows`` random rows; pictures of ``pixels`` a side, or none."""
+    random, name = np.random.default_rng(0), shards.shard_name(0, 1)
+    number = np.arange(rows)
+    prompts = [f"p{at // PER_PROMPT}" for at in number]
+    unique = list(dict.fromkeys(prompts))
+    digest = embeddings.write(
+        embeddings.path_for(root / "embeddings", Path(name)),
+        embeddings.Embeddings(
+            {"embeddings": torch.randn(len(unique), *text).half()},
+            {"embeddings": torch.randn(*text).half()},
+        ),
+        unique,
+    )
+    codes = random.standard_normal((rows, int(np.prod(shape))), np.float32).astype(np.float16)
+    metadata = {
+        "tgo.codes": {"shape": list(shape), "dtype": "float16"},
+        "tgo.fingerprint": {"images": "benchmark"},
+        "tgo.embeddings": {"sha256": digest},
+    }
+    ids = [f"{prompt}-{at % PER_PROMPT:03d}" for at, prompt in zip(number, prompts, strict=True)]
+    scored = {
+        "id": ids,
+        "prompt": [f"a red circle {prompt}" for prompt in prompts],
+        "prompt_id": prompts,
+        "domain": ["all"] * rows,
+        "replicate": number % PER_PROMPT,
+        "seed": number,
+        "status": ["ok"] * rows,
+        "error": [None] * rows,
+        "image": [None if pixels is None else _picture(random, pixels) for _ in number],
+        "codes": pa.FixedSizeListArray.from_arrays(pa.array(codes.ravel()), codes.shape[1]),
+        "clip": np.zeros(rows, np.float32),
+    }
+    shards.write_shard(
+        root / "scored" / name,
+        pa.table(scored, schema=shards.scored_schema(["clip"], list(shape), metadata)),
+    )
+    labels = {
+        "id": ids,
+        "score": random.standard_normal(rows, np.float32),
+        "threshold": np.zeros(rows, np.float32),
+        "label": (number % 2).astype(np.int8),
+        "weight": np.ones(rows, np.float32),
+    }
+    shards.write_shard(root / "labelled" / name, pa.table(labels, schema=shards.LABELLED_SCHEMA))
+
+
+def _picture(random: np.random.Generator, pixels: int) -> dict[str, Any]:
+    """Smooth, so that its PNG has a photograph's size, not noise's."""
+    coarse = random.integers(0, 256, (8, 8, 3), dtype=np.uint8)
+    buffer = io.BytesIO()
+    Image.fromarray(coarse).resize((pixels, pixels), Image.Resampling.BICUBIC).save(buffer, "PNG")
+    return {"bytes": buffer.getvalue(), "path": None}

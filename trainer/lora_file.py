@@ -1,0 +1,68 @@
+"""Adapters as the file that diffusers' `load_lora_weights` reads."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from torch import Tensor, nn
+
+from pipeline.errors import InputError
+from pipeline.model_card import LORA
+
+PARTS = ("unet", "transformer")
+"""What diffusers calls the network of a pipeline, and so the prefix of its adapters' names."""
+
+
+class Adapters(NamedTuple):
+    """Adapters taken out of a network."""
+
+    weights: dict[str, Tensor]
+    """On the CPU, by peft's name without the adapter's own."""
+    config: dict[str, Any]
+    """Rank, alpha, targets: they travel in the file, so adapters load at the scale they had."""
+
+
+def take(network: nn.Module, *, adapter: str = "default") -> Adapters:
+    """The adapters that ``network`` has now; it stays as it is."""
+    from peft import get_peft_model_state_dict
+
+    config = network.peft_config[adapter].to_dict()  # type: ignore[index,union-attr]
+    state = get_peft_model_state_dict(network, adapter_name=adapter)
+    return Adapters(
+        {name: tensor.detach().cpu().clone() for name, tensor in state.items()},
+        {key: sorted(value) if isinstance(value, set) else value for key, value in config.items()},
+    )
+
+
+def write(adapters: Adapters, folder: Path) -> Path:
+    """Write adapters into the model folder ``folder``, whose pipeline they are for.
+
+    The bytes follow from the adapters alone. Raises InputError when the pipeline has no such file.
+    """
+    import diffusers
+    from diffusers.loaders.lora_base import LORA_ADAPTER_METADATA_KEY
+    from safetensors.torch import save_file
+
+    index = json.loads((folder / "model_index.json").read_text(encoding="utf-8"))
+    kind: Any = getattr(diffusers, index["_class_name"])
+    if not hasattr(kind, "save_lora_weights"):
+        raise InputError(
+            f"train.lora: {index['_class_name']} cannot load adapters from a file, so none can be "
+            "written; set train.lora to null"
+        )
+    part = next(name for name in PARTS if name in index)
+    told = {f"{part}.{key}": value for key, value in adapters.config.items()}
+
+    def save(weights: dict[str, Tensor], path: str) -> None:
+        # one metadata key only: the library writes several in random order
+        save_file(weights, path, {LORA_ADAPTER_METADATA_KEY: json.dumps(told, sort_keys=True)})
+
+    kind.save_lora_weights(
+        folder,
+        **{f"{part}_lora_layers": adapters.weights},
+        weight_name=LORA,
+        save_function=save,
+    )
+    return folder / LORA

@@ -1,0 +1,202 @@
+"""The frozen reference's log-likelihoods, computed once for a fixed set of corruptions.
+
+A preference step costs four passes: the policy's forward and backward (two) and the reference's
+forward. The reference never changes, so with K corruptions of every image fixed beforehand its
+answers can be kept: three passes remain, and no second network is held. The price is that an image
+is only ever seen under its K corruptions, and one pass over all images K times before the first
+run; later runs of a sweep with the same model, images and K find it done.
+
+    data/reference_cache/<fingerprint>/shard-00000-of-00008.safetensors   float32 [rows, K]
+
+Corruption k of an image follows from (train.seed, its prompt, k): images of one prompt share it, as
+objectives on pairs want. A killed computation goes on with the next shard.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pyarrow.parquet as pq
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save
+from torch import Tensor
+from tqdm import tqdm
+
+from pipeline.atomic import canonical, replacing
+from pipeline.errors import InputError
+from pipeline.fingerprint import code_sha256
+from pipeline.generators.base import Conditions, Corruption
+from pipeline.seeds import sample_seed
+from pipeline.shards import read_codes, read_metadata, read_shard
+
+if TYPE_CHECKING:
+    from pipeline.generators.base import Family
+    from pipeline.train_settings import Train
+    from trainer.objectives import Objective
+    from trainer.rows import LabelledRows, PromptTable
+    from trainer.stream import Batch
+
+NAME = "log_likelihood"
+OK = "ok"
+Measure = Callable[[Tensor, Conditions, Corruption], Tensor]
+"""The reference's log-likelihoods ``[B]`` of codes under conditions and a corruption."""
+
+
+def load_cache(
+    folder: Path, rows: LabelledRows, family: Family, objective: Objective, train: Train
+) -> ReferenceCache | None:
+    """The cache that the settings ask for, yet to be filled; None if they or the objective do not.
+
+    Raises InputError for settings that a fixed set of corruptions of whole prompts cannot serve.
+    """
+    if train.reference_cache is None or not objective.needs_reference:
+        return None
+    for key, wrong, value in (
+        ("train.reference", train.reference != "initial", "initial"),
+        ("train.condition_dropout", train.condition_dropout > 0, "0"),
+    ):
+        if wrong:
+            raise InputError(
+                f"train.reference_cache: what it keeps holds for {key} = {value} alone; set that, "
+                "or the cache to null"
+            )
+    return ReferenceCache(folder, rows, family, train, train.reference_cache)
+
+
+class FixedCorruptions:
+    """K corruptions of every image, drawn from seeds and never kept."""
+
+    def __init__(self, family: Family, train: Train, count: int) -> None:
+        self._family, self._seed, self._count = family, train.seed, count
+
+    def choose(self, update: int, samples: int, every: int) -> np.ndarray:
+        """Which corruption each sample of an update takes, int64 ``[samples]``.
+
+        ``every`` samples in a row (the images of a pair) take the same.
+        """
+        generator = torch.Generator().manual_seed(sample_seed(self._seed, "fixed", update))
+        chosen = torch.randint(self._count, (samples // every,), generator=generator)
+        return chosen.repeat_interleave(every).numpy()
+
+    def make(self, codes: Tensor, prompts: Iterable[str], chosen: Iterable[int]) -> Corruption:
+        """Corruption ``chosen[i]`` of the prompt ``prompts[i]`` for ``codes[i]``, on the CPU."""
+        parts = []
+        for at, (prompt, number) in enumerate(zip(prompts, chosen, strict=True)):
+            seed = sample_seed(self._seed, f"corruption {prompt}", int(number))
+            generator = torch.Generator().manual_seed(seed)
+            parts.append(self._family.corrupt(codes[at : at + 1].cpu(), generator))
+        return Corruption(*(torch.cat(column) for column in zip(*parts, strict=True)))
+
+
+class ReferenceCache:
+    """What the reference says of every image under each of its ``count`` corruptions."""
+
+    def __init__(
+        self, folder: Path, rows: LabelledRows, family: Family, train: Train, count: int
+    ) -> None:
+        self._rows, self._count, self._batch_size = rows, count, train.batch_size
+        self._corruptions = FixedCorruptions(family, train, count)
+        self._folder = folder / _digest(rows, family, train, count)
+        self._prompts, self._places = _numbered(rows)
+        self._values: Tensor | None = None
+
+    def fill(self, measure: Measure) -> None:
+        """Read what is there and compute what is not, shard by shard."""
+        parts = []
+        for path, table in tqdm(self._rows.shards, desc="reference", unit="shard", mininterval=1):
+            target = self._folder / f"{path.stem}.safetensors"
+            found = _read(target)
+            if found is None:
+                found = self._measure(path, table, measure)
+                with replacing(target) as file:
+                    file.write(save({NAME: found}))
+            parts.append(found)
+        self._values = torch.cat(parts)
+
+    def draw(self, update: int, batch: Batch, every: int) -> tuple[Corruption, Tensor]:
+        """What an update draws for a batch on the CPU, and the reference's ``[B]`` under it."""
+        if self._values is None:
+            raise ValueError("the cache is empty: fill it first")
+        chosen = self._corruptions.choose(update, len(batch.rows), every)
+        numbers = batch.rows.numpy()
+        prompts = [self._prompts[number] for number in numbers]
+        corruption = self._corruptions.make(batch.codes, prompts, chosen)
+        return corruption, self._values[self._places[numbers], chosen]
+
+    def _measure(self, path: Path, table: PromptTable, measure: Measure) -> Tensor:
+        """Log-likelihoods ``[rows, K]`` of a shard; NaN for images that failed."""
+        codes = torch.from_numpy(read_codes(path))
+        columns = read_shard(path, ["status", "prompt_id"])
+        ids = columns["prompt_id"].to_pylist()
+        prompt = table.find(columns["prompt_id"].combine_chunks())
+        found = torch.full((len(codes), self._count), torch.nan)
+        places = np.flatnonzero(np.array(columns["status"].to_pylist()) == OK)
+        for start in range(0, len(places), self._batch_size):
+            here = places[start : start + self._batch_size]
+            padded = np.concatenate([here, np.repeat(here[-1:], self._batch_size - len(here))])
+            given = {name: value[prompt[padded]] for name, value in table.conditions.items()}
+            for number in range(self._count):
+                corruption = self._corruptions.make(
+                    codes[padded], [ids[at] for at in padded], [number] * len(padded)
+                )
+                values = measure(codes[padded], given, corruption)
+                found[here, number] = values[: len(here)].float().cpu()
+        return found
+
+
+def _digest(rows: LabelledRows, family: Family, train: Train, count: int) -> str:
+    """What decides the values, in 16 hexadecimal digits; labels and objective are no part of it."""
+    facts: dict[str, Any] = {
+        "generator": family.describe(),
+        "shards": [
+            {key: read_metadata(path).get(key) for key in ("tgo.fingerprint", "tgo.embeddings")}
+            for path, _ in rows.shards
+        ],
+        "temperature": train.temperature,
+        "seed": train.seed,
+        "count": count,
+        "batch_size": train.batch_size,
+        "threads": torch.get_num_threads(),
+        "code": code_sha256(__name__, type(family).__module__),
+    }
+    for shard in facts["shards"]:  # scores may change, images may not
+        shard["tgo.fingerprint"] = shard["tgo.fingerprint"]["images"]
+    return hashlib.sha256(canonical(facts).encode()).hexdigest()[:16]
+
+
+def _numbered(rows: LabelledRows) -> tuple[list[str], np.ndarray]:
+    """Prompt id of every number that batches carry, and its row among those of all shards."""
+    size = sum(len(group.places) for group in rows.groups)
+    prompts, places = [""] * size, np.zeros(size, np.int64)
+    starts, tables = _starts(rows), [table for _, table in rows.shards]
+    for group in rows.groups:
+        here = slice(group.first, group.first + len(group.places))
+        places[here] = starts[group.shard, group.index] + group.places
+        prompts[here] = [tables[group.shard].ids[number] for number in group.prompt]
+    return prompts, places
+
+
+def _starts(rows: LabelledRows) -> dict[tuple[int, int], int]:
+    """How many rows lie before each (shard, row group) in all."""
+    starts, before = {}, 0
+    for shard, (path, _) in enumerate(rows.shards):
+        metadata = pq.read_metadata(path)
+        for index in range(metadata.num_row_groups):
+            starts[shard, index] = before
+            before += metadata.row_group(index).num_rows
+    return starts
+
+
+def _read(path: Path) -> Tensor | None:
+    """A shard's values; None where there is no file or a damaged one, which is made anew."""
+    if not path.is_file():
+        return None
+    try:
+        return load_file(path)[NAME]
+    except (SafetensorError, KeyError):
+        return None

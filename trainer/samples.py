@@ -1,0 +1,119 @@
+"""Images of a few fixed prompts while training goes on: the eye sees what no curve tells.
+
+    reports/samples/prompts.json          prompts, seeds, sampler: what the images are of
+    reports/samples/update-00000100.png   their images side by side, by the averaged weights
+
+Prompts are the first of ``prompts.validation`` and noise is that of `tgo evaluate`, so the strips
+begin with the base model's images and end near what the evaluation will see. Drawing follows from
+the weights alone and touches no state of training. A killed run keeps those up to its checkpoint.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from pipeline import embeddings, produce, prompts, strips
+from pipeline.evaluate import evaluation_seed
+from pipeline.generators.base import of_rows
+
+if TYPE_CHECKING:
+    from pipeline.generators.base import Family
+    from pipeline.settings import Settings
+    from trainer.learner import Learner
+    from trainer.loggers import Loggers
+
+
+class Samples:
+    """The sample images of a run in ``folder``.
+
+    Args:
+        loggers: are shown every image, those of an earlier process first.
+        done: updates done by an earlier process; images of later ones go.
+        say: is given a line for what is missing.
+
+    Raises:
+        InputError: there are fewer validation prompts, or a strip is damaged.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        family: Family,
+        folder: Path,
+        loggers: Loggers,
+        *,
+        done: int,
+        say: Callable[[str], None],
+    ) -> None:
+        self._family, self._folder, self._loggers = family, folder, loggers
+        chosen = settings.train.samples
+        self._every = chosen.every if chosen else 0
+        wanted = prompts.read(settings.prompts.validation, chosen.prompts) if chosen else []
+        seed = evaluation_seed(settings.seed)
+        self._rows = produce.rows_of(wanted, seed=seed, images_per_prompt=1)
+        self._texts = [prompt.text for prompt in wanted]
+        self._batch_size = min(len(wanted), settings.score.batch_size)
+        self._writer = ThreadPoolExecutor(1, "tgo-samples")
+        self._pending: list[Future[None]] = []
+        self._keep(self._facts(settings), done, say)
+        if wanted:
+            self._conditions = _conditions(family, self._texts, self._batch_size)
+        for update, images in strips.read(folder):
+            loggers.pictures(update, dict(zip(self._texts, images, strict=True)))
+
+    def due(self, update: int) -> bool:
+        """Whether images are wanted after this many updates (also after none)."""
+        return self._every > 0 and update % self._every == 0
+
+    def draw(self, update: int, learner: Learner) -> None:
+        """Make the images after ``update`` updates; a thread encodes and writes them."""
+        with learner.averaging():
+            given = (self._family, self._rows, self._conditions, self._batch_size)
+            sampled = list(produce.sample(*given))
+        images = torch.cat([produce.decode(self._family, batch) for batch in sampled])
+        shown = images.permute(0, 2, 3, 1).numpy()
+        self._pending.append(self._writer.submit(strips.write, self._folder, update, shown))
+        self._loggers.pictures(update, dict(zip(self._texts, shown, strict=True)))
+
+    def flush(self) -> None:
+        """Return once everything drawn is on disk: a checkpoint promises it."""
+        for write in self._pending:
+            write.result()
+        self._pending.clear()
+
+    def close(self) -> None:
+        """End the thread that writes."""
+        self._writer.shutdown()
+        self.flush()
+
+    def _facts(self, settings: Settings) -> dict[str, Any]:
+        """All that decides the images beside the weights."""
+        generator = settings.generator.model_dump(include={"steps", "guidance_scale"})
+        return {"prompts": self._texts, "seeds": [row.seed for row in self._rows], **generator}
+
+    def _keep(self, facts: dict[str, Any], done: int, say: Callable[[str], None]) -> None:
+        """Leave in the folder what belongs to this run and nothing else."""
+        same = done > 0 and strips.facts(self._folder) == facts
+        for update, path in strips.paths(self._folder):
+            if not (same and update <= done and self.due(update)):
+                path.unlink()
+        strips.describe(self._folder, facts)
+        there = {update for update, _ in strips.paths(self._folder)}
+        wanted = range(0, done + 1, self._every) if self._every and done else ()
+        if missing := [update for update in wanted if update not in there]:
+            say(
+                f"{self._folder}: images after {', '.join(map(str, missing))} updates are of other "
+                "settings or gone, and their weights with them; the later ones follow"
+            )
+
+
+def _conditions(family: Family, texts: list[str], batch_size: int) -> embeddings.Embeddings:
+    """As stage one stores them, so that the images are those of the evaluation."""
+    empty = embeddings.stored(family.encode_prompts([""]))
+    given = embeddings.stored(produce.embed(family, texts, batch_size))
+    return embeddings.Embeddings(given, of_rows(empty, 0))
