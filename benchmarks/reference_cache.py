@@ -24,6 +24,7 @@ from pipeline import evaluate, layout
 from pipeline.generators import load_generator
 from pipeline.settings import Settings, load
 from trainer import train
+from trainer.distributed import World
 from trainer.learner import Learner
 from trainer.objectives import load_objective
 from trainer.reference_cache import load_cache
@@ -54,7 +55,9 @@ def updater(settings: Settings, references: Path) -> tuple[Callable[[int], None]
     family = load_generator(settings.generator)
     cache = load_cache(references, rows, family, objective, settings.train)
     device = torch.device("cpu")
-    learner = Learner(family, objective, settings.train, rows.unconditional, device, cache)
+    learner = Learner(
+        family, objective, settings.train, rows.unconditional, World(device), cache=cache
+    )
     begin = time.perf_counter()
     if cache is not None:
         cache.fill(learner.measure)

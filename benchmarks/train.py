@@ -36,6 +36,7 @@ from torch import Tensor, nn
 from benchmarks.train_rivals import Usual, time_streams
 from benchmarks.train_rows import SIZES, Place, world, write
 from pipeline.generators import load_generator
+from trainer.distributed import World
 from trainer.journal import Log, summary
 from trainer.learner import Learner
 from trainer.loggers import Loggers
@@ -57,7 +58,7 @@ class Loop:
         objective = load_objective(train)
         rows = LabelledRows(place.scored, place.labelled, place.embeddings)
         family = load_generator(place.settings.generator, device=str(device))
-        self.learner = Learner(family, objective, train, rows.unconditional, device)
+        self.learner = Learner(family, objective, train, rows.unconditional, World(device))
         stream = Stream(rows, seed=0, batch_size=train.batch_size, pin=device.type == "cuda")
         self.batches = stream.batches()
         first = next(self.batches)

@@ -249,7 +249,7 @@ def _did_you_mean(keys: list[str], known: Sequence[str]) -> str:
 def _group(keys: list[str]) -> type[Group]:
     group: Any = Settings
     for key in keys:
-        group = _entry_type(group) or group.model_fields[key].annotation
+        group = _entry_type(group) or _present(group.model_fields[key].annotation)
     return group
 
 
@@ -264,8 +264,14 @@ def _description(keys: list[str]) -> str:
         fields = getattr(group, "model_fields", {})
         if key not in fields:
             break
-        found, group = fields[key].description or found, fields[key].annotation
+        found, group = fields[key].description or found, _present(fields[key].annotation)
     return found
+
+
+def _present(kind: Any) -> Any:
+    """What an optional type holds where it is not null; any other type itself."""
+    kinds = [each for each in get_args(kind) if each is not type(None)]
+    return kinds[0] if len(kinds) == 1 and len(get_args(kind)) == 2 else kind
 
 
 def _entry_type(kind: Any) -> type[Group] | None:

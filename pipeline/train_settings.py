@@ -107,6 +107,37 @@ class Samples(Group):
     every: Count
 
 
+class Lora(Group):
+    """Low-rank adapters in the place of full fine-tuning (trainer/adapters.py)."""
+
+    rank: Count
+    alpha: Positive
+    targets: list[Annotated[str, Field(min_length=1)]] | None = Field(
+        min_length=1,
+        description="ends of module names, such as [to_q, to_k], or null for the family's own",
+    )
+
+
+class Timesteps(Group):
+    """At which noise levels a likelihood is measured, and what each counts (trainer/draws.py)."""
+
+    draw: Literal["family", "uniform", "logit_normal"] = Field(
+        description="family (as the family was trained), uniform or logit_normal"
+    )
+    mean: float = Field(allow_inf_nan=False, description="a number")
+    std: Positive
+    min_snr: Positive | None = Field(description="a number above 0, or null for equal weights")
+
+
+class Schedule(Group):
+    """How the learning rate moves (`diffusers.optimization.get_scheduler`)."""
+
+    name: Literal["constant", "linear", "cosine", "cosine_with_restarts", "polynomial"] = Field(
+        description="constant, linear, cosine, cosine_with_restarts or polynomial"
+    )
+    warmup: int = Field(ge=0, description="a whole number of updates, at least 0")
+
+
 class Train(Group):
     objective: str = Field(min_length=1, description="the name of an objective, such as tgo")
     objectives: ObjectiveSettings
@@ -117,14 +148,29 @@ class Train(Group):
     )
     reference_cache: Count | None
     temperature: Positive
+    lora: Lora | None
+    precision: Literal["float32", "bfloat16"] = Field(description="float32 or bfloat16")
+    gradient_checkpointing: bool = Field(description="true or false")
+    optimizer: Literal["adamw", "adamw8bit", "adafactor"] = Field(
+        description="adamw, adamw8bit or adafactor"
+    )
     learning_rate: Positive
+    schedule: Schedule
     batch_size: Count
+    accumulate: Count
+    positives: float | None = Field(
+        gt=0, lt=1, description="a number above 0 and below 1, or null for the share there is"
+    )
+    draws: Count
+    noise: Literal["fresh", "tracked"] = Field(description="fresh or tracked")
+    timesteps: Timesteps
     updates: Count
     ema_decay: Fraction
     weight_decay: NonNegative
     gradient_clip: Positive
     condition_dropout: Fraction
     collapse: Collapse
+    parallel: Literal["ddp", "fsdp"] = Field(description="ddp or fsdp")
     workers: int = Field(ge=0, description="a whole number of at least 0")
     checkpoint_every: Count
     log_every: Count

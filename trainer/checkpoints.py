@@ -8,6 +8,10 @@
         train_log.jsonl       the log up to this update
         state.json            update, stream position, fingerprint, sha256 of the files above
 
+Where weights lie in parts (FSDP2), ``shards/`` of torch's distributed checkpoint holds what the
+first four do otherwise, and any number of processes reads it. With adapters the parameters are
+theirs alone.
+
 A folder is written under a temporary name, synced and renamed: the name is the commit.
 """
 
@@ -30,12 +34,15 @@ from torch import Tensor
 from pipeline.atomic import canonical
 from pipeline.errors import InputError
 from pipeline.fingerprint import difference
+from trainer import sharded
+from trainer.distributed import World
 
 KEEP = 2
 """Whole checkpoints that stay: should the newest be damaged, the one before it is used."""
 NETWORK, EMA, OPTIMIZER = "network.safetensors", "ema.safetensors", "optimizer.pt"
 REFERENCE = "reference.safetensors"
 LOG, STATE = "train_log.jsonl", "state.json"
+SHARDS = "shards"
 
 
 @dataclass(frozen=True)
@@ -46,15 +53,23 @@ class Checkpoint:
     """Updates done."""
     progress: dict[str, Any]
     """What is small, as JSON: the stream's position, statistics since the last log line."""
-    network: dict[str, Tensor]
-    ema: dict[str, Tensor]
-    optimizer: dict[str, Any]
     log: str
     """The training log up to this update."""
+    network: dict[str, Tensor] = field(default_factory=dict)
+    ema: dict[str, Tensor] = field(default_factory=dict)
+    optimizer: dict[str, Any] = field(default_factory=dict)
     objective: dict[str, float] = field(default_factory=dict)
     """What the objective carries from update to update."""
     reference: dict[str, Tensor] | None = None
     """The reference's parameters where training renews them."""
+    shards: Path | None = None
+    """Where the tensors above are to be read from, if they lie in parts; they are empty then."""
+
+    @property
+    def tensors(self) -> dict[str, Any]:
+        """What lies in parts in a world whose weights do."""
+        found = {"network": self.network, "ema": self.ema, "optimizer": self.optimizer}
+        return found if self.reference is None else found | {"reference": self.reference}
 
 
 class _UnusableError(Exception):
@@ -66,13 +81,19 @@ class Checkpoints:
 
     ``fingerprint`` is all that decides the run, as JSON. ``say`` is given one line for
     each checkpoint that had to go: damaged ones, and those of another run, which must not be
-    continued and would otherwise be taken for this run's.
+    continued and would otherwise be taken for this run's. Of several processes all must call;
+    the first one of ``world`` writes and removes.
     """
 
     def __init__(
-        self, folder: Path, fingerprint: Mapping[str, Any], say: Callable[[str], None]
+        self,
+        folder: Path,
+        fingerprint: Mapping[str, Any],
+        say: Callable[[str], None],
+        world: World | None = None,
     ) -> None:
         self._folder = folder
+        self._world = world or World(torch.device("cpu"))
         self._fingerprint = dict(fingerprint)
         self._say = say
 
@@ -81,12 +102,13 @@ class Checkpoints:
 
         All that are newer are named and removed, as they cannot belong to what follows.
         """
-        for path in reversed(self._complete()):
-            try:
-                return self._read(path, at_most)
-            except _UnusableError as reason:
-                self._say(f"{path}: {reason}; removed")
-                shutil.rmtree(path)
+        with self._world.in_turn():  # what is of no use has gone before the others look
+            for path in reversed(self._complete()):
+                try:
+                    return self._read(path, at_most)
+                except _UnusableError as reason:
+                    self._say(f"{path}: {reason}; removed")
+                    shutil.rmtree(path)
         return None
 
     def save(self, checkpoint: Checkpoint) -> Path:
@@ -97,20 +119,26 @@ class Checkpoints:
         path = self._folder / f"update-{checkpoint.update:08d}"
         temporary = self._folder / f".{path.name}.tmp"
         try:
-            self._folder.mkdir(parents=True, exist_ok=True)
-            self._clean()
-            temporary.mkdir()
-            self._write(checkpoint, temporary)
-            os.replace(temporary, path)
-            _sync(self._folder)
+            if self._world.leads:
+                self._folder.mkdir(parents=True, exist_ok=True)
+                self._clean()
+                temporary.mkdir()
+            if self._world.sharded:
+                self._world.wait()
+                sharded.write(checkpoint, temporary / SHARDS)
+            if self._world.leads:
+                self._write(checkpoint, temporary)
+                os.replace(temporary, path)
+                _sync(self._folder)
         except (OSError, SafetensorError) as error:
             shutil.rmtree(temporary, ignore_errors=True)
             raise InputError(
                 f"{path}: checkpoint cannot be written ({error}); make room or mend the folder, "
                 "then run `tgo train` again: it continues from the checkpoint before"
             ) from error
-        for old in self._complete()[:-KEEP]:
+        for old in self._complete()[:-KEEP] if self._world.leads else ():
             shutil.rmtree(old)
+        self._world.wait()
         return path
 
     def _complete(self) -> list[Path]:
@@ -123,15 +151,12 @@ class Checkpoints:
             shutil.rmtree(leftover)
 
     def _write(self, checkpoint: Checkpoint, folder: Path) -> None:
-        save_file(_plain(checkpoint.network), folder / NETWORK)
-        save_file(_plain(checkpoint.ema), folder / EMA)
-        with open(folder / OPTIMIZER, "wb") as file:
-            torch.save(checkpoint.optimizer, file)
         (folder / LOG).write_text(checkpoint.log, encoding="utf-8")
-        names = [NETWORK, EMA, OPTIMIZER, LOG]
-        if checkpoint.reference is not None:
-            save_file(_plain(checkpoint.reference), folder / REFERENCE)
-            names.append(REFERENCE)
+        if not self._world.sharded:
+            _write_tensors(checkpoint, folder)
+        names = sorted(
+            path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()
+        )
         state = {
             "update": checkpoint.update,
             "progress": checkpoint.progress,
@@ -141,7 +166,7 @@ class Checkpoints:
         }
         text = json.dumps({"state": state, "sha256": _json_sha256(state)}, indent=1)
         (folder / STATE).write_text(text, encoding="utf-8")
-        for name in (*names, STATE, "."):
+        for name in (*names, STATE, *([SHARDS] if self._world.sharded else []), "."):
             _sync(folder / name)
 
     def _read(self, path: Path, at_most: int) -> Checkpoint:
@@ -153,16 +178,33 @@ class Checkpoints:
         for name, expected in state["sha256"].items():
             if not (path / name).is_file() or file_sha256(path / name) != expected:
                 raise _UnusableError(f"damaged ({name} is not as it was written)")
+        shards = path / SHARDS
         return Checkpoint(
             update=state["update"],
             progress=state["progress"],
-            network=load_file(path / NETWORK),
-            ema=load_file(path / EMA),
-            optimizer=torch.load(path / OPTIMIZER, weights_only=True, map_location="cpu"),
             log=(path / LOG).read_text(encoding="utf-8"),
             objective=state["objective"],
-            reference=load_file(path / REFERENCE) if REFERENCE in state["sha256"] else None,
+            **({"shards": shards} if self._world.sharded else _read_tensors(path)),
         )
+
+
+def _write_tensors(checkpoint: Checkpoint, folder: Path) -> None:
+    save_file(_plain(checkpoint.network), folder / NETWORK)
+    save_file(_plain(checkpoint.ema), folder / EMA)
+    if checkpoint.reference is not None:
+        save_file(_plain(checkpoint.reference), folder / REFERENCE)
+    with open(folder / OPTIMIZER, "wb") as file:
+        torch.save(checkpoint.optimizer, file)
+
+
+def _read_tensors(path: Path) -> dict[str, Any]:
+    there = (path / REFERENCE).is_file()
+    return {
+        "network": load_file(path / NETWORK),
+        "ema": load_file(path / EMA),
+        "optimizer": torch.load(path / OPTIMIZER, weights_only=True, map_location="cpu"),
+        "reference": load_file(path / REFERENCE) if there else None,
+    }
 
 
 def file_sha256(path: Path) -> str:

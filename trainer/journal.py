@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from pipeline.errors import InputError
+from trainer.distributed import World
 from trainer.loggers import Loggers
 from trainer.objectives import Outcome, Terms
 from trainer.speed import Speed
@@ -56,8 +57,12 @@ class Statistics:
         "saturation",
     )
 
-    def __init__(self, device: torch.device) -> None:
+    PER_UPDATE = ("updates", "loss", "grad_norm", "beta")
+    """Those that every process has in full; of the others each has its share."""
+
+    def __init__(self, device: torch.device, world: World | None = None) -> None:
         self._device = device
+        self._world = world or World(device)
         self._sums = torch.zeros(len(self.NAMES), device=device)
         self._first_bad = torch.full((), -1, dtype=torch.int64, device=device)
 
@@ -88,20 +93,27 @@ class Statistics:
         return torch.full((), float(value), device=self._device)
 
     def read(self) -> Sums:
-        """The sums so far (this waits for the device); InputError if an update diverged."""
-        first_bad = int(self._first_bad)
+        """The sums so far of all processes, each of which must ask (this waits for the device).
+
+        Raises InputError if an update diverged.
+        """
+        first_bad = self._world.highest(int(self._first_bad))
         if first_bad >= 0:
             raise InputError(
                 f"train: loss or gradient was NaN or infinite at update {first_bad}; lower "
                 "train.learning_rate (or train.beta); the last good checkpoint is kept"
             )
-        return dict(zip(self.NAMES, self._sums.tolist(), strict=True))
+        values = dict(zip(self.NAMES, self._world.sum(self._sums).tolist(), strict=True))
+        return values | {name: values[name] / self._world.size for name in self.PER_UPDATE}
 
     def reset(self, values: Sequence[float] | None = None) -> None:
         """Begin again from zero, or from ``values`` as ``read`` gave them."""
         self._sums.zero_()
         if values is not None:
-            self._sums.copy_(torch.tensor(values))
+            given = dict(zip(self.NAMES, values, strict=True))
+            shares = {name: value / self._world.size for name, value in given.items()}
+            kept = shares | {name: given[name] for name in self.PER_UPDATE}
+            self._sums.copy_(torch.tensor([kept[name] for name in self.NAMES]))
 
 
 def _compared(terms: Terms, beta: Tensor | float) -> dict[str, Tensor | float]:

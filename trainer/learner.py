@@ -1,10 +1,10 @@
-"""The networks of a run and what one update does to them."""
+"""What one update does to the networks of a run."""
 
 from __future__ import annotations
 
-import copy
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -12,9 +12,14 @@ from torch import Tensor, nn
 
 from pipeline.errors import InputError
 from pipeline.generators.base import Conditions, Corruption, Regressor, gaussian
-from pipeline.seeds import sample_seed
+from trainer import sharded
+from trainer.distributed import World, exchanging, whole
+from trainer.draws import Draws
+from trainer.inputs import Given, Inputs, exact
 from trainer.journal import Statistics
-from trainer.objectives import Objective, Terms
+from trainer.networks import Networks
+from trainer.objectives import Objective, Outcome, Terms
+from trainer.optimizers import learning_rates, make_optimizer
 from trainer.speed import counted
 from trainer.stream import Batch
 
@@ -26,7 +31,7 @@ if TYPE_CHECKING:
 
 
 class Learner:
-    """Policy, frozen reference, optimizer and moving average (all float32, on one device).
+    """Policy, frozen reference, optimizer and moving average (weights float32).
 
     Nothing random is kept between updates: what update n draws follows from (train.seed, n), so
     a run that continues draws what an uninterrupted one does.
@@ -38,190 +43,235 @@ class Learner:
         objective: Objective,
         train: Train,
         unconditional: Conditions,
-        device: torch.device,
+        world: World,
+        *,
+        noise_dtype: torch.dtype = torch.float32,
         cache: ReferenceCache | None = None,
     ) -> None:
         self._family, self._objective, self._train = family, objective, train
-        self.device = self._device = device
-        self._unconditional = {name: value.to(device) for name, value in unconditional.items()}
+        self._world, self._device = world, world.device
         self._regressor = family if isinstance(family, Regressor) else None
         if objective.needs_gap and self._regressor is None:
             raise InputError(
                 f"train.objective: {train.objective} compares the predictions of two networks, "
                 f"which the family {family.name} has not; choose another one"
             )
-        self._cache = cache
         if objective.needs_gap and cache is not None:
             raise InputError(
                 f"train.reference_cache: {train.objective} needs the reference's predictions, and "
                 "likelihoods alone are kept; set it to null"
             )
-        # eval mode for both: dropout would make them differ before anything is learnt
-        self._reference = (
-            copy.deepcopy(family.network).eval()
-            if objective.needs_reference and cache is None
-            else None
-        )
-        self._policy = family.network.eval().requires_grad_(True)
-        self._names, self._parameters = zip(*self._policy.named_parameters(), strict=True)
+        draws = Draws(family, train, every=1 + objective.pairs, noise_dtype=noise_dtype)
+        self._inputs = Inputs(draws, train.draws, unconditional, world.device, cache)
+        compares = objective.needs_reference and cache is None
+        self._networks = Networks(family, train, world, needs_reference=compares)
+        self._parameters = self._networks.parameters
         self._ema = [parameter.detach().clone() for parameter in self._parameters]
-        self._optimizer = torch.optim.AdamW(
-            self._parameters, lr=train.learning_rate, weight_decay=train.weight_decay, fused=True
-        )
-        self._state = objective.start(device)
-        self.statistics = Statistics(device)
+        self._optimizer = make_optimizer(train, self._parameters)
+        self._rate = learning_rates(train)
+        self._state = objective.start(self._device)
+        self.statistics = Statistics(self._device, world)
 
     def update(self, number: int, batch: Batch) -> None:
-        """Update ``number`` (from 1); waits for nothing on the device."""
-        terms = self.terms(number, batch)
-        outcome = self._objective.loss(terms, self._state)
-        self._state = outcome.state
-        loss = outcome.loss.mean()
+        """Update ``number`` (from 1) by this process's share of a batch.
+
+        Waits for nothing on the device.
+        """
+        for group in self._optimizer.param_groups:
+            group["lr"] = self._rate(number)
         self._optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        norm = nn.utils.clip_grad_norm_(self._parameters, self._train.gradient_clip)
+        terms, outcome = self._backward(number, batch)
+        self._state = outcome.state
+        norm = whole(nn.utils.clip_grad_norm_(self._parameters, self._train.gradient_clip))
         self._optimizer.step()
         torch._foreach_lerp_(self._ema, self._parameters, 1 - self._train.ema_decay)
         self.statistics.add(number, terms, outcome, norm)
 
-    def terms(self, number: int, batch: Batch) -> Terms:
-        """Log-likelihoods of a batch under the one corruption of update ``number``."""
-        every = 2 if self._objective.pairs else 1
-        kept = None if self._cache is None else self._cache.draw(number, batch, every)
+    def terms(self, number: int, batch: Batch, policy: nn.Module | None = None) -> Terms:
+        """Log-likelihoods of a batch under what update ``number`` draws for it.
+
+        ``policy`` is the network to call, where it is not the one that shares its gradients.
+        """
+        given, reference = self._inputs.of(number, batch)
         batch = batch.to(self._device)
-        seed = sample_seed(self._train.seed, "update", number)
-        generator = torch.Generator().manual_seed(seed)
-        codes = batch.codes.float() if batch.codes.is_floating_point() else batch.codes
-        if kept is None:
-            corruption = self._corrupt(codes, generator)
-        else:
-            corruption = Corruption(*(self._send(part) for part in kept[0]))
-        conditions = self._drop_conditions(batch.conditions, generator)
-        given = (codes, conditions, corruption)
-        policy, residual = self._log_likelihood(self._policy, *given)
-        reference = None if kept is None else self._send(kept[1])
-        gap = None
-        if self._reference is not None:
-            with torch.no_grad():
-                reference, other = self._log_likelihood(self._reference, *given)
-            gap = self._gap(residual, other)
-        return Terms(policy, reference, batch.label, batch.weight, gap, batch.signal)
+        networks = self._networks
+        other = gap = None
+        if reference is None and self._objective.needs_reference:
+            # first, so that nothing of the policy's graph is touched where both are one network
+            with networks.reference() as network:
+                reference, other = self._log_likelihood(network, given)
+        learnt, residual = self._log_likelihood(policy or networks.policy, given)
+        if residual is not None and other is not None:
+            gap = self._gap(residual, other, given)
+        return Terms(
+            self._over_draws(learnt),
+            None if reference is None else self._over_draws(reference),
+            batch.label,
+            batch.weight,
+            None if gap is None else self._over_draws(gap),
+            batch.signal,
+            self._world.mean if self._world.size > 1 else torch.mean,
+        )
+
+    def _backward(self, number: int, batch: Batch) -> tuple[Terms, Outcome]:
+        """Gradients of the mean loss of the whole batch, in as many micro batches as set."""
+        parts = _split(batch, self._train.accumulate)
+        loss = self._objective.loss
+        if len(parts) == 1:
+            terms = self.terms(number, batch)
+            outcome = loss(terms, self._state)
+            outcome.loss.mean().backward()
+            return terms, outcome
+        if self._objective.whole_batch:
+            return self._backward_by_factors(number, parts)
+        done = []
+        for place, part in enumerate(parts):
+            with exchanging(self._networks.policy, last=place + 1 == len(parts)):
+                terms = self.terms(number, part)
+                # what it makes of its state would be of a part of the batch, and is dropped
+                value = loss(terms._replace(average=torch.mean), self._state).loss.mean()
+                (value / len(parts)).backward()
+            done.append(_detached(terms))
+        terms = _joined(done)
+        with torch.no_grad():
+            return terms, loss(terms, self._state)
+
+    def _backward_by_factors(self, number: int, parts: Sequence[Batch]) -> tuple[Terms, Outcome]:
+        """The same for a loss that depends on all of a batch at once.
+
+        By the chain rule its gradient is that of ``sum(factor * log_likelihood)`` with factors
+        from the whole batch, so the price is a second forward pass of the policy.
+        """
+        with torch.no_grad():
+            terms = _joined([self.terms(number, part) for part in parts])
+        leaf = terms.log_likelihood.requires_grad_()
+        outcome = self._objective.loss(terms, self._state)
+        factors = torch.autograd.grad(outcome.loss.mean(), leaf)[0].chunk(len(parts))
+        for place, part in enumerate(parts):
+            with exchanging(self._networks.policy, last=place + 1 == len(parts)):
+                given, _ = self._inputs.of(number, part)
+                found, _ = self._log_likelihood(self._networks.policy, given)
+                (self._over_draws(found) * factors[place]).sum().backward()
+        return _detached(terms), outcome._replace(loss=outcome.loss.detach())
+
+    def _log_likelihood(self, network: nn.Module, given: Given) -> tuple[Tensor, Tensor | None]:
+        """Log-likelihoods ``[n K]``, and the residuals they come from where the family has them."""
+        temperature = self._train.temperature
+        arguments = (network, given.codes, given.conditions, given.corruption)
+        with self._networks.autocast():
+            if self._regressor is None:
+                return self._family.log_likelihood(*arguments, temperature=temperature), None
+            residual = self._regressor.residual(*arguments)
+        found = gaussian(residual, temperature)
+        return found if given.weight is None else found * given.weight, residual
+
+    def _gap(self, policy: Tensor, reference: Tensor, given: Given) -> Tensor:
+        """See ``Terms.gap``; without gradient where only the log wants it."""
+        apart = policy - reference if self._objective.needs_gap else policy.detach() - reference
+        found = -gaussian(apart, self._train.temperature)
+        return found if given.weight is None else found * given.weight
+
+    def _over_draws(self, values: Tensor) -> Tensor:
+        """Means ``[n]`` over each sample's corruptions, from ``[n K]``."""
+        times = self._train.draws
+        return values if times == 1 else values.view(-1, times).mean(dim=1)
 
     @torch.no_grad()
     def measure(self, codes: Tensor, conditions: Conditions, corruption: Corruption) -> Tensor:
         """The policy's log-likelihoods ``[B]``: the reference's before the first update."""
-        codes = codes.float() if codes.is_floating_point() else codes
-        return self._log_likelihood(self._policy, codes, conditions, corruption)[0]
+        given = Given(exact(codes), conditions, corruption, None)
+        return self._log_likelihood(self._networks.network, given)[0]
 
     def renew_reference(self) -> None:
         """Make the policy as it is now the reference (``train.reference: epoch``)."""
-        if self._reference is not None:
-            self._reference.load_state_dict(self._policy.state_dict())
+        if self._objective.needs_reference:
+            self._networks.renew_reference()
 
     def state(self) -> dict[str, Any]:
         """What a checkpoint holds: parameters, moving average, optimizer, what else has changed."""
-        renewed = self._reference is not None and self._train.reference == "epoch"
+        names = self._networks.names
+        renewed = self._objective.needs_reference and self._train.reference == "epoch"
         return {
-            "network": dict(zip(self._names, self._parameters, strict=True)),
-            "ema": dict(zip(self._names, self._ema, strict=True)),
-            "optimizer": self._optimizer.state_dict(),
-            "reference": dict(self._reference.named_parameters()) if renewed else None,  # type: ignore[union-attr]
+            "network": dict(zip(names, self._parameters, strict=True)),
+            "ema": dict(zip(names, self._ema, strict=True)),
+            "optimizer": sharded.optimizer_state(self._networks.network, self._optimizer)
+            if self._world.sharded
+            else self._optimizer.state_dict(),
+            "reference": self._networks.reference_state() if renewed else None,
             "objective": {name: value.item() for name, value in self._state.items()},
         }
 
     def load(self, found: Checkpoint) -> None:
         """Continue from what ``state`` gave."""
-        self._set_parameters(found.network)
-        for name, average in zip(self._names, self._ema, strict=True):
+        if found.shards is not None:
+            found = sharded.read(replace(found, **self.state() | {"objective": found.objective}))
+        self._networks.load(found.network)
+        for name, average in zip(self._networks.names, self._ema, strict=True):
             average.copy_(found.ema[name])
-        self._optimizer.load_state_dict(found.optimizer)
+        if self._world.sharded:
+            sharded.set_optimizer(self._networks.network, self._optimizer, found.optimizer)
+        else:
+            self._optimizer.load_state_dict(found.optimizer)
         self._state = self._objective.state_from(found.objective, self._device)
-        if self._reference is not None and found.reference is not None:
-            for name, parameter in self._reference.named_parameters():
-                parameter.copy_(found.reference[name])
+        if found.reference is not None:
+            self._networks.load_reference(found.reference)
 
     @contextmanager
     def averaging(self) -> Iterator[None]:
         """The policy has the averaged parameters inside, and its own again, to the bit, after."""
-        self._exchange()
+        self._networks.exchange(self._ema)
         try:
-            yield
+            with self._networks.autocast():
+                yield
         finally:
-            self._exchange()
-
-    def _exchange(self) -> None:
-        for parameter, average in zip(self._parameters, self._ema, strict=True):
-            parameter.data, average.data = average.data, parameter.data
+            self._networks.exchange(self._ema)
 
     def flops(self, batch: Batch) -> float:
         """Counted FLOPs of one image's share of an update; changes nothing."""
-        few = batch.first(self._objective.pairs + 1)
+        few = batch.part(0, self._objective.pairs + 1)
 
         def update() -> None:
-            outcome = self._objective.loss(self.terms(0, few), self._state)
+            terms = self.terms(0, few, self._networks.network)._replace(average=torch.mean)
+            outcome = self._objective.loss(terms, self._state)
             torch.autograd.grad(outcome.loss.mean(), self._parameters, allow_unused=True)
 
         return counted(update) / len(few.label)
 
     def averaged(self) -> nn.Module:
         """The policy with the averaged parameters in it: the result. No update may follow."""
-        self._set_parameters(dict(zip(self._names, self._ema, strict=True)))
-        return self._policy
+        self._networks.load(self.averages())
+        return self._networks.network
 
-    @torch.no_grad()
-    def _set_parameters(self, values: Mapping[str, Tensor]) -> None:
-        for name, parameter in zip(self._names, self._parameters, strict=True):
-            parameter.copy_(values[name])
+    def averages(self) -> Mapping[str, Tensor]:
+        """The averaged parameters by name: adapters' alone where there are any.
 
-    def _corrupt(self, codes: Tensor, generator: torch.Generator) -> Corruption:
-        """Drawn on the CPU for every device alike, and sent off without waiting.
-
-        Both images of a pair get the same, so that only the images differ.
+        Those that lie in parts are gathered on the CPU of the process that writes files.
         """
-        every = 2 if self._objective.pairs else 1
-        drawn = self._family.corrupt(codes[::every], generator)
-        return Corruption(*(self._send(_repeat(part, every)) for part in drawn))
-
-    def _drop_conditions(self, conditions: Conditions, generator: torch.Generator) -> Conditions:
-        """Put the empty prompt in the place of some prompts, so that guidance keeps working."""
-        share = self._train.condition_dropout
-        if share == 0:
-            return conditions
-        every = 2 if self._objective.pairs else 1
-        size = len(next(iter(conditions.values())))
-        drawn = torch.rand(size // every, generator=generator) < share
-        dropped = self._send(_repeat(drawn, every))
-        return {
-            name: torch.where(dropped.view(-1, *[1] * empty.ndim), empty, conditions[name])
-            for name, empty in self._unconditional.items()
-        }
-
-    def _send(self, tensor: Tensor) -> Tensor:
-        if self._device.type == "cuda" and not tensor.is_cuda:
-            tensor = tensor.pin_memory()
-        return tensor.to(self._device, non_blocking=True)
-
-    def _log_likelihood(
-        self, network: nn.Module, codes: Tensor, conditions: Conditions, corruption: Corruption
-    ) -> tuple[Tensor, Tensor | None]:
-        """Log-likelihoods ``[B]``, and the residuals they come from where the family has them."""
-        temperature = self._train.temperature
-        if self._regressor is None:
-            found = self._family.log_likelihood(
-                network, codes, conditions, corruption, temperature=temperature
-            )
-            return found, None
-        residual = self._regressor.residual(network, codes, conditions, corruption)
-        return gaussian(residual, temperature), residual
-
-    def _gap(self, policy: Tensor | None, reference: Tensor | None) -> Tensor | None:
-        """See ``Terms.gap``; without gradient where only the log wants it."""
-        if policy is None or reference is None:
-            return None
-        apart = policy - reference if self._objective.needs_gap else policy.detach() - reference
-        return -gaussian(apart, self._train.temperature)
+        averages = dict(zip(self._networks.names, self._ema, strict=True))
+        if not self._world.sharded:
+            return averages
+        gathered = ((name, whole(average)) for name, average in averages.items())
+        return {name: average.cpu() for name, average in gathered if self._world.leads}
 
 
-def _repeat(tensor: Tensor, times: int) -> Tensor:
-    """Every entry ``times`` times in a row; the tensor itself for once."""
-    return tensor if times == 1 else tensor.repeat_interleave(times, dim=0)
+def _split(batch: Batch, count: int) -> list[Batch]:
+    """A batch in ``count`` equal parts."""
+    size = len(batch.label) // count
+    return (
+        [batch] if count == 1 else [batch.part(at * size, (at + 1) * size) for at in range(count)]
+    )
+
+
+def _mapped(change: Callable[..., Tensor], *several: Terms) -> Terms:
+    """Terms of which every tensor is what ``change`` makes of those in its place."""
+    columns = zip(*several, strict=True)
+    changed: list[Any] = [change(*c) if isinstance(c[0], Tensor) else c[0] for c in columns]
+    return Terms(*changed)
+
+
+def _detached(terms: Terms) -> Terms:
+    return _mapped(lambda tensor: tensor.detach(), terms)
+
+
+def _joined(parts: Sequence[Terms]) -> Terms:
+    return _mapped(lambda *tensors: torch.cat(tensors), *parts)

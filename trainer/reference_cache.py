@@ -59,6 +59,11 @@ def load_cache(
     for key, wrong, value in (
         ("train.reference", train.reference != "initial", "initial"),
         ("train.condition_dropout", train.condition_dropout > 0, "0"),
+        ("train.positives", train.positives is not None, "null"),
+        ("train.draws", train.draws > 1, "1"),
+        ("train.noise", train.noise != "fresh", "fresh"),
+        ("train.timesteps.draw", train.timesteps.draw != "family", "family"),
+        ("train.timesteps.min_snr", train.timesteps.min_snr is not None, "null"),
     ):
         if wrong:
             raise InputError(
@@ -122,7 +127,8 @@ class ReferenceCache:
         """What an update draws for a batch on the CPU, and the reference's ``[B]`` under it."""
         if self._values is None:
             raise ValueError("the cache is empty: fill it first")
-        chosen = self._corruptions.choose(update, len(batch.rows), every)
+        whole = self._corruptions.choose(update, self._batch_size, every)
+        chosen = whole[batch.start : batch.start + len(batch.rows)]
         numbers = batch.rows.numpy()
         prompts = [self._prompts[number] for number in numbers]
         corruption = self._corruptions.make(batch.codes, prompts, chosen)
@@ -158,6 +164,7 @@ def _digest(rows: LabelledRows, family: Family, train: Train, count: int) -> str
             for path, _ in rows.shards
         ],
         "temperature": train.temperature,
+        "precision": train.precision,
         "seed": train.seed,
         "count": count,
         "batch_size": train.batch_size,

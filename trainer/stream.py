@@ -7,7 +7,7 @@ loop over rows. Threads may read ahead; which rows come, and when, does not depe
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import Any, NamedTuple
@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from pipeline.errors import InputError
-from pipeline.generators.base import Conditions, of_rows
+from pipeline.generators.base import Conditions
 from trainer.order import Order, Position, Window
 from trainer.rows import LabelledRows
 
@@ -43,25 +43,28 @@ class Batch(NamedTuple):
     """The objective's own number for each row, float32 ``[B]``; 0 where it wants none."""
     rows: Tensor
     """Number of each row among the usable ones, in shard order, int64 ``[B]``."""
+    seeds: Tensor
+    """What each image's noise was drawn from, int64 ``[B]``; 0 where nobody asked."""
     position: Position
+    start: int = 0
+    """Place of the first row in the global batch, of which this may be one process's share."""
 
-    def first(self, count: int) -> Batch:
-        """The first ``count`` rows as a batch."""
-        cut: dict[str, Any] = {
-            name: part[:count] for name, part in self._asdict().items() if isinstance(part, Tensor)
-        }
-        return self._replace(conditions=of_rows(self.conditions, slice(count)), **cut)
+    def part(self, first: int, last: int) -> Batch:
+        """The rows from place ``first`` to before ``last`` as a batch."""
+        found = self._change(lambda tensor: tensor[first:last])
+        return found._replace(start=self.start + first)
 
     def to(self, device: torch.device) -> Batch:
         """The batch on ``device``; from pinned memory the copy does not wait."""
-        sent: dict[str, Any] = {}
-        for name, part in self._asdict().items():
-            if isinstance(part, Tensor):
-                sent[name] = part.to(device, non_blocking=True)
-        conditions = {
-            name: part.to(device, non_blocking=True) for name, part in self.conditions.items()
+        return self._change(lambda tensor: tensor.to(device, non_blocking=True))
+
+    def _change(self, change: Callable[[Tensor], Tensor]) -> Batch:
+        """The batch with every tensor changed."""
+        changed: dict[str, Any] = {
+            name: change(part) for name, part in self._asdict().items() if isinstance(part, Tensor)
         }
-        return self._replace(conditions=conditions, **sent)
+        conditions = {name: change(part) for name, part in self.conditions.items()}
+        return self._replace(conditions=conditions, **changed)
 
 
 class _Buffer:
@@ -75,6 +78,7 @@ class _Buffer:
         self.weight = torch.empty(size, pin_memory=pin)
         self.signal = torch.empty(size, pin_memory=pin)
         self.rows = torch.empty(size, dtype=torch.int64, pin_memory=pin)
+        self.seeds = torch.empty(size, dtype=torch.int64, pin_memory=pin)
         self.table = np.empty(size, np.int64)
         self.prompt = np.empty(size, np.int64)
         self._source = rows
@@ -89,6 +93,7 @@ class _Buffer:
         self.weight.numpy()[slots] = group.weight
         self.signal.numpy()[slots] = group.signal
         self.rows.numpy()[slots] = np.arange(group.first, group.first + len(slots))
+        self.seeds.numpy()[slots] = group.seed
         self.table[slots] = self._source.tables_of(number)
         self.prompt[slots] = group.prompt
 
@@ -98,7 +103,8 @@ class Stream:
 
     ``workers`` threads read row groups and put batches together ahead of their use; with 0
     everything happens when a batch is asked for. ``pin`` puts batches into page-locked memory
-    for copies to a GPU. ``window`` is how many row groups are shuffled together.
+    for copies to a GPU. ``window`` is how many row groups are shuffled together. ``share`` are the
+    places in each batch that are wanted, of one process among several; all if None.
     """
 
     def __init__(
@@ -110,8 +116,11 @@ class Stream:
         workers: int = 0,
         pin: bool = False,
         window: int = WINDOW,
+        share: range | None = None,
     ) -> None:
         self._units = batch_size // rows.unit
+        share = range(batch_size) if share is None else share
+        self._share = range(share.start // rows.unit, share.stop // rows.unit)
         if sum(rows.sizes) < self._units and rows.unit > 1:
             raise InputError(
                 f"train.batch_size: {batch_size} images are more than the {sum(rows.sizes)} pairs "
@@ -137,7 +146,11 @@ class Stream:
             end = min(len(window.slots), self.order.rows_per_epoch - window.start)
             while at < end:
                 take = min(missing, end - at)
-                parts.append((buffer, slice(at * unit, (at + take) * unit)))
+                # of this process's places those that lie here, which may be none
+                before = at - (self._units - missing)
+                first = min(max(at, before + self._share.start), at + take)
+                last = max(min(at + take, before + self._share.stop), first)
+                parts.append((buffer, slice(first * unit, last * unit)))
                 at, missing = at + take, missing - take
                 position = self._position(window, at)
                 if missing == 0:
@@ -153,14 +166,15 @@ class Stream:
     def _join(self, parts: list[tuple[_Buffer, slice]], position: Position) -> Batch:
         def column(name: str) -> Tensor:
             pieces = [getattr(buffer, name)[where] for buffer, where in parts]
-            return pieces[0] if len(pieces) == 1 else torch.cat(pieces)
+            return pieces[0] if len(pieces) == 1 else joined(pieces, self._pin)
 
         table = np.concatenate([buffer.table[where] for buffer, where in parts])
         prompt = np.concatenate([buffer.prompt[where] for buffer, where in parts])
         conditions = self._rows.conditions(table, prompt, pin=self._pin)
-        names = ("codes", "label", "weight", "signal", "rows")
-        codes, label, weight, signal, rows = map(column, names)
-        return Batch(codes, conditions, label, weight, signal, rows, position)
+        names = ("codes", "label", "weight", "signal", "rows", "seeds")
+        codes, label, weight, signal, rows, seeds = map(column, names)
+        start = self._share.start * self._rows.unit
+        return Batch(codes, conditions, label, weight, signal, rows, seeds, position, start)
 
     def _filled(self, position: Position) -> Iterator[tuple[Window, _Buffer]]:
         """Windows with their rows; with workers the next one is read while one is in use."""
@@ -185,6 +199,12 @@ class Stream:
         slots = np.split(window.slots, np.cumsum(sizes)[:-1])
         fills = zip(window.groups, slots, strict=True)
         return [partial(buffer.fill, int(number), places) for number, places in fills], buffer
+
+
+def joined(pieces: Sequence[Tensor], pin: bool) -> Tensor:
+    """Tensors one after the other; page-locked, where the copy to a device must not wait."""
+    shape = (sum(map(len, pieces)), *pieces[0].shape[1:])
+    return torch.cat(list(pieces), out=torch.empty(shape, dtype=pieces[0].dtype, pin_memory=pin))
 
 
 def _ahead(batches: Generator[Batch], depth: int) -> Generator[Batch]:

@@ -7,20 +7,19 @@ result is that of an uninterrupted run to the bit.
 
 from __future__ import annotations
 
-import os
-import shutil
 import signal
 import sys
 import time
-from contextlib import closing
+from collections.abc import Iterator
+from contextlib import closing, contextmanager, nullcontext
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, NoReturn
 
 import torch
-from safetensors import SafetensorError
 from tqdm import tqdm
 
-from pipeline import health, layout, model_card, runtime
+from pipeline import health, layout, runtime
 from pipeline.errors import InputError
 from pipeline.generators import load_generator
 from pipeline.generators.base import Family
@@ -28,16 +27,20 @@ from pipeline.locks import hold
 from pipeline.settings import Settings
 from pipeline.train_settings import Train
 from trainer.checkpoints import Checkpoint, Checkpoints
+from trainer.classes import ClassStream
+from trainer.distributed import World, joined
 from trainer.fingerprint import fingerprint
 from trainer.journal import Log, summary
 from trainer.learner import Learner
 from trainer.loggers import load_loggers
 from trainer.objectives import load_objective
 from trainer.order import Position
+from trainer.publish import publish
 from trainer.quality import prefixed_tables
 from trainer.reference_cache import load_cache
 from trainer.rows import LabelledRows
 from trainer.samples import Samples
+from trainer.shares import check_world, make_stream
 from trainer.signals import StopRequest, stop_requests
 from trainer.speed import UNKNOWN, Speed, peak
 from trainer.stream import START, Batch, Stream
@@ -74,38 +77,55 @@ def run(
     train = settings.train
     objective = load_objective(train)
     device = torch.device(runtime.prepare(settings))
-    with hold(checkpoints), stop_requests() as stop:
+    with (
+        joined(device, train.parallel) as world,
+        hold(checkpoints) if world.leads else nullcontext(),
+        stop_requests() as stop,
+    ):
+        say = _say if world.leads else _silent
+        check_world(train, objective, world)
         rows = LabelledRows(
-            scored, labelled, embeddings, rows=objective.rows, signal=objective.signal
+            scored,
+            labelled,
+            embeddings,
+            rows=objective.rows,
+            signal=objective.signal,
+            seeds=train.noise == "tracked",
         )
-        stream = Stream(
-            rows,
-            seed=train.seed,
-            batch_size=train.batch_size,
-            workers=train.workers,
-            pin=device.type == "cuda",
-        )
-        family = _load_family(settings, rows, device)
+        family = _load_family(settings, rows, world.device)
         if objective.negative_prefix is not None:
-            folder = checkpoints / "conditions"
+            folder = checkpoints / ("conditions" if world.leads else f"conditions-{world.rank}")
             rows.condition_negatives(
                 prefixed_tables(family, objective.negative_prefix, scored, embeddings, folder)
             )
-        identity = fingerprint(train, family, rows)
+        stream = make_stream(rows, train, world)
+        identity = fingerprint(train, family, rows, sharded=world.sharded)
         cache = load_cache(references, rows, family, objective, train)
-        learner = Learner(family, objective, train, rows.unconditional, device, cache)
+        dtype = getattr(torch, settings.generator.dtype)
+        learner = Learner(
+            family,
+            objective,
+            train,
+            rows.unconditional,
+            world,
+            noise_dtype=dtype,
+            cache=cache,
+        )
         if cache is not None:
-            cache.fill(learner.measure)
-        store = Checkpoints(checkpoints, identity, _say)
+            with world.in_turn():  # the first process computes, the others read
+                cache.fill(learner.measure)
+        store = Checkpoints(checkpoints, identity, say, world)
         found = store.newest(at_most=train.updates)
         done = found.update if found else 0
         with (
-            closing(load_loggers(settings, log.parent, continues=done > 0)) as loggers,
-            closing(Samples(settings, family, samples, loggers, done=done, say=_say)) as drawn,
+            _own(settings, log, samples, world) as (told_of, log, samples),
+            closing(load_loggers(told_of, log.parent, continues=done > 0)) as loggers,
+            closing(Samples(told_of, family, samples, loggers, done=done, say=say)) as drawn,
         ):
             told = Log(log, found.log if found else "", loggers)
-            Session(train, learner, store, found, told, drawn).train(stream, stop)
-        publish(settings, family, learner, tuned, labelled)
+            session = Session(train, learner, store, found, told, drawn, world)
+            session.train(stream, stop)
+        publish(settings, family, learner, tuned, labelled, world)
     return tuned
 
 
@@ -120,8 +140,9 @@ class Session:
         found: Checkpoint | None,
         log: Log,
         samples: Samples,
+        world: World,
     ) -> None:
-        self._train, self._learner = train, learner
+        self._train, self._learner, self._world = train, learner, world
         self._checkpoints, self._log, self._samples = checkpoints, log, samples
         self._update, self._position = 0, START
         self._speed = UNKNOWN
@@ -129,9 +150,10 @@ class Session:
             self._update, self._position = found.update, Position(*found.progress["position"])
             learner.load(found)
             learner.statistics.reset(found.progress["sums"])
-            _say(f"continuing after update {found.update} of {train.updates}")
+            if world.leads:
+                _say(f"continuing after update {found.update} of {train.updates}")
 
-    def train(self, stream: Stream, stop: StopRequest) -> None:
+    def train(self, stream: Stream | ClassStream, stop: StopRequest) -> None:
         """Do the updates that are left, logging and saving on the way."""
         train = self._train
         if self._update == 0:
@@ -144,18 +166,21 @@ class Session:
                     bar.set_postfix(self._tell())
                 self._draw()
                 due = self._update % train.checkpoint_every == 0 or self._update == train.updates
-                if (due or stop.received) and not self._collapsing():
+                received = self._world.highest(stop.received or 0)
+                if (due or received) and not self._collapsing():
                     self._save()
-                if stop.received:
-                    self._leave(stop.received)
+                if received:
+                    self._leave(signal.Signals(received))
         # what is left for a last line stays in the last checkpoint, for a longer run to continue
         if self._update % train.log_every:
             self._tell()
 
     def _step(self, batch: Batch) -> None:
-        if self._speed is UNKNOWN:
+        if self._speed is UNKNOWN and not self._world.sharded:
             began = time.monotonic()
-            self._speed = Speed(self._learner.flops(batch), peak(self._learner.device))
+            one = peak(self._world.device)
+            total = None if one is None else one * self._world.size
+            self._speed = Speed(self._learner.flops(batch), total)
             self._log.pause(time.monotonic() - began)
         self._update += 1
         self._learner.update(self._update, batch)
@@ -215,7 +240,10 @@ class Session:
 
     def _leave(self, received: signal.Signals) -> NoReturn:
         saved = "unsaved, as the model is collapsing," if self._collapsing() else "and saved"
-        _say(f"{received.name}: stopped {saved} after update {self._update}; run again to go on")
+        if self._world.leads:
+            _say(
+                f"{received.name}: stopped {saved} after update {self._update}; run again to go on"
+            )
         raise SystemExit(128 + received)
 
     def _bar(self) -> tqdm:
@@ -226,28 +254,8 @@ class Session:
             initial=self._update * size,
             unit="img",
             mininterval=1,
+            disable=not self._world.leads,
         )
-
-
-def publish(
-    settings: Settings, family: Family, learner: Learner, tuned: Path, labelled: Path
-) -> None:
-    """Write the averaged weights and a card as a model folder, named so once it is complete."""
-    temporary, before = (tuned.with_name(f".{tuned.name}.{end}") for end in ("partial", "before"))
-    try:
-        tuned.parent.mkdir(parents=True, exist_ok=True)
-        family.save(learner.averaged(), temporary)
-        model_card.write(temporary, settings, labelled / layout.THRESHOLD.name)
-        shutil.rmtree(before, ignore_errors=True)
-        if tuned.exists():
-            os.replace(tuned, before)
-        os.replace(temporary, tuned)
-        shutil.rmtree(before, ignore_errors=True)
-    except (OSError, SafetensorError) as error:
-        raise InputError(
-            f"{tuned}: cannot be written ({error}); make room or mend the folder, then run "
-            "`tgo train` again: it only has to write the model"
-        ) from error
 
 
 def _load_family(settings: Settings, rows: LabelledRows, device: torch.device) -> Family:
@@ -261,6 +269,26 @@ def _load_family(settings: Settings, rows: LabelledRows, device: torch.device) -
             "run `tgo score` with this model"
         )
     return family
+
+
+@contextmanager
+def _own(
+    settings: Settings, log: Path, samples: Path, world: World
+) -> Iterator[tuple[Settings, Path, Path]]:
+    """Settings and places for what a process tells; of several only the first one is heard.
+
+    What the others write lies in a folder of their own, which goes with them.
+    """
+    if world.leads:
+        yield settings, log, samples
+        return
+    train = settings.train.model_copy(update={"loggers": [], "samples": None})
+    with TemporaryDirectory() as folder:
+        yield settings.model_copy(update={"train": train}), Path(folder, log.name), Path(folder)
+
+
+def _silent(line: str) -> None:
+    """What every process would say, the first one has said."""
 
 
 def _say(line: str) -> None:

@@ -28,10 +28,10 @@ def main(root: str, model: str, workers: str, where: str, number: str) -> None:
     if where == "update":
         original_terms = Learner.terms
 
-        def terms(self: Learner, update: int, batch: Any) -> Any:
+        def terms(self: Learner, update: int, *rest: Any) -> Any:
             if update == int(number):
                 die()
-            return original_terms(self, update, batch)
+            return original_terms(self, update, *rest)
 
         Learner.terms = terms  # type: ignore[method-assign]
     elif where == "save":

@@ -17,6 +17,7 @@ from pipeline.settings import Settings
 from tests.masked_models import CODEBOOK, write_random_amused
 from tests.trainer.miniature import Place, make_settings, write_rows
 from trainer import train
+from trainer.distributed import World
 from trainer.learner import Learner
 from trainer.objectives import load_objective
 from trainer.rows import LabelledRows
@@ -100,7 +101,7 @@ def test_every_other_objective_trains(model: Path, place: Place, objective: str)
     rows = LabelledRows(**place.inputs, rows=chosen.rows, signal=chosen.signal)
     family = load_generator(settings.generator)
     device = torch.device("cpu")
-    learner = Learner(family, chosen, settings.train, rows.unconditional, device)
+    learner = Learner(family, chosen, settings.train, rows.unconditional, World(device))
     batch = next(Stream(rows, seed=0, batch_size=8).batches())
     assert batch.codes.dtype == torch.int32
     before = [parameter.clone() for parameter in family.network.parameters()]

@@ -12,6 +12,7 @@ from pipeline.generators import load_generator
 from pipeline.settings import Settings
 from tests.trainer.miniature import Place, make_settings
 from tests.trainer.test_train import CrashError, crash_at, run, same
+from trainer.distributed import World
 from trainer.learner import Learner
 from trainer.objectives import load_objective
 from trainer.reference_cache import ReferenceCache, load_cache
@@ -32,7 +33,9 @@ def prepared(settings: Settings, place: Place) -> tuple[Learner, Stream, Referen
     cache = load_cache(place.root / "references", rows, family, objective, settings.train)
     assert cache is not None
     device = torch.device("cpu")
-    learner = Learner(family, objective, settings.train, rows.unconditional, device, cache)
+    learner = Learner(
+        family, objective, settings.train, rows.unconditional, World(device), cache=cache
+    )
     cache.fill(learner.measure)
     return learner, Stream(rows, seed=0, batch_size=settings.train.batch_size), cache
 

@@ -19,6 +19,7 @@ from pipeline.locks import hold
 from pipeline.settings import Settings
 from tests.trainer.miniature import Place, make_settings
 from trainer import train
+from trainer.distributed import World
 from trainer.learner import Learner
 from trainer.objectives import OBJECTIVES, load_objective
 from trainer.rows import LabelledRows
@@ -65,10 +66,15 @@ def crash_at(monkeypatch: pytest.MonkeyPatch, update: int) -> None:
 def make_learner(settings: Settings, place: Place) -> tuple[Learner, Stream]:
     torch.set_num_threads(settings.threads)
     objective = load_objective(settings.train)
-    rows = LabelledRows(**place.inputs, rows=objective.rows, signal=objective.signal)
+    rows = LabelledRows(
+        **place.inputs,
+        rows=objective.rows,
+        signal=objective.signal,
+        seeds=settings.train.noise == "tracked",
+    )
     family = load_generator(settings.generator)
-    device = torch.device("cpu")
-    learner = Learner(family, objective, settings.train, rows.unconditional, device)
+    world = World(torch.device("cpu"))
+    learner = Learner(family, objective, settings.train, rows.unconditional, world)
     return learner, Stream(rows, seed=0, batch_size=settings.train.batch_size)
 
 
@@ -102,7 +108,7 @@ def test_dropped_conditions_become_the_empty_prompt(
     seen = []
     original = learner._log_likelihood
     monkeypatch.setattr(
-        learner, "_log_likelihood", lambda n, c, e, k: (seen.append(e), original(n, c, e, k))[1]
+        learner, "_log_likelihood", lambda n, g: (seen.append(g.conditions), original(n, g))[1]
     )
     batches = list(itertools.islice(stream.batches(), 10))
     for number, batch in enumerate(batches):
@@ -250,8 +256,8 @@ def test_a_loss_that_diverges_keeps_the_last_good_checkpoint(
 ) -> None:
     original = Learner.terms
 
-    def poisoned(self: Learner, number: int, batch: Any) -> Any:
-        terms = original(self, number, batch)
+    def poisoned(self: Learner, number: int, *rest: Any) -> Any:
+        terms = original(self, number, *rest)
         factor = float("nan") if number == 8 else 1.0
         return terms._replace(log_likelihood=terms.log_likelihood * factor)
 
@@ -333,7 +339,7 @@ def test_both_images_of_a_pair_see_one_corruption(
     monkeypatch.setattr(
         learner,
         "_log_likelihood",
-        lambda n, c, e, k: (seen.append((e, k)), original(n, c, e, k))[1],
+        lambda n, g: (seen.append((g.conditions, g.corruption)), original(n, g))[1],
     )
     terms = learner.terms(1, next(stream.batches()))
     for conditions, corruption in seen:

@@ -79,6 +79,8 @@ class Objective:
     """What enters the stream."""
     needs_reference: bool = True
     """Whether the reference runs forward at all (a third of the step's work)."""
+    whole_batch: bool = False
+    """Whether a sample's loss depends on the others of its batch (through ``Terms.average``)."""
     needs_gap: bool = False
     """Whether the loss itself uses the distance of the two predictions."""
     signal: Signal | None = None

@@ -54,6 +54,11 @@ def load_objective(train: Train) -> Objective:
             f"train.batch_size = {train.batch_size} is odd, and {train.objective} takes pairs; "
             "make it even"
         )
+    if train.positives is not None and objective.rows != "labelled":
+        raise InputError(
+            f"train.positives: {train.objective} takes {objective.rows}, not positives and "
+            "negatives side by side; set it to null"
+        )
     return objective
 
 
@@ -83,7 +88,9 @@ def _tgo(train: Train) -> Objective:
         logit = (now * terms.log_ratio - shift).detach()
         return Outcome(values, beta.next(after, logit, terms.average), now, logit, terms.label)
 
-    return Objective(loss, beta=beta, state={} if decay is None else {SHIFT: 0.0})
+    if decay is None:
+        return Objective(loss, beta=beta)
+    return Objective(loss, whole_batch=True, beta=beta, state={SHIFT: 0.0})
 
 
 def _bco(train: Train) -> Objective:
@@ -96,7 +103,7 @@ def _bco(train: Train) -> Objective:
         logit = (now * terms.log_ratio - shift).detach()
         return Outcome(values, beta.next(after, logit, terms.average), now, logit, terms.label)
 
-    return Objective(loss, beta=beta, state={SHIFT: 0.0})
+    return Objective(loss, whole_batch=True, beta=beta, state={SHIFT: 0.0})
 
 
 def _shift(
@@ -120,7 +127,7 @@ def _kto(train: Train) -> Objective:
         logit = (now * (terms.log_ratio - divergence)).detach()
         return Outcome(values, beta.next(state, logit, terms.average), now, logit, terms.label)
 
-    return Objective(loss, beta=beta)
+    return Objective(loss, whole_batch=True, beta=beta)
 
 
 def _dpo(train: Train) -> Objective:

@@ -1,0 +1,64 @@
+"""Training runs of several processes, forked from one that has the imports behind it."""
+
+from __future__ import annotations
+
+import multiprocessing as mp
+import os
+import socket
+from pathlib import Path
+from typing import Any
+
+
+def run(
+    size: int, root: Path, model: Path, name: str = "run", **options: Any
+) -> list[list[list[int]]]:
+    """Train on ``size`` processes; for each of them the rows of each of its updates."""
+    context = mp.get_context("forkserver")
+    context.set_forkserver_preload(["trainer.train", "diffusers", "tests.trainer.miniature"])
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    queue = context.Queue()
+    arguments = (queue, size, port, root, model, name, options)
+    processes = [context.Process(target=_train, args=(rank, *arguments)) for rank in range(size)]
+    for process in processes:
+        process.start()
+    found = dict(queue.get(timeout=500) for _ in processes)
+    for process in processes:
+        process.join(60)
+        assert process.exitcode == 0
+    return [found[rank] for rank in range(size)]
+
+
+def _train(
+    rank: int,
+    queue: Any,
+    size: int,
+    port: int,
+    root: Path,
+    model: Path,
+    name: str,
+    options: dict[str, Any],
+) -> None:
+    from tests.trainer.miniature import Place, make_settings
+    from trainer import train
+    from trainer.learner import Learner
+
+    os.environ |= {
+        "RANK": str(rank),
+        "LOCAL_RANK": str(rank),
+        "WORLD_SIZE": str(size),
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": str(port),
+    }
+    seen: list[list[int]] = []
+    original = Learner.update
+
+    def noting(self: Learner, number: int, batch: Any) -> None:
+        seen.append(batch.rows.tolist())
+        original(self, number, batch)
+
+    Learner.update = noting  # type: ignore[method-assign]
+    place = Place(root)
+    train.run(make_settings(model, **options), **place.inputs, **place.outputs(name))
+    queue.put((rank, seen))

@@ -1,0 +1,158 @@
+"""The processes of a run: one, or those that torchrun started, each with a share of every batch.
+
+With ``train.parallel: ddp`` every process holds all weights and gradients are averaged; with
+``fsdp`` weights, gradients, moving average and optimizer state lie in parts (FSDP2). Which samples
+an update has, and what it draws, does not depend on how many processes there are.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from pipeline.errors import InputError
+
+
+@dataclass(frozen=True)
+class World:
+    """This process among those of the run; a world of one exchanges nothing."""
+
+    device: torch.device
+    rank: int = 0
+    size: int = 1
+    sharded: bool = False
+    """Whether weights lie in parts (FSDP2)."""
+    hosts: Any = None
+    """Process group on the CPU: what it exchanges waits for no device."""
+
+    @property
+    def leads(self) -> bool:
+        """Whether this is the process that writes files."""
+        return self.rank == 0
+
+    def mean(self, values: Tensor) -> Tensor:
+        """Mean over the whole batch of which this process has an equal share."""
+        found = values.mean()
+        if self.size > 1:
+            dist.all_reduce(found)
+            found = found / self.size
+        return found
+
+    def sum(self, values: Tensor) -> Tensor:
+        """Sum over all processes, elementwise, as a new tensor."""
+        found = values.clone()
+        if self.size > 1:
+            dist.all_reduce(found)
+        return found
+
+    def highest(self, number: int) -> int:
+        """The highest of all processes' numbers; no device is waited for."""
+        if self.size == 1:
+            return number
+        found = torch.tensor(number)
+        dist.all_reduce(found, op=dist.ReduceOp.MAX, group=self.hosts)
+        return int(found)
+
+    def wait(self) -> None:
+        """Until all processes are here."""
+        if self.size > 1:
+            dist.barrier(group=self.hosts)
+
+    @contextmanager
+    def in_turn(self) -> Iterator[None]:
+        """The first process does what is inside before all others."""
+        if not self.leads:
+            self.wait()
+        try:
+            yield
+        finally:
+            if self.leads:
+                self.wait()
+
+    def rows(self, batch_size: int) -> range:
+        """The places of this process's samples in each global batch."""
+        share = batch_size // self.size
+        return range(self.rank * share, (self.rank + 1) * share)
+
+    def spread(self, network: nn.Module) -> nn.Module:
+        """The network to call where gradients are wanted; `network` itself is changed for FSDP."""
+        if self.sharded:
+            return shard(network)
+        if self.size == 1:
+            return network
+        devices = [self.device.index] if self.device.type == "cuda" else None
+        return _Replica(
+            network, device_ids=devices, broadcast_buffers=False, gradient_as_bucket_view=True
+        )
+
+
+class _Replica(DistributedDataParallel):
+    """A network whose gradients are averaged; it answers for what families ask of a network."""
+
+    def __getattr__(self, name: str) -> Any:
+        try:
+            return super().__getattr__(name)
+        except AttributeError:
+            if name == "module":
+                raise
+            return getattr(self.module, name)
+
+
+def shard(network: nn.Module) -> nn.Module:
+    """Lay out a network's parameters in parts over all processes, block by block (FSDP2)."""
+    from torch.distributed.fsdp import fully_shard
+
+    blocks = set(getattr(network, "_no_split_modules", None) or ())
+    for module in reversed(list(network.modules())):  # what lies inside comes before what holds it
+        if type(module).__name__ in blocks:
+            fully_shard(module)
+    fully_shard(network)
+    return network
+
+
+def exchanging(network: nn.Module, last: bool) -> AbstractContextManager[Any]:
+    """Around a backward pass: gradients are exchanged in the last of an update alone."""
+    if isinstance(network, _Replica) and not last:
+        return network.no_sync()
+    if hasattr(network, "set_requires_gradient_sync"):
+        network.set_requires_gradient_sync(last)  # type: ignore[operator]
+    return nullcontext()
+
+
+def whole(tensor: Tensor) -> Tensor:
+    """A tensor that may lie in parts, gathered; every process must ask for it."""
+    return tensor.full_tensor() if hasattr(tensor, "full_tensor") else tensor
+
+
+@contextmanager
+def joined(device: torch.device, parallel: str) -> Iterator[World]:
+    """The world this process belongs to, left at the end.
+
+    Raises InputError if several processes were announced, but not how they find each other.
+    """
+    if "WORLD_SIZE" not in os.environ:
+        yield World(device)
+        return
+    if "MASTER_ADDR" not in os.environ:
+        raise InputError(
+            "WORLD_SIZE: is set, but MASTER_ADDR is not, so processes cannot find each other; "
+            "start with torchrun (docs/scale.md), or unset WORLD_SIZE"
+        )
+    if device.type == "cuda":
+        device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
+        torch.cuda.set_device(device)
+    dist.init_process_group("cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo")
+    try:
+        hosts = dist.new_group(backend="gloo")
+        sharded = parallel == "fsdp"
+        yield World(device, dist.get_rank(), dist.get_world_size(), sharded, hosts)
+    finally:
+        dist.destroy_process_group()

@@ -1,0 +1,125 @@
+"""Policy and reference: one network or two, in the precision and the parts that the run wants."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from pipeline.errors import InputError
+from trainer import adapters
+from trainer.distributed import World
+
+if TYPE_CHECKING:
+    from pipeline.generators.base import Family
+    from pipeline.train_settings import Train
+
+_CAST = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
+"""Layers that autocast computes in bfloat16: their frozen weights can be kept in it as well."""
+
+
+class Networks:
+    """The policy and what it is compared with; takes over ``family.network``.
+
+    Both stay in evaluation mode: dropout would make them differ before anything is learnt.
+    """
+
+    def __init__(
+        self, family: Family, train: Train, world: World, *, needs_reference: bool
+    ) -> None:
+        self._half = train.precision == "bfloat16"
+        self._device = world.device
+        self._adapted = train.lora is not None
+        network = family.network.eval()
+        self._reference: nn.Module | None = None
+        self._earlier: list[Tensor] | None = None
+        if train.lora is not None:
+            adapters.add(network, train.lora, family, train.seed)
+            self._halve(network, world)
+        else:
+            if needs_reference:
+                self._reference = copy.deepcopy(network).requires_grad_(False)
+                self._halve(self._reference, world)
+                if world.sharded:
+                    world.spread(self._reference)
+            network.requires_grad_(True)
+        if train.gradient_checkpointing:
+            _checkpoint(network)
+        self.policy = world.spread(network)
+        """What is called where gradients are wanted."""
+        self.network = network
+        """The same without what averages gradients."""
+        trained = [(name, p) for name, p in network.named_parameters() if p.requires_grad]
+        self.names, self.parameters = zip(*trained, strict=True)
+        if self._adapted and needs_reference and train.reference == "epoch":
+            self._earlier = [parameter.detach().clone() for parameter in self.parameters]
+
+    def autocast(self) -> AbstractContextManager[Any]:
+        """Forward passes belong inside, one each: bfloat16 where asked for, weights float32."""
+        return torch.autocast(self._device.type, torch.bfloat16, enabled=self._half)
+
+    @contextmanager
+    def reference(self) -> Iterator[nn.Module]:
+        """The reference to call, without gradient; the policy must not be called inside."""
+        with torch.no_grad():
+            if self._reference is not None:
+                yield self._reference
+            elif self._earlier is not None:
+                self.exchange(self._earlier)
+                try:
+                    yield self.network
+                finally:
+                    self.exchange(self._earlier)
+            else:
+                with adapters.switched_off(self.network):
+                    yield self.network
+
+    def renew_reference(self) -> None:
+        """Make the policy as it is now the reference."""
+        self.load_reference(dict(zip(self.names, self.parameters, strict=True)))
+
+    def reference_state(self) -> dict[str, Tensor]:
+        """The parameters that `renew_reference` changes, by name."""
+        if self._reference is not None:
+            return dict(self._reference.named_parameters())
+        return dict(zip(self.names, self._earlier or (), strict=True))
+
+    @torch.no_grad()
+    def load_reference(self, values: Mapping[str, Tensor]) -> None:
+        """Give the reference these parameters."""
+        for name, parameter in self.reference_state().items():
+            parameter.copy_(values[name])
+
+    @torch.no_grad()
+    def load(self, values: Mapping[str, Tensor]) -> None:
+        """Give the policy these parameters."""
+        for name, parameter in zip(self.names, self.parameters, strict=True):
+            parameter.copy_(values[name])
+
+    def _halve(self, network: nn.Module, world: World) -> None:
+        """Keep frozen weights as autocast makes them at every pass: half of the memory."""
+        if not self._half or world.sharded:  # FSDP wants one type in each of its parts
+            return
+        for module in network.modules():
+            frozen = not any(parameter.requires_grad for parameter in module.parameters())
+            if isinstance(module, _CAST) and frozen:
+                module.to(torch.bfloat16)
+
+    def exchange(self, others: list[Tensor]) -> None:
+        """Swap the policy's parameters for ``others``, and these for them."""
+        for parameter, other in zip(self.parameters, others, strict=True):
+            parameter.data, other.data = other.data, parameter.data
+
+
+def _checkpoint(network: nn.Module) -> None:
+    try:
+        network.enable_gradient_checkpointing()  # type: ignore[operator]
+    except (AttributeError, ValueError) as error:
+        raise InputError(
+            f"train.gradient_checkpointing: {type(network).__name__} cannot ({error}); "
+            "set it to false and raise train.accumulate instead"
+        ) from error

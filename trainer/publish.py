@@ -1,0 +1,76 @@
+"""What comes out of a run: a model folder with the averaged weights."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from pathlib import Path
+
+from safetensors import SafetensorError
+from torch import nn
+
+from pipeline import layout, model_card
+from pipeline.errors import InputError
+from pipeline.generators import load_generator
+from pipeline.generators.base import Family
+from pipeline.settings import Settings
+from trainer import adapters, lora_file
+from trainer.distributed import World
+from trainer.learner import Learner
+
+
+def publish(
+    settings: Settings,
+    family: Family,
+    learner: Learner,
+    tuned: Path,
+    labelled: Path,
+    world: World,
+) -> None:
+    """Write the averaged weights and a card as a model folder, named so once it is complete.
+
+    Of several processes all must call; the first one writes. Adapters are merged into the model,
+    and lie beside it as a file of their own.
+    """
+    network, lora = _result(settings, family, learner, world)
+    if not world.leads:
+        return
+    temporary, before = (tuned.with_name(f".{tuned.name}.{end}") for end in ("partial", "before"))
+    try:
+        tuned.parent.mkdir(parents=True, exist_ok=True)
+        family.save(network, temporary)
+        if lora is not None:
+            lora_file.write(lora, temporary)
+        model_card.write(temporary, settings, labelled / layout.THRESHOLD.name)
+        shutil.rmtree(before, ignore_errors=True)
+        if tuned.exists():
+            os.replace(tuned, before)
+        os.replace(temporary, tuned)
+        shutil.rmtree(before, ignore_errors=True)
+    except (OSError, SafetensorError) as error:
+        raise InputError(
+            f"{tuned}: cannot be written ({error}); make room or mend the folder, then run "
+            "`tgo train` again: it only has to write the model"
+        ) from error
+
+
+def _result(
+    settings: Settings, family: Family, learner: Learner, world: World
+) -> tuple[nn.Module, lora_file.Adapters | None]:
+    """The network with the averaged weights in it, plain and in float32, and adapters if any."""
+    train = settings.train
+    if train.lora is None and not world.sharded:
+        return learner.averaged(), None
+    averages = learner.averages()
+    if not world.leads:
+        return family.network, None
+    # what was trained has its weights in parts, or its frozen ones in bfloat16
+    fresh = load_generator(settings.generator.model_copy(update={"dtype": "float32"})).network
+    if train.lora is None:
+        fresh.load_state_dict(dict(averages), strict=False)
+        return fresh, None
+    adapters.add(fresh, train.lora, family, train.seed)
+    adapters.load(fresh, averages)
+    taken = lora_file.take(fresh)
+    adapters.merge(fresh)
+    return fresh, taken
