@@ -84,9 +84,8 @@ def scoring(settings: Settings, cost: Cost) -> Work:
 def training(settings: Settings, cost: Cost) -> Work:
     """Stage three: images seen, each with a forward and backward pass and the reference's."""
     train = settings.train
-    passes = FULL if getattr(train, "lora", None) is None else LORA
-    passes += int(getattr(train, "gradient_checkpointing", False))
-    seen = train.updates * train.batch_size * getattr(train, "draws", 1)
+    passes = (FULL if train.lora is None else LORA) + train.gradient_checkpointing
+    seen = train.updates * train.batch_size * train.draws
     return Work(seen, passes * cost.forward)
 
 

@@ -8,7 +8,6 @@ from typing import Any, NamedTuple
 
 from torch import Tensor, nn
 
-from pipeline.errors import InputError
 from pipeline.model_card import LORA
 
 PARTS = ("unet", "transformer")
@@ -36,22 +35,20 @@ def take(network: nn.Module, *, adapter: str = "default") -> Adapters:
     )
 
 
-def write(adapters: Adapters, folder: Path) -> Path:
+def write(adapters: Adapters, folder: Path) -> Path | None:
     """Write adapters into the model folder ``folder``, whose pipeline they are for.
 
-    The bytes follow from the adapters alone. Raises InputError when the pipeline has no such file.
+    The bytes follow from the adapters alone. None, and no file, where diffusers has no pipeline
+    that would read one (aMUSEd, Meissonic).
     """
     import diffusers
     from diffusers.loaders.lora_base import LORA_ADAPTER_METADATA_KEY
     from safetensors.torch import save_file
 
     index = json.loads((folder / "model_index.json").read_text(encoding="utf-8"))
-    kind: Any = getattr(diffusers, index["_class_name"])
+    kind: Any = getattr(diffusers, index["_class_name"], None)
     if not hasattr(kind, "save_lora_weights"):
-        raise InputError(
-            f"train.lora: {index['_class_name']} cannot load adapters from a file, so none can be "
-            "written; set train.lora to null"
-        )
+        return None
     part = next(name for name in PARTS if name in index)
     told = {f"{part}.{key}": value for key, value in adapters.config.items()}
 

@@ -13,13 +13,14 @@ import torch
 from pipeline import label, shards
 from pipeline.generators import load_generator
 from pipeline.settings import Settings
-from tests.families import FAMILY_OF, GUIDANCE, PROMPTS, SEEDS, sample, write
+from tests.families import FAMILY_OF, GUIDANCE, MASKED, PROMPTS, SEEDS, sample, write
 from tests.family_parts import RESOLUTION
 from tests.stage_one import PROMPTS as TRAINING
 from tests.stage_one import score_into
 from tests.trainer.miniature import Place, make_settings
-from trainer import train
+from trainer import lora_file, train
 
+LORA = {"rank": 4, "alpha": 8, "targets": None}
 KINDS = ["sd15", "sd21", "sdxl", "sd3", "flux", "zimage", "wan", "amused", "meissonic"]
 
 
@@ -31,27 +32,57 @@ def settings_of(kind: str, model: Path, **changes: Any) -> Settings:
     return found.model_copy(update={"generator": generator})
 
 
-@pytest.mark.parametrize("kind", KINDS)
-def test_a_family_goes_through_all_stages(kind: str, tmp_path: Path, tiny_panel: Any) -> None:
-    settings = settings_of(kind, write(kind, tmp_path / "model"))
-    base = load_generator(settings.generator)
-    score_into(tmp_path, base, tiny_panel, TRAINING[:4])
-    place = Place(tmp_path)
-    facts = label.label_folder(**_without_embeddings(place), rule=settings.label, seed=0)
-    assert facts["positives"] > 0
-    stored = shards.read_metadata(shards.shard_paths(place.inputs["scored"])[0])
-    assert stored["tgo.codes"]["shape"] == list(base.code_shape)
+@pytest.fixture(scope="module", params=KINDS)
+def kind(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
 
-    torch.manual_seed(0)
-    tuned = train.run(settings, **place.inputs, **place.outputs())
-    lines = [json.loads(line) for line in place.outputs()["log"].read_text().splitlines()]
+
+@pytest.fixture(scope="module")
+def place(kind: str, tmp_path_factory: pytest.TempPathFactory, tiny_panel: Any) -> Place:
+    """The random model of a family, and what stages one and two make with it."""
+    root = tmp_path_factory.mktemp(kind)
+    settings = settings_of(kind, write(kind, root / "model"))
+    score_into(root, load_generator(settings.generator), tiny_panel, TRAINING[:4])
+    facts = label.label_folder(root / "scored", root / "labelled", settings.label, seed=0)
+    assert facts["positives"] > 0
+    return Place(root)
+
+
+def trained(kind: str, place: Place, name: str, **options: Any) -> Path:
+    """The tuned model's folder, after a look at the log and an image."""
+    settings = settings_of(kind, place.root / "model", **options)
+    tuned = train.run(settings, **place.inputs, **place.outputs(name))
+    lines = [json.loads(line) for line in place.outputs(name)["log"].read_text().splitlines()]
     assert lines
     assert all(math.isfinite(line["loss"]) for line in lines)
-
-    found = load_generator(settings.generator, tuned)
-    assert found.describe()["family"] == base.describe()["family"]
+    base, found = (load_generator(settings.generator, model) for model in (None, tuned))
     assert not torch.equal(sample(found, PROMPTS, SEEDS), sample(base, PROMPTS, SEEDS))
+    return tuned
 
 
-def _without_embeddings(place: Place) -> dict[str, Path]:
-    return {name: path for name, path in place.inputs.items() if name != "embeddings"}
+def test_a_family_goes_through_all_stages(kind: str, place: Place) -> None:
+    base = load_generator(settings_of(kind, place.root / "model").generator)
+    stored = shards.read_metadata(shards.shard_paths(place.inputs["scored"])[0])
+    assert stored["tgo.codes"]["shape"] == list(base.code_shape)
+    trained(kind, place, "full")
+
+
+def test_a_family_trains_adapters_in_little_memory(kind: str, place: Place) -> None:
+    checkpointing = kind != "amused"  # which refuses it
+    options = {"precision": "bfloat16", "accumulate": 2, "gradient_checkpointing": checkpointing}
+    tuned = trained(kind, place, "adapters", lora=LORA, learning_rate=1e-2, **options)
+    if kind in MASKED:
+        assert not (tuned / lora_file.LORA).exists()
+        return
+    from diffusers import DiffusionPipeline
+
+    stock = DiffusionPipeline.from_pretrained(place.root / "model")
+    stock.load_lora_weights(tuned, weight_name=lora_file.LORA)
+    stock.fuse_lora()
+    stock.unload_lora_weights()
+    part = "unet" if hasattr(stock, "unet") else "transformer"
+    merged = getattr(DiffusionPipeline.from_pretrained(tuned), part).state_dict()
+    before = getattr(DiffusionPipeline.from_pretrained(place.root / "model"), part).state_dict()
+    assert any(not torch.equal(merged[name], value) for name, value in before.items())
+    for name, value in getattr(stock, part).state_dict().items():
+        torch.testing.assert_close(merged[name], value)

@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 import torch
 
-from pipeline.errors import InputError
 from pipeline.generators import load_generator
 from tests.trainer.miniature import make_settings
 from trainer import lora_file
@@ -91,8 +90,12 @@ def test_the_same_adapters_are_the_same_bytes(model: Path, folder: Path, tmp_pat
     assert (again / lora_file.LORA).read_bytes() == (folder / lora_file.LORA).read_bytes()
 
 
-def test_a_pipeline_without_adapters_is_named(folder: Path) -> None:
+@pytest.mark.parametrize("name", ["DDPMPipeline", "NoneOfDiffusers"])
+def test_a_pipeline_that_reads_no_adapters_gets_no_file(
+    model: Path, tmp_path: Path, name: str
+) -> None:
+    folder = Path(shutil.copytree(model, tmp_path / "copy"))
     index = json.loads((folder / "model_index.json").read_text())
-    (folder / "model_index.json").write_text(json.dumps(index | {"_class_name": "DDPMPipeline"}))
-    with pytest.raises(InputError, match=r"train\.lora: DDPMPipeline cannot load adapters"):
-        lora_file.write(lora_file.Adapters({}, {}), folder)
+    (folder / "model_index.json").write_text(json.dumps(index | {"_class_name": name}))
+    assert lora_file.write(lora_file.Adapters({}, {}), folder) is None
+    assert not (folder / lora_file.LORA).exists()
