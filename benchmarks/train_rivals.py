@@ -7,6 +7,7 @@ import statistics
 import time
 from collections.abc import Iterator
 from contextlib import closing
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -37,7 +38,7 @@ class Usual:
         self._size, self._device, self._beta = train.batch_size, device, train.beta
         self._scale = train.beta / train.temperature
         pipe = StableDiffusionPipeline.from_pretrained(
-            place.settings.generator.model, safety_checker=None
+            place.settings.generator.model, safety_checker=None, dtype=torch.float32
         ).to(device)
         self._vae, self._text, self._words = pipe.vae, pipe.text_encoder, pipe.tokenizer
         self._policy = pipe.unet.requires_grad_(True)
@@ -124,9 +125,15 @@ class Usual:
 def time_streams(root: Path, repeats: int, rows: int = 8192) -> dict[str, Any]:
     """Rows/s of our stream and of `datasets`, shuffled, from one process, on the same shard."""
     write_rows(root, LATENT, (1, 8), rows, pixels=None)
-    took: dict[str, list[float]] = {"tgo": [], "datasets": []}
+    rivals = {
+        "tgo": partial(_own, root, workers=0),
+        "tgo, 2 workers": partial(_own, root, workers=2),
+        "datasets": partial(_datasets, root),
+    }
+    took: dict[str, list[float]] = {name: [] for name in rivals}
     for turn in range(repeats + 1):
-        for name, batches in (("tgo", _own(root)), ("datasets", _datasets(root))):
+        for name, begun in rivals.items():
+            batches = begun()
             begin = time.perf_counter()
             for _ in range(rows // BATCH):
                 next(batches)
@@ -142,9 +149,9 @@ def time_streams(root: Path, repeats: int, rows: int = 8192) -> dict[str, Any]:
     }
 
 
-def _own(root: Path) -> Iterator[Any]:
+def _own(root: Path, workers: int) -> Iterator[Any]:
     rows = LabelledRows(root / "scored", root / "labelled", root / "embeddings")
-    with closing(Stream(rows, seed=0, batch_size=BATCH).batches()) as batches:
+    with closing(Stream(rows, seed=0, batch_size=BATCH, workers=workers).batches()) as batches:
         yield from batches
 
 
