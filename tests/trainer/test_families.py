@@ -7,11 +7,13 @@ import math
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
 from pipeline import label, shards
 from pipeline.generators import load_generator
+from pipeline.produce import decode_png
 from pipeline.settings import Settings
 from tests.families import FAMILY_OF, GUIDANCE, MASKED, PROMPTS, SEEDS, sample, write
 from tests.family_parts import RESOLUTION
@@ -62,8 +64,12 @@ def trained(kind: str, place: Place, name: str, **options: Any) -> Path:
 
 def test_a_family_goes_through_all_stages(kind: str, place: Place) -> None:
     base = load_generator(settings_of(kind, place.root / "model").generator)
-    stored = shards.read_metadata(shards.shard_paths(place.inputs["scored"])[0])
-    assert stored["tgo.codes"]["shape"] == list(base.code_shape)
+    path = shards.shard_paths(place.inputs["scored"])[0]
+    assert shards.read_metadata(path)["tgo.codes"]["shape"] == list(base.code_shape)
+    images = [decode_png(row["bytes"]) for row in shards.read_shard(path)["image"].to_pylist()]
+    # in another batch than when they were made, so 1 level of 255
+    decoded = base.decode(torch.from_numpy(shards.read_codes(path).copy())).numpy()
+    assert np.abs(decoded.astype(int) - np.stack(images)).max() <= 1
     trained(kind, place, "full")
 
 
