@@ -28,7 +28,7 @@ def main() -> None:
     parser.add_argument("--updates", type=int, help="instead of train.updates")
     parser.add_argument("--prompts", type=int, help="instead of evaluate.prompts")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0], help="of training")
-    parser.add_argument("--work", type=Path, default=Path("data/tracked"))
+    parser.add_argument("--work", type=Path, default=Path("data/benchmark/tracked"))
     options = parser.parse_args()
     given = settings.load(options.params)
     if options.prompts:

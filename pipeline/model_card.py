@@ -50,10 +50,12 @@ def render(
         pipeline: the diffusers class that loads the model (or, for ``lora``, its base model).
         lora: whether the card is of adapters alone.
     """
+    import diffusers
     from huggingface_hub import ModelCardData
     from jinja2 import Environment, PackageLoader, StrictUndefined
 
     base = settings.generator.model
+    stock = getattr(diffusers, pipeline, None)
     tags = ["diffusers", "tgo", settings.train.objective, *(["lora"] if lora else [])]
     header = ModelCardData(
         model_name=f"{Path(base).name}-{settings.train.objective}",
@@ -85,6 +87,8 @@ def render(
         metrics=_tables(metrics),
         facts=metrics[FACTS] if metrics else None,
         pipeline=pipeline,
+        stock=stock is not None,
+        loads_adapters=hasattr(stock, "load_lora_weights"),
         lora=LORA if lora else None,
     )
 

@@ -1,4 +1,8 @@
-"""Adapters as the file that diffusers' `load_lora_weights` reads."""
+"""Adapters as the file that diffusers reads.
+
+By a pipeline's `load_lora_weights` or, where a pipeline has none (aMUSEd, Meissonic), by its
+network's `load_lora_adapter`.
+"""
 
 from __future__ import annotations
 
@@ -35,31 +39,19 @@ def take(network: nn.Module, *, adapter: str = "default") -> Adapters:
     )
 
 
-def write(adapters: Adapters, folder: Path) -> Path | None:
+def write(adapters: Adapters, folder: Path) -> Path:
     """Write adapters into the model folder ``folder``, whose pipeline they are for.
 
-    The bytes follow from the adapters alone. None, and no file, where diffusers has no pipeline
-    that would read one (aMUSEd, Meissonic).
+    The bytes follow from the adapters alone.
     """
-    import diffusers
     from diffusers.loaders.lora_base import LORA_ADAPTER_METADATA_KEY
     from safetensors.torch import save_file
 
     index = json.loads((folder / "model_index.json").read_text(encoding="utf-8"))
-    kind: Any = getattr(diffusers, index["_class_name"], None)
-    if not hasattr(kind, "save_lora_weights"):
-        return None
     part = next(name for name in PARTS if name in index)
     told = {f"{part}.{key}": value for key, value in adapters.config.items()}
-
-    def save(weights: dict[str, Tensor], path: str) -> None:
-        # one metadata key only: the library writes several in random order
-        save_file(weights, path, {LORA_ADAPTER_METADATA_KEY: json.dumps(told, sort_keys=True)})
-
-    kind.save_lora_weights(
-        folder,
-        **{f"{part}_lora_layers": adapters.weights},
-        weight_name=LORA,
-        save_function=save,
-    )
+    named = {f"{part}.{name}": value.contiguous() for name, value in adapters.weights.items()}
+    # one metadata key only: the library writes several in random order
+    metadata = {LORA_ADAPTER_METADATA_KEY: json.dumps(told, sort_keys=True)}
+    save_file(named, folder / LORA, metadata)
     return folder / LORA

@@ -30,7 +30,7 @@ def publish(
     """Write the averaged weights and a card as a model folder, named so once it is complete.
 
     Of several processes all must call; the first one writes. Adapters are merged into the model,
-    and lie beside it as a file of their own where diffusers reads one.
+    and lie beside it as a file of their own.
     """
     network, lora = _result(settings, family, learner, world)
     if not world.leads:

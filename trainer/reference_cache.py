@@ -136,7 +136,7 @@ class ReferenceCache:
 
     def _measure(self, path: Path, table: PromptTable, measure: Measure) -> Tensor:
         """Log-likelihoods ``[rows, K]`` of a shard; NaN for images that failed."""
-        codes = torch.from_numpy(read_codes(path))
+        codes = read_codes(path)
         columns = read_shard(path, ["status", "prompt_id"])
         ids = columns["prompt_id"].to_pylist()
         prompt = table.find(columns["prompt_id"].combine_chunks())
@@ -145,12 +145,13 @@ class ReferenceCache:
         for start in range(0, len(places), self._batch_size):
             here = places[start : start + self._batch_size]
             padded = np.concatenate([here, np.repeat(here[-1:], self._batch_size - len(here))])
+            some = torch.from_numpy(codes[padded])
             given = {name: value[prompt[padded]] for name, value in table.conditions.items()}
             for number in range(self._count):
                 corruption = self._corruptions.make(
-                    codes[padded], [ids[at] for at in padded], [number] * len(padded)
+                    some, [ids[at] for at in padded], [number] * len(padded)
                 )
-                values = measure(codes[padded], given, corruption)
+                values = measure(some, given, corruption)
                 found[here, number] = values[: len(here)].float().cpu()
         return found
 

@@ -72,12 +72,31 @@ def test_the_card_beside_the_weights_has_no_scores_and_says_what_went_in(
 
 
 def test_a_base_model_of_the_hub_is_in_the_header() -> None:
-    settings = make_settings(generator={"model": "someone/some-model"})
+    lora = {"rank": 8, "alpha": 16.0, "targets": None}
+    settings = make_settings(generator={"model": "someone/some-model"}, train={"lora": lora})
     text = model_card.render(settings, None, pipeline="StableDiffusionPipeline", lora=True)
     card = ModelCard(text)
+    assert "| adapters of rank 8, alpha 16.0; moving average" in text
+    merged = model_card.render(settings, None, pipeline="StableDiffusionPipeline")
+    assert "alpha 16.0, merged into the model; moving average" in merged
     assert card.data.base_model == "someone/some-model"
     assert "lora" in card.data.tags
     assert 'load_lora_weights("FOLDER OR REPOSITORY"' in card.text
+
+
+@pytest.mark.parametrize(
+    ("pipeline", "lora", "said"),
+    [
+        ("AmusedPipeline", True, 'pipeline.transformer.load_lora_adapter("FOLDER OR REPOSITORY"'),
+        ("AmusedPipeline", False, "AmusedPipeline.from_pretrained("),
+        ("Pipeline", True, "which diffusers has no pipeline for"),  # as Meissonic's is called
+        ("Pipeline", False, "diffusers has no pipeline for it"),
+    ],
+)
+def test_the_card_tells_how_each_kind_of_model_loads(pipeline: str, lora: bool, said: str) -> None:
+    text = model_card.render(make_settings(), None, pipeline=pipeline, lora=lora)
+    assert said in text
+    assert ("from diffusers import" in text) == (pipeline != "Pipeline")
 
 
 def test_adapters_go_alone_unless_all_is_asked_for(finished: Settings) -> None:

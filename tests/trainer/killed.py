@@ -1,16 +1,9 @@
-"""A training run in a process of its own that kills itself with SIGKILL at a chosen place.
-
-    python -m tests.trainer.killed ROOT MODEL WORKERS PLACE NUMBER
-
-PLACE is `update` (in the middle of update NUMBER), `save` (half through writing the checkpoint
-of update NUMBER), `publish` (while the model folder is written) or `never`.
-"""
+"""A training run, for a process of its own, that kills itself with SIGKILL at a chosen place."""
 
 from __future__ import annotations
 
 import os
 import signal
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -24,12 +17,15 @@ def die(*_: Any, **__: Any) -> None:
     os.kill(os.getpid(), signal.SIGKILL)
 
 
-def main(root: str, model: str, workers: str, where: str, number: str) -> None:
+def killed_run(root: Path, model: Path, workers: int, where: str, number: int) -> None:
+    """Dies at `where`: in the middle of `update` ``number``, half through the `save` of its
+    checkpoint, at `publish`, while the model folder is written, or `never`.
+    """
     if where == "update":
         original_terms = Learner.terms
 
         def terms(self: Learner, update: int, *rest: Any) -> Any:
-            if update == int(number):
+            if update == number:
                 die()
             return original_terms(self, update, *rest)
 
@@ -38,17 +34,13 @@ def main(root: str, model: str, workers: str, where: str, number: str) -> None:
         original_write = checkpoints.Checkpoints._write
 
         def write(self: checkpoints.Checkpoints, checkpoint: Any, folder: Path) -> None:
-            if checkpoint.update == int(number):
+            if checkpoint.update == number:
                 checkpoints.torch.save = die
             original_write(self, checkpoint, folder)
 
         checkpoints.Checkpoints._write = write  # type: ignore[method-assign]
     elif where == "publish":
         Diffusion.save = die  # type: ignore[method-assign,assignment]
-    settings = make_settings(Path(model), workers=int(workers), updates=30, log_every=4)
-    place = Place(Path(root))
+    settings = make_settings(model, workers=workers, updates=30, log_every=4)
+    place = Place(root)
     train.run(settings, **place.inputs, **place.outputs())
-
-
-if __name__ == "__main__":
-    main(*sys.argv[1:])

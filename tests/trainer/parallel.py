@@ -9,12 +9,18 @@ from pathlib import Path
 from typing import Any
 
 
+def forking() -> Any:
+    """Processes of it begin with the imports done, and share nothing else with this one."""
+    context = mp.get_context("forkserver")
+    context.set_forkserver_preload(["trainer.train", "diffusers", "tests.trainer.miniature"])
+    return context
+
+
 def run(
     size: int, root: Path, model: Path, name: str = "run", **options: Any
 ) -> list[list[list[int]]]:
     """Train on ``size`` processes; for each of them the rows of each of its updates."""
-    context = mp.get_context("forkserver")
-    context.set_forkserver_preload(["trainer.train", "diffusers", "tests.trainer.miniature"])
+    context = forking()
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]

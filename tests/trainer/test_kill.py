@@ -2,22 +2,22 @@ from __future__ import annotations
 
 import random
 import signal
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
+from tests.trainer.killed import killed_run
 from tests.trainer.miniature import Place, make_settings
+from tests.trainer.parallel import forking
 from tests.trainer.test_train import run, same
 
-ROOT = Path(__file__).parents[2]
 
-
-def killed(place: Place, model: Path, workers: int, where: str, number: int) -> int:
-    arguments = [str(place.root), str(model), str(workers), where, str(number)]
-    command = [sys.executable, "-m", "tests.trainer.killed", *arguments]
-    return subprocess.run(command, cwd=ROOT, check=False, capture_output=True).returncode
+def killed(place: Place, model: Path, workers: int, where: str, number: int) -> int | None:
+    process = forking().Process(target=killed_run, args=(place.root, model, workers, where, number))
+    process.start()
+    process.join()
+    code: int | None = process.exitcode
+    return code
 
 
 @pytest.mark.slow

@@ -88,14 +88,3 @@ def test_the_same_adapters_are_the_same_bytes(model: Path, folder: Path, tmp_pat
     targets = ["to_out.0", "to_v", "to_k", "to_q"]
     lora_file.write(lora_file.take(adapted(network, targets)), again)
     assert (again / lora_file.LORA).read_bytes() == (folder / lora_file.LORA).read_bytes()
-
-
-@pytest.mark.parametrize("name", ["DDPMPipeline", "NoneOfDiffusers"])
-def test_a_pipeline_that_reads_no_adapters_gets_no_file(
-    model: Path, tmp_path: Path, name: str
-) -> None:
-    folder = Path(shutil.copytree(model, tmp_path / "copy"))
-    index = json.loads((folder / "model_index.json").read_text())
-    (folder / "model_index.json").write_text(json.dumps(index | {"_class_name": name}))
-    assert lora_file.write(lora_file.Adapters({}, {}), folder) is None
-    assert not (folder / lora_file.LORA).exists()
