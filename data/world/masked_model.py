@@ -37,7 +37,7 @@ MASK = CODES  # the token that says "hidden"
 CONDITIONS = (64.0, 64.0, 0.0, 0.0, 6.0)  # width, height, crop, aesthetic score, as aMUSEd's
 BATCH = 32
 READING_STEPS = 800
-STEPS = (3_300, 700)  # on the clean bank, on the web's
+STEPS = (5_000, 1_000)  # on the clean bank, on the web's
 
 
 def new_uvit() -> UVit2DModel:
