@@ -12,7 +12,7 @@ from typing import Any
 def forking() -> Any:
     """Processes of it begin with the imports done, and share nothing else with this one."""
     context = mp.get_context("forkserver")
-    context.set_forkserver_preload(["trainer.train", "diffusers", "tests.trainer.miniature"])
+    context.set_forkserver_preload(["tests.trainer.imports"])
     return context
 
 

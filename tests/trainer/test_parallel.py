@@ -16,7 +16,6 @@ from tests.trainer.miniature import Place, make_settings
 
 LORA = {"rank": 2, "alpha": 4.0, "targets": None}
 CASES: dict[str, tuple[int, dict[str, Any]]] = {
-    "two": (2, {}),
     "four, statistics of the whole batch": (4, {"objective": "kto", "accumulate": 2, "draws": 2}),
     "two, adapters and classes": (2, {"lora": LORA, "positives": 0.75}),
     "two, running shift and a new reference": (

@@ -1,0 +1,20 @@
+"""What training imports late, imported once: the fork server preloads it for every process."""
+
+from __future__ import annotations
+
+import peft  # noqa: F401
+import scipy.stats  # noqa: F401
+from diffusers import (  # noqa: F401
+    AutoencoderKL,
+    DDIMScheduler,
+    StableDiffusionPipeline,
+    UNet2DConditionModel,
+)
+from torch.distributed.checkpoint import state_dict  # noqa: F401
+from torch.distributed.fsdp import fully_shard  # noqa: F401
+from transformers import CLIPTextModel, CLIPTokenizer  # noqa: F401
+
+from pipeline import model_card  # noqa: F401
+from pipeline.generators import diffusion  # noqa: F401
+from tests.trainer import miniature  # noqa: F401
+from trainer import train  # noqa: F401
