@@ -20,9 +20,11 @@ from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Any
 
-from pipeline import evaluate, label, layout
-from pipeline.atomic import write_json
-from pipeline.settings import Settings, load
+from pipeline import layout
+from pipeline.config.settings import Settings, load
+from pipeline.labelling import label
+from pipeline.reporting import evaluate
+from pipeline.storage.atomic import write_json
 from trainer import train
 
 ROOT = Path("data/claims")

@@ -35,13 +35,13 @@ from torch.profiler import ProfilerActivity, profile
 from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks import generator_sizes, reward_sizes
-from pipeline import produce
-from pipeline.costs import GPUS
-from pipeline.embeddings import Embeddings, stored
 from pipeline.generators.base import of_rows
 from pipeline.generators.diffusion import Diffusion
-from pipeline.prompts import Prompt
-from pipeline.score import score_prompts
+from pipeline.reporting.costs import GPUS
+from pipeline.scoring import produce
+from pipeline.scoring.score import score_prompts
+from pipeline.sources.prompts import Prompt
+from pipeline.storage.embeddings import Embeddings, stored
 from rewards.panel import Panel
 
 SUBJECTS = ("a red circle", "a blue square", "a green triangle", "a yellow circle")

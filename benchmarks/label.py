@@ -28,9 +28,10 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pipeline import label, plan, shards
-from pipeline.examine import examine
-from pipeline.settings import Label
+from pipeline.config.settings import Label
+from pipeline.labelling import label, plan
+from pipeline.labelling.examine import examine
+from pipeline.storage import shards
 
 ROWS_PER_SHARD = 1_000_000
 ROWS_PER_GROUP = 1 << 16

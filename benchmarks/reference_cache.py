@@ -20,9 +20,10 @@ from typing import Any
 
 import torch
 
-from pipeline import evaluate, layout
+from pipeline import layout
+from pipeline.config.settings import Settings, load
 from pipeline.generators import load_generator
-from pipeline.settings import Settings, load
+from pipeline.reporting import evaluate
 from trainer import train
 from trainer.distributed import World
 from trainer.learner import Learner

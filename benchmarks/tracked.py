@@ -14,8 +14,9 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from pipeline import evaluate, settings
-from pipeline.settings import Settings
+from pipeline.config import settings
+from pipeline.config.settings import Settings
+from pipeline.reporting import evaluate
 from trainer import train
 
 FRESH, TRACKED = "fresh", "tracked"

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from benchmarks.train_rows import Place, write_rows
-from pipeline import shards
+from pipeline.storage import shards
 from trainer.rows import LabelledRows
 from trainer.stream import Stream
 

@@ -13,9 +13,11 @@ import pyarrow as pa
 import torch
 from PIL import Image
 
-from pipeline import embeddings, layout, settings, shards
+from pipeline import layout
+from pipeline.config import settings
+from pipeline.config.settings import Settings
 from pipeline.errors import InputError
-from pipeline.settings import Settings
+from pipeline.storage import embeddings, shards
 
 PER_PROMPT = 4
 

@@ -22,7 +22,7 @@ from pipeline.layout import EXPORT, PARAMS, PRESETS
 from rewards.errors import RewardError
 
 if TYPE_CHECKING:
-    from pipeline.settings import Settings
+    from pipeline.config.settings import Settings
 
 app = typer.Typer(
     help="Align text-to-image models with scalar feedback: score, label, train, evaluate, report.",
@@ -62,7 +62,7 @@ class Split(StrEnum):
 def score(params: Params = PARAMS) -> None:
     """Stage one: make images of the training prompts and score them."""
     settings = _checked(params)
-    from pipeline import score
+    from pipeline.scoring import score
 
     score.run(settings)
 
@@ -83,12 +83,12 @@ def label(
     if variation and not preview:
         raise InputError("--try shows settings without writing them; add --preview")
     if preview:
-        from pipeline import preview as shown
+        from pipeline.labelling import preview as shown
         from pipeline.layout import SCORED
 
         shown.run(settings, SCORED, variation or [])
         return
-    from pipeline import label
+    from pipeline.labelling import label
 
     label.run(settings)
 
@@ -111,7 +111,7 @@ def evaluate(
 ) -> None:
     """Compare the tuned model with the base model: same prompts, same seeds."""
     settings = _checked(params)
-    from pipeline import evaluate
+    from pipeline.reporting import evaluate
 
     evaluate.run(settings, split.value)
 
@@ -120,7 +120,7 @@ def evaluate(
 def report(params: Params = PARAMS) -> None:
     """Write reports/index.html, one page that shows everything."""
     settings = _checked(params)
-    from pipeline import report
+    from pipeline.reporting import report
 
     report.run(settings)
 
@@ -135,7 +135,7 @@ def export(
 ) -> None:
     """Bundle the tuned model with its card, scores and evidence, ready for `hf upload`."""
     settings = _checked(params)
-    from pipeline import export
+    from pipeline.reporting import export
 
     export.run(settings, params, output, kind.value)
 
@@ -144,7 +144,7 @@ def export(
 def verify(params: Params = PARAMS) -> None:
     """Check every shard and label on disk: checksums, images, ids, scores."""
     settings = _checked(params)
-    from pipeline import verify
+    from pipeline.reporting import verify
 
     verify.run(settings)
 
@@ -153,7 +153,7 @@ def verify(params: Params = PARAMS) -> None:
 def rewards(params: Params = PARAMS) -> None:
     """List the reward models: who offers them, what is loaded from where, what is missing."""
     settings = _checked(params)
-    from pipeline import available
+    from pipeline.scoring import available
 
     available.show(settings.rewards)
 
@@ -183,7 +183,7 @@ def rate(
     if not sources:
         entries = _checked(params).rewards
         sources = {name: entry.model_dump() for name, entry in entries.items()}
-    from pipeline.rate import rate, summary
+    from pipeline.scoring.rate import rate, summary
 
     table = rate(
         data,
@@ -206,7 +206,7 @@ def preset(
     params: Params = PARAMS,
 ) -> None:
     """Fill params.yaml from presets/NAME.yaml; comments stay."""
-    from pipeline import preset
+    from pipeline.config import preset
 
     for change in preset.apply(name, PRESETS, params) or [f"{params}: already as {name} says"]:
         print(change)
@@ -223,7 +223,7 @@ def plan(
 ) -> None:
     """Say what a run would do and cost; checks the settings and loads nothing."""
     settings = _checked(params)
-    from pipeline import dry_run
+    from pipeline.reporting import dry_run
 
     for line in dry_run.lines(settings, gpu=gpu, gpus=gpus, share=share):
         print(line)
@@ -238,7 +238,7 @@ def main() -> None:
     except (InputError, RewardError) as error:
         _fail(str(error))
     except OSError as error:
-        from pipeline.atomic import explain, is_disks_fault
+        from pipeline.storage.atomic import explain, is_disks_fault
 
         if not is_disks_fault(error):
             raise
@@ -247,7 +247,7 @@ def main() -> None:
 
 def _checked(params: Path) -> Settings:
     """The settings, before the stage is imported: torch takes seconds, a typo should not."""
-    from pipeline.settings import load
+    from pipeline.config.settings import load
 
     return load(params)
 

@@ -44,8 +44,9 @@ def prompts(
     ] = None,
 ) -> None:
     """Check prompt lists: how many, in which domains, and what is wrong on which line."""
-    from pipeline import prompts, settings
-    from pipeline.prompt_settings import PromptSet
+    from pipeline.config import settings
+    from pipeline.config.prompt_settings import PromptSet
+    from pipeline.sources import prompts
 
     if sources:
         chosen = format.value if format else None
@@ -84,11 +85,11 @@ def import_(
     params: Annotated[Path, typer.Option("--params", help="The settings file.")] = PARAMS,
 ) -> None:
     """Bring images with human ratings into data/scored; goes on where it was when run again."""
-    from pipeline import settings
+    from pipeline.config import settings
 
     chosen = settings.load(params)
-    from pipeline import importing
-    from pipeline.rating_tables import Source
+    from pipeline.scoring import importing
+    from pipeline.sources.rating_tables import Source
 
     columns = {
         "rating": rating_column,
@@ -113,12 +114,12 @@ def inspect(
     ] = 6,
 ) -> None:
     """What scores look like: counts, quantiles, correlations; --html for the images."""
-    from pipeline import inspection
+    from pipeline.reporting import inspection
 
     found = inspection.look(folder)
     inspection.show(found)
     if html is not None:
-        from pipeline import inspection_page
+        from pipeline.reporting import inspection_page
 
         print(f"page: {inspection_page.write(found, html, images)}")
 
@@ -132,7 +133,7 @@ def sql(
     csv: Annotated[bool, typer.Option("--csv", help="Print all rows, as CSV.")] = False,
 ) -> None:
     """Ask DuckDB about the shards: tgo sql "select domain, avg(clip) from scored group by 1"."""
-    from pipeline import sql
+    from pipeline.reporting import sql
 
     answer = sql.ask(query, scored=scored, labelled=labelled)
     if csv:

@@ -6,8 +6,8 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from pipeline.config.settings import Settings
 from pipeline.errors import InputError
-from pipeline.settings import Settings
 
 if TYPE_CHECKING:
     from pipeline.generators.base import Family

@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from pipeline import shards
-from pipeline.settings import Label
+from pipeline.config.settings import Label
+from pipeline.storage import shards
 
 PLAIN: dict[str, Any] = {
     "reward": "clip",

@@ -17,8 +17,8 @@ from pipeline.errors import InputError
 from pipeline.seeds import sample_seed
 
 if TYPE_CHECKING:
+    from pipeline.config.train_settings import Lora
     from pipeline.generators.base import Family
-    from pipeline.train_settings import Lora
 
 NAME = "default"
 """The adapter's name in peft, which is part of its parameters' names."""

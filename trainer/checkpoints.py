@@ -31,9 +31,9 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from pipeline.atomic import canonical
 from pipeline.errors import InputError
-from pipeline.fingerprint import difference
+from pipeline.storage.atomic import canonical
+from pipeline.storage.fingerprint import difference
 from trainer import sharded
 from trainer.distributed import World
 

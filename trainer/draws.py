@@ -19,8 +19,8 @@ from pipeline.generators.base import Corruption, Timed
 from pipeline.seeds import sample_seed
 
 if TYPE_CHECKING:
+    from pipeline.config.train_settings import Train
     from pipeline.generators.base import Family
-    from pipeline.train_settings import Train
 
 BLOCK = 64
 """Units (samples, or pairs) that share a generator."""

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from pipeline.fingerprint import code_sha256
+from pipeline.config.train_settings import AUTO, Train
 from pipeline.generators.base import Family
-from pipeline.train_settings import AUTO, Train
+from pipeline.storage.fingerprint import code_sha256
 from trainer.rows import LabelledRows
 
 FREE = {

@@ -24,8 +24,8 @@ from trainer.speed import counted
 from trainer.stream import Batch
 
 if TYPE_CHECKING:
+    from pipeline.config.train_settings import Train
     from pipeline.generators.base import Family
-    from pipeline.train_settings import Train
     from trainer.checkpoints import Checkpoint
     from trainer.reference_cache import ReferenceCache
 

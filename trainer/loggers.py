@@ -18,11 +18,11 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
-from pipeline.atomic import write_json
 from pipeline.errors import InputError
+from pipeline.storage.atomic import write_json
 
 if TYPE_CHECKING:
-    from pipeline.settings import Settings
+    from pipeline.config.settings import Settings
 
 Line = Mapping[str, Any]
 Pictures = Mapping[str, np.ndarray]

@@ -15,8 +15,8 @@ from trainer import adapters
 from trainer.distributed import World
 
 if TYPE_CHECKING:
+    from pipeline.config.train_settings import Train
     from pipeline.generators.base import Family
-    from pipeline.train_settings import Train
 
 _CAST = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
 """Layers that autocast computes in bfloat16: their frozen weights can be kept in it as well."""

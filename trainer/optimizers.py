@@ -11,7 +11,7 @@ from torch import nn
 from pipeline.errors import InputError
 
 if TYPE_CHECKING:
-    from pipeline.train_settings import Train
+    from pipeline.config.train_settings import Train
 
 
 def make_optimizer(train: Train, parameters: Iterable[nn.Parameter]) -> torch.optim.Optimizer:

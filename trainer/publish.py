@@ -9,11 +9,12 @@ from pathlib import Path
 from safetensors import SafetensorError
 from torch import nn
 
-from pipeline import layout, model_card
+from pipeline import layout
+from pipeline.config.settings import Settings
 from pipeline.errors import InputError
 from pipeline.generators import load_generator
 from pipeline.generators.base import Family
-from pipeline.settings import Settings
+from pipeline.reporting import model_card
 from trainer import adapters, lora_file
 from trainer.distributed import World
 from trainer.learner import Learner

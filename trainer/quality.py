@@ -9,9 +9,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from pipeline import embeddings
 from pipeline.generators.base import Conditions, Family, joined
-from pipeline.shards import read_shard, shard_paths
+from pipeline.storage import embeddings
+from pipeline.storage.shards import read_shard, shard_paths
 from trainer.rows import PromptTable
 
 BATCH = 64

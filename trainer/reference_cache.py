@@ -27,16 +27,16 @@ from safetensors.torch import load_file, save
 from torch import Tensor
 from tqdm import tqdm
 
-from pipeline.atomic import canonical, replacing
 from pipeline.errors import InputError
-from pipeline.fingerprint import code_sha256
 from pipeline.generators.base import Conditions, Corruption
 from pipeline.seeds import sample_seed
-from pipeline.shards import read_codes, read_metadata, read_shard
+from pipeline.storage.atomic import canonical, replacing
+from pipeline.storage.fingerprint import code_sha256
+from pipeline.storage.shards import read_codes, read_metadata, read_shard
 
 if TYPE_CHECKING:
+    from pipeline.config.train_settings import Train
     from pipeline.generators.base import Family
-    from pipeline.train_settings import Train
     from trainer.objectives import Objective
     from trainer.rows import LabelledRows, PromptTable
     from trainer.stream import Batch

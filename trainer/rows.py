@@ -24,10 +24,10 @@ import pyarrow.parquet as pq
 import torch
 from safetensors import safe_open
 
-from pipeline.atomic import canonical
-from pipeline.embeddings import is_intact, path_for, tensors_of
 from pipeline.errors import InputError
-from pipeline.shards import read_metadata, read_shard, shard_paths
+from pipeline.storage.atomic import canonical
+from pipeline.storage.embeddings import is_intact, path_for, tensors_of
+from pipeline.storage.shards import read_metadata, read_shard, shard_paths
 
 if TYPE_CHECKING:
     from pipeline.generators.base import Conditions

@@ -17,13 +17,16 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from pipeline import embeddings, produce, prompts, strips
-from pipeline.evaluate import evaluation_seed
 from pipeline.generators.base import of_rows
+from pipeline.reporting import strips
+from pipeline.reporting.evaluate import evaluation_seed
+from pipeline.scoring import produce
+from pipeline.sources import prompts
+from pipeline.storage import embeddings
 
 if TYPE_CHECKING:
+    from pipeline.config.settings import Settings
     from pipeline.generators.base import Family
-    from pipeline.settings import Settings
     from trainer.learner import Learner
     from trainer.loggers import Loggers
 

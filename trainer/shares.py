@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from pipeline.config.train_settings import Train
 from pipeline.errors import InputError
-from pipeline.train_settings import Train
 from trainer.classes import ClassStream
 from trainer.distributed import World
 from trainer.objectives import Objective

@@ -19,13 +19,14 @@ from typing import Any, NoReturn
 import torch
 from tqdm import tqdm
 
-from pipeline import health, layout, runtime
+from pipeline import layout, runtime
+from pipeline.config.settings import Settings
+from pipeline.config.train_settings import Train
 from pipeline.errors import InputError
 from pipeline.generators import load_generator
 from pipeline.generators.base import Family
-from pipeline.locks import hold
-from pipeline.settings import Settings
-from pipeline.train_settings import Train
+from pipeline.reporting import health
+from pipeline.storage.locks import hold
 from trainer.checkpoints import Checkpoint, Checkpoints
 from trainer.classes import ClassStream
 from trainer.distributed import World, joined

@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from pipeline.config.settings import Generator
     from pipeline.generators.base import Family
-    from pipeline.settings import Generator
 
 FAMILIES = {
     "diffusion": "pipeline.generators.diffusion:Diffusion",

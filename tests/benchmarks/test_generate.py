@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from benchmarks import generate
-from pipeline import produce
+from pipeline.scoring import produce
 from rewards.panel import Panel
 
 

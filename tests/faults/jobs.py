@@ -55,7 +55,7 @@ def _score(
     import torch
 
     from pipeline.errors import InputError
-    from pipeline.shares import Share
+    from pipeline.scoring.shares import Share
     from rewards.panel import Panel
     from tests.stage_one import PROMPTS, load_family, score_into
 
@@ -79,7 +79,8 @@ def _score(
 
 def _watch(fault: Fault | None) -> dict[str, int]:
     """Count the calls at each place, and die in the one that `fault` names."""
-    from pipeline import produce, shard_writer
+    from pipeline.scoring import produce
+    from pipeline.storage import shard_writer
 
     counts = dict.fromkeys(FAULTS, 0)
 
@@ -112,7 +113,7 @@ def _nothing(*_: Any, **__: Any) -> None:
 
 
 def _note_beginnings(made: Path) -> None:
-    from pipeline.maker import Maker
+    from pipeline.scoring.maker import Maker
 
     make = Maker._make
 

@@ -10,8 +10,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pipeline import shards
-from pipeline.locks import hold
+from pipeline.storage import shards
+from pipeline.storage.locks import hold
 from tests import workspace
 from tests.scores import write_scored
 from tests.stage_one import contents

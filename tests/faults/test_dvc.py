@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline import card
+from pipeline.storage import card
 from tests import workspace
 from tests.stage_one import contents
 from tests.workspace import ROOT, TGO, change, tgo

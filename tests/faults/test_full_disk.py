@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from pipeline import shards
 from pipeline.errors import InputError
+from pipeline.storage import shards
 from tests.faults import jobs
 from tests.stage_one import contents, score_into
 

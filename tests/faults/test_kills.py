@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline import shards
+from pipeline.storage import shards
 from tests.faults import jobs
 from tests.faults.jobs import FAULTS, Fault
 from tests.stage_one import contents

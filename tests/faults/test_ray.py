@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline import locks
+from pipeline.storage import locks
 from tests import workspace
 from tests.stage_one import contents
 from tests.workspace import TGO, change, tgo

@@ -18,9 +18,12 @@ from PIL import Image
 
 from data.world.render import draw
 from data.world.scene import Scene, caption, confuse, draw_scene
-from pipeline import evaluate, label, layout, shards
-from pipeline.atomic import write_json
-from pipeline.settings import Settings
+from pipeline import layout
+from pipeline.config.settings import Settings
+from pipeline.labelling import label
+from pipeline.reporting import evaluate
+from pipeline.storage import shards
+from pipeline.storage.atomic import write_json
 from tests.scores import PLAIN
 from tests.settings import changed
 from tests.trainer.miniature import OBJECTIVES

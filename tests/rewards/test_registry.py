@@ -38,7 +38,7 @@ def test_the_example_of_the_docs_scores_in_a_panel(
 
 
 def test_its_code_is_part_of_its_fingerprint(tmp_path: Path) -> None:
-    from pipeline.fingerprint import reward_parts
+    from pipeline.storage.fingerprint import reward_parts
 
     codes = []
     for number, text in enumerate(("1000", "1024")):

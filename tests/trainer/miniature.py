@@ -10,8 +10,8 @@ import numpy as np
 import pyarrow as pa
 import torch
 
-from pipeline import embeddings, shards
-from pipeline.settings import Settings
+from pipeline.config.settings import Settings
+from pipeline.storage import embeddings, shards
 from tests.scores import PLAIN
 from tests.settings import changed
 

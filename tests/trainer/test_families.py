@@ -11,10 +11,11 @@ import numpy as np
 import pytest
 import torch
 
-from pipeline import label, shards
+from pipeline.config.settings import Settings
 from pipeline.generators import load_generator
-from pipeline.produce import decode_png
-from pipeline.settings import Settings
+from pipeline.labelling import label
+from pipeline.scoring.produce import decode_png
+from pipeline.storage import shards
 from tests.families import FAMILY_OF, GUIDANCE, MASKED, PROMPTS, SEEDS, sample, write
 from tests.family_parts import RESOLUTION
 from tests.stage_one import PROMPTS as TRAINING

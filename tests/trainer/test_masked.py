@@ -11,9 +11,9 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from pipeline.config.settings import Settings
 from pipeline.errors import InputError
 from pipeline.generators import load_generator
-from pipeline.settings import Settings
 from tests.masked_models import CODEBOOK, write_random_amused
 from tests.trainer.miniature import Place, make_settings, write_rows
 from trainer import train

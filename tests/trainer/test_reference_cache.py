@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 import torch
 
+from pipeline.config.settings import Settings
 from pipeline.errors import InputError
 from pipeline.generators import load_generator
-from pipeline.settings import Settings
 from tests.trainer.miniature import Place, make_settings
 from tests.trainer.test_train import CrashError, crash_at, run, same
 from trainer.distributed import World

@@ -9,9 +9,9 @@ import pyarrow.compute as pc
 import pytest
 import torch
 
-from pipeline import embeddings, shards
-from pipeline.embeddings import path_for
 from pipeline.errors import InputError
+from pipeline.storage import embeddings, shards
+from pipeline.storage.embeddings import path_for
 from tests.trainer.miniature import SHAPE, TOKENS, WIDTH, Place
 from trainer.rows import LabelledRows, PromptTable, pair
 

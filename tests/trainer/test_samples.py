@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 import torch
 
-from pipeline import strips
+from pipeline.config.settings import Settings, validate
 from pipeline.errors import InputError
-from pipeline.settings import Settings, validate
+from pipeline.reporting import strips
 from tests.trainer.miniature import Place, make_settings
 from tests.trainer.test_train import CrashError, crash_at, make_learner, run, same
 

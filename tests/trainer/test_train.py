@@ -12,11 +12,11 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from pipeline.config.settings import Settings
 from pipeline.errors import InputError
 from pipeline.generators import load_generator
 from pipeline.generators.base import joined
-from pipeline.locks import hold
-from pipeline.settings import Settings
+from pipeline.storage.locks import hold
 from tests.trainer.miniature import Place, make_settings
 from trainer import train
 from trainer.distributed import World

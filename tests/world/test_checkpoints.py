@@ -7,11 +7,11 @@ import numpy as np
 import pytest
 
 from data.world.judge import judge
-from pipeline import produce
-from pipeline.embeddings import Embeddings
 from pipeline.generators import load_generator
 from pipeline.generators.base import of_rows
-from pipeline.prompts import Prompt
+from pipeline.scoring import produce
+from pipeline.sources.prompts import Prompt
+from pipeline.storage.embeddings import Embeddings
 from tests.settings import PARAMS, changed
 
 COUNT = 16

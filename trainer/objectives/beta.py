@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 
 if TYPE_CHECKING:
-    from pipeline.train_settings import AutoBeta
+    from pipeline.config.train_settings import AutoBeta
     from trainer.objectives.base import State
 
 RANGE = 1e3

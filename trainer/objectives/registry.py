@@ -12,14 +12,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from pipeline.config.train_settings import AUTO
 from pipeline.errors import InputError
-from pipeline.train_settings import AUTO
 from trainer.objectives import labels, pairs, scores
 from trainer.objectives.base import Objective, Outcome, Rows, State, Terms
 from trainer.objectives.beta import Beta
 
 if TYPE_CHECKING:
-    from pipeline.train_settings import PairChoice, Train
+    from pipeline.config.train_settings import PairChoice, Train
 
 Loss = Callable[[Terms, State], Outcome]
 

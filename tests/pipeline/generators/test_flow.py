@@ -9,10 +9,10 @@ from typing import Any
 import pytest
 import torch
 
-from pipeline.embeddings import stored
 from pipeline.errors import InputError
 from pipeline.generators.flow import Flow
 from pipeline.generators.latent import Latent
+from pipeline.storage.embeddings import stored
 from tests.families import FLOWS, GUIDANCE, PROMPTS, SEEDS, case, load, sample
 
 

@@ -12,11 +12,11 @@ import numpy as np
 import pytest
 import torch
 
-from pipeline import produce
-from pipeline.embeddings import Embeddings, stored
 from pipeline.generators.base import of_rows
 from pipeline.generators.latent import Latent
-from pipeline.prompts import Prompt
+from pipeline.scoring import produce
+from pipeline.sources.prompts import Prompt
+from pipeline.storage.embeddings import Embeddings, stored
 from tests.families import GUIDANCE, PROMPTS, SEEDS, case, load, sample
 from tests.family_models import KINDS
 from tests.family_parts import RESOLUTION

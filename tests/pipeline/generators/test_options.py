@@ -60,6 +60,6 @@ def test_the_resolution_is_a_setting(folders: Callable[[str], Path]) -> None:
 def test_the_settings_name_every_family() -> None:
     from typing import get_args
 
-    from pipeline.settings import Generator
+    from pipeline.config.settings import Generator
 
     assert set(get_args(Generator.model_fields["family"].annotation)) == set(FAMILIES)

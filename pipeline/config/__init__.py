@@ -1,0 +1,1 @@
+"""Settings: their groups and checks, and presets."""

@@ -1,0 +1,96 @@
+"""`tgo preset NAME`: fill params.yaml from presets/NAME.yaml, keeping its comments.
+
+A preset that begins with `extends: world` starts from what params.yaml is shipped with, so that
+nothing of an earlier preset stays.
+"""
+
+from __future__ import annotations
+
+import copy
+import difflib
+import io
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from ruamel.yaml import YAML
+from ruamel.yaml.error import YAMLError
+
+from pipeline.config import settings
+from pipeline.errors import InputError
+from pipeline.storage.atomic import replacing
+
+EXTENDS = "extends"
+REPLACED = ("prompts.tests", "rewards", "label.reward")
+"""Groups whose keys are names of one's own: a preset's take their place instead of joining them."""
+
+
+def apply(name: str, presets: Path, params: Path) -> list[str]:
+    """Write the preset's values over those of `params`; returns the changes as `key: old -> new`.
+
+    The result is checked like any settings before it is written; InputError names the preset
+    or key.
+    """
+    path, layers = _layers(name, presets)
+    settings.load(params)  # refuse to build on settings that are wrong already
+    yaml = YAML()
+    yaml.preserve_quotes = True
+    yaml.width = 4096  # never wrap a line
+    values = yaml.load(params.read_text(encoding="utf-8"))
+    before = copy.deepcopy(values)
+    for layer in layers:
+        _fill(values, layer, "")
+    settings.validate(values, origin=str(path))
+    text = io.StringIO()
+    yaml.dump(values, text)
+    with replacing(params) as file:
+        file.write(text.getvalue().encode())
+    return list(_changes(before, values, ""))
+
+
+def _layers(name: str, presets: Path) -> tuple[Path, list[Mapping[str, Any]]]:
+    """A preset's file, and what is to be filled in, first what it extends."""
+    path = presets / f"{name}.yaml"
+    if not path.is_file():
+        known = sorted(found.stem for found in presets.glob("*.yaml"))
+        close = difflib.get_close_matches(name, known, n=1)
+        hint = f"did you mean {close[0]}?" if close else f"there are {', '.join(known) or 'none'}"
+        raise InputError(f"{path}: no such preset; {hint}")
+    own = dict(_read(path))
+    base = own.pop(EXTENDS, None)
+    return path, [*(_layers(base, presets)[1] if base else ()), own]
+
+
+def _read(path: Path) -> Mapping[str, Any]:
+    try:
+        found = YAML(typ="safe").load(path.read_text(encoding="utf-8"))
+    except (YAMLError, UnicodeDecodeError) as error:
+        raise InputError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from None
+    if not isinstance(found, Mapping):
+        raise InputError(f"{path}: holds no settings; write `key: value` lines into it")
+    return found
+
+
+def _fill(into: Any, preset: Mapping[str, Any], prefix: str) -> None:
+    for key, value in preset.items():
+        old = into.get(key)
+        merged = isinstance(value, Mapping) and isinstance(old, Mapping)
+        if merged and f"{prefix}{key}" not in REPLACED:
+            _fill(old, value, f"{prefix}{key}.")
+        elif old != value:
+            into[key] = value
+
+
+def _changes(old: Any, new: Any, key: str) -> Iterator[str]:
+    if isinstance(old, Mapping) and isinstance(new, Mapping) and key not in REPLACED:
+        for name in new:
+            yield from _changes(old.get(name), new[name], f"{key}.{name}" if key else name)
+    elif old != new:
+        yield f"{key}: {_plain(old)} -> {_plain(new)}"
+
+
+def _plain(value: Any) -> Any:
+    """Without the classes of the YAML library."""
+    if isinstance(value, Mapping):
+        return {key: _plain(item) for key, item in value.items()}
+    return [_plain(item) for item in value] if isinstance(value, list) else value

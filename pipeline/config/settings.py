@@ -1,0 +1,280 @@
+"""The settings of a run: params.yaml, checked completely before any model is loaded.
+
+There are no defaults in code: params.yaml is the one place where a value and the reason for it
+stand, so what DVC tracks is what runs.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Callable, Mapping, Sequence
+from importlib.metadata import entry_points
+from pathlib import Path
+from typing import Annotated, Any, Literal, get_args
+
+from pydantic import AfterValidator, Field, ValidationError, field_validator, model_validator
+
+from pipeline.config.fields import (
+    Count,
+    Group,
+    Seed,
+    Source,
+)
+from pipeline.config.label_settings import PROMPT, RATING, Label
+from pipeline.config.prompt_settings import Prompts
+from pipeline.config.train_settings import Train
+from pipeline.errors import InputError
+
+REWARDS = ("pickscore", "hpsv2", "imagereward", "clip", "aesthetic")
+
+
+def _runs(command: str) -> Callable[[str], str]:
+    def check(value: str) -> str:
+        if command not in value:
+            raise ValueError(
+                f"launch.{command.split()[1]} = {value!r}: runs no `{command}`; write that, or a "
+                "launcher before it"
+            )
+        return value
+
+    return check
+
+
+class Generator(Group):
+    """The text-to-image model being aligned and the sampler that makes its images."""
+
+    family: Literal["diffusion", "sdxl", "sd3", "flux", "zimage", "wan", "amused", "meissonic"] = (
+        Field(
+            description="a model family: diffusion, sdxl, sd3, flux, zimage, wan, amused, meissonic"
+        )
+    )
+    model: Source
+    resolution: int | None = Field(
+        ge=1, description="pixels a side of an image, or null for what the model makes"
+    )
+    steps: Count
+    guidance_scale: float = Field(
+        ge=1, allow_inf_nan=False, description="a number of at least 1 (1 switches guidance off)"
+    )
+    dtype: Literal["float32", "bfloat16", "float16"] = Field(
+        description="float32, bfloat16 or float16"
+    )
+    compile: bool = Field(description="true or false")
+
+
+class Reward(Group):
+    """A reward model: usually just its source, written as `name: source`."""
+
+    source: str = Field("", description="a folder, file or hub repository id")
+    module: str | None = Field(
+        None, min_length=1, description="a module (package.module) or the path of its .py file"
+    )
+    backend: Literal["own", "official"] = Field("own", description="own or official")
+    options: dict[str, Any] = Field(
+        default_factory=dict, description="options of the model's loader, such as antialias: false"
+    )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _source_only(cls, value: Any) -> Any:
+        return {"source": value} if isinstance(value, str) else value
+
+
+class Score(Group):
+    prompts: Count
+    images_per_prompt: Count
+    batch_size: Count
+    rows_per_shard: Count
+    compile: bool = Field(description="true or false")
+
+
+class Evaluate(Group):
+    prompts: Count
+    images_per_prompt: Count
+    judge: str | None = Field(
+        pattern=r"^[\w.]+:\w+$", description="a function as package.module:name, or null for none"
+    )
+
+
+class Launch(Group):
+    """Commands that `dvc repro` runs where a stage may spread over processes or machines."""
+
+    score: Annotated[str, AfterValidator(_runs("tgo score"))]
+    train: Annotated[str, AfterValidator(_runs("tgo train"))]
+
+
+class Report(Group):
+    gallery: Count
+
+
+class Settings(Group):
+    """Everything params.yaml says."""
+
+    seed: Seed
+    threads: Count
+    device: Literal["auto", "cpu", "cuda"] = Field(description="auto, cpu or cuda")
+    engine: Literal["local", "ray"] = Field(description="local or ray")
+    prompts: Prompts
+    generator: Generator
+    rewards: dict[str, Reward] = Field(
+        min_length=1, description="reward models with their checkpoints"
+    )
+    score: Score
+    label: Label
+    train: Train
+    evaluate: Evaluate
+    report: Report
+    launch: Launch
+
+    @property
+    def imported(self) -> bool:
+        """Whether the feedback was imported (`tgo import`), not made by reward models."""
+        return RATING in self.label.reward
+
+    @property
+    def shown_reward(self) -> str:
+        """The reward model that the report puts first: the feedback, if it is one."""
+        leading = self.label.leading
+        return leading if leading in self.rewards else next(iter(self.rewards))
+
+    @field_validator("rewards")
+    @classmethod
+    def _known_rewards(cls, rewards: dict[str, Reward]) -> dict[str, Reward]:
+        """Names of the five, of installed entry points, or with a module of their own."""
+        if RATING in rewards:
+            raise ValueError(f"rewards.{RATING}: the name of imported ratings; choose another")
+        for name, entry in rewards.items():
+            if entry.module is None and name not in REWARDS:
+                known = (*REWARDS, *(entry.name for entry in entry_points(group="tgo.rewards")))
+                if name not in known:
+                    hint = _did_you_mean(["rewards", name], known)
+                    raise ValueError(f"rewards.{name}: unknown name; {hint}")
+            elif entry.module is None and not entry.source:
+                raise ValueError(f"rewards.{name}: missing; add a folder, file or hub id")
+        return rewards
+
+    @model_validator(mode="after")
+    def _combinations(self) -> Settings:
+        """Refuse settings that are right one by one and impossible together."""
+        for name in self.label.reward:
+            if name not in self.rewards and name != RATING:
+                raise ValueError(
+                    f"label.reward = {name!r} is not among rewards "
+                    f"({', '.join(self.rewards)}); choose one of them or add it under rewards"
+                )
+        one = self.score.images_per_prompt == 1 and not self.imported
+        if self.label.scope == PROMPT and one:
+            raise ValueError(
+                "label.scope = 'prompt' needs several images a prompt, but "
+                "score.images_per_prompt = 1; raise it to 4 or so, or set label.scope to global"
+            )
+        for group in ("score", "evaluate"):
+            images = getattr(self, group).images_per_prompt
+            if images > self.score.rows_per_shard:
+                raise ValueError(
+                    f"{group}.images_per_prompt = {images} does not fit into a shard of "
+                    f"score.rows_per_shard = {self.score.rows_per_shard}, and a prompt is never "
+                    f"split over shards; raise rows_per_shard to at least {images}"
+                )
+        images = self.score.prompts * self.score.images_per_prompt
+        if self.train.batch_size > images and not self.imported:
+            raise ValueError(
+                f"train.batch_size = {self.train.batch_size} is more than the {images} images of "
+                "score.prompts x score.images_per_prompt; lower it or make more images"
+            )
+        return self
+
+
+def load(path: Path | str) -> Settings:
+    """Read and check a settings file; raise InputError with one line that names the key."""
+    return validate(_read(Path(path)), origin=str(path))
+
+
+def validate(values: Any, origin: str) -> Settings:
+    """Check settings that are already a mapping; `origin` names their source in errors."""
+    if not isinstance(values, Mapping):
+        raise InputError(f"{origin}: holds no settings; write `key: value` lines into it")
+    try:
+        return Settings.model_validate(values)
+    except ValidationError as error:
+        found = sorted(error.errors(), key=lambda e: e["type"] != "extra_forbidden")
+        more = f" (and {len(found) - 1} more)" if len(found) > 1 else ""
+        raise InputError(f"{origin}: {_one_line(found[0])}{more}") from None
+
+
+def _read(path: Path) -> Any:
+    from ruamel.yaml import YAML
+    from ruamel.yaml.error import MarkedYAMLError, YAMLError
+
+    try:
+        return YAML(typ="safe", pure=True).load(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise InputError(
+            f"{path}: no such settings file; run in the repository's root or pass --params"
+        ) from None
+    except MarkedYAMLError as error:
+        mark = error.problem_mark
+        line = f", line {mark.line + 1}" if mark else ""
+        raise InputError(f"{path}{line}: not valid YAML: {error.problem}; mend that line") from None
+    except (YAMLError, UnicodeDecodeError) as error:
+        detail = " ".join(str(error).split())
+        raise InputError(f"{path}: not readable as YAML text: {detail}") from None
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read: {error.strerror}") from None
+
+
+def _one_line(error: Any) -> str:
+    """What is wrong with which key, and what would be right."""
+    if error["type"] == "value_error":  # from our own validators, which name the key
+        return str(error["ctx"]["error"])
+    keys = [str(key) for key in error["loc"] if key != "[key]"]
+    key = ".".join(keys)
+    if error["type"] == "extra_forbidden":
+        return f"{key}: unknown key; {_did_you_mean(keys, list(_group(keys[:-1]).model_fields))}"
+    if "[key]" in error["loc"]:
+        return f"{key}: not usable as a name; {keys[0]}.{keys[1]} must be {_description(keys)}"
+    wanted = _description(keys)
+    if error["type"] == "missing":
+        return f"{key}: missing; add {wanted}"
+    return f"{key} = {error['input']!r} must be {wanted}"
+
+
+def _did_you_mean(keys: list[str], known: Sequence[str]) -> str:
+    close = difflib.get_close_matches(keys[-1], known, n=1)
+    if close:
+        return f"did you mean {'.'.join([*keys[:-1], close[0]])}?"
+    return f"remove it, or use one of {', '.join(known)}"
+
+
+def _group(keys: list[str]) -> type[Group]:
+    group: Any = Settings
+    for key in keys:
+        group = _entry_type(group) or _present(group.model_fields[key].annotation)
+    return group
+
+
+def _description(keys: list[str]) -> str:
+    """The description of the setting at `keys`, or of the closest setting around it."""
+    group: Any = Settings
+    found = "a group of settings"
+    for key in keys:
+        if entry := _entry_type(group):
+            group, found = entry, f"a source, or a group of {', '.join(entry.model_fields)}"
+            continue
+        fields = getattr(group, "model_fields", {})
+        if key not in fields:
+            break
+        found, group = fields[key].description or found, _present(fields[key].annotation)
+    return found
+
+
+def _present(kind: Any) -> Any:
+    """What an optional type holds where it is not null; any other type itself."""
+    kinds = [each for each in get_args(kind) if each is not type(None)]
+    return kinds[0] if len(kinds) == 1 and len(get_args(kind)) == 2 else kind
+
+
+def _entry_type(kind: Any) -> type[Group] | None:
+    """The groups that a mapping such as `rewards` holds; None for anything else."""
+    held = get_args(kind)[1:]
+    return held[0] if held and isinstance(held[0], type) and issubclass(held[0], Group) else None

@@ -1,0 +1,181 @@
+"""The settings of stage three, `train` in params.yaml."""
+
+from __future__ import annotations
+
+import math
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, PlainValidator
+
+from pipeline.config.fields import Count, Fraction, Group, NonNegative, Positive, Seed
+
+AUTO = "auto"
+
+
+def _beta(value: Any) -> float | str:
+    number = isinstance(value, int | float) and not isinstance(value, bool)
+    if value == AUTO or (number and math.isfinite(value) and value > 0):
+        return float(value) if number else AUTO
+    raise ValueError(f"train.beta = {value!r} must be a number above 0, or auto")
+
+
+PairChoice = Annotated[
+    Literal["all", "extreme"],
+    Field(description="all (every two images of a prompt) or extreme (its best and its worst)"),
+]
+
+
+class AutoBeta(Group):
+    """How `beta: auto` finds itself (trainer/objectives/beta.py)."""
+
+    factor: float = Field(gt=0, lt=0.5, description="a number above 0 and below 0.5")
+    rate: Positive
+    start: Positive
+
+
+class TgoSettings(Group):
+    shift_decay: Fraction | None = Field(
+        description="a number from 0 to below 1, or null for no shift"
+    )
+
+
+class BcoSettings(Group):
+    shift_decay: Fraction
+
+
+class CsftSettings(Group):
+    negative_prefix: str = Field(min_length=1, description="a phrase, such as 'Weird image. '")
+
+
+class DpoSettings(Group):
+    pairs: PairChoice
+
+
+class DspoSettings(Group):
+    pairs: PairChoice
+    beta: Positive
+
+
+class MapoSettings(Group):
+    pairs: PairChoice
+    beta: Positive
+    scale: Positive
+    steps: Positive
+
+
+class RwrSettings(Group):
+    beta: Positive
+
+
+class LairSettings(Group):
+    penalty: Positive
+
+
+class NftSettings(Group):
+    mix: float = Field(gt=0, le=1, description="a number above 0 and at most 1")
+    clip: Positive
+
+
+class ObjectiveSettings(Group):
+    """What single objectives want for themselves; those of the others change nothing."""
+
+    tgo: TgoSettings
+    bco: BcoSettings
+    csft: CsftSettings
+    dpo: DpoSettings
+    dspo: DspoSettings
+    mapo: MapoSettings
+    rwr: RwrSettings
+    lair: LairSettings
+    nft: NftSettings
+
+
+class Collapse(Group):
+    """When a run is stopped because it forgets (pipeline/reporting/health.py)."""
+
+    likelihood_fall: Positive | None = Field(description="a number above 0, or null for never")
+    right_side: float | None = Field(
+        ge=0, le=0.5, description="a number from 0 to 0.5, or null for never"
+    )
+    patience: Count
+
+
+class Samples(Group):
+    """Images of a few fixed prompts while training goes on (trainer/samples.py)."""
+
+    prompts: Count
+    every: Count
+
+
+class Lora(Group):
+    """Low-rank adapters in the place of full fine-tuning (trainer/adapters.py)."""
+
+    rank: Count
+    alpha: Positive
+    targets: list[Annotated[str, Field(min_length=1)]] | None = Field(
+        min_length=1,
+        description="ends of module names, such as [to_q, to_k], or null for the family's own",
+    )
+
+
+class Timesteps(Group):
+    """At which noise levels a likelihood is measured, and what each counts (trainer/draws.py)."""
+
+    draw: Literal["family", "uniform", "logit_normal"] = Field(
+        description="family (as the family was trained), uniform or logit_normal"
+    )
+    mean: float = Field(allow_inf_nan=False, description="a number")
+    std: Positive
+    min_snr: Positive | None = Field(description="a number above 0, or null for equal weights")
+
+
+class Schedule(Group):
+    """How the learning rate moves (`diffusers.optimization.get_scheduler`)."""
+
+    name: Literal["constant", "linear", "cosine", "cosine_with_restarts", "polynomial"] = Field(
+        description="constant, linear, cosine, cosine_with_restarts or polynomial"
+    )
+    warmup: int = Field(ge=0, description="a whole number of updates, at least 0")
+
+
+class Train(Group):
+    objective: str = Field(min_length=1, description="the name of an objective, such as tgo")
+    objectives: ObjectiveSettings
+    beta: Annotated[Any, PlainValidator(_beta)] = Field(description="a number above 0, or auto")
+    auto_beta: AutoBeta
+    reference: Literal["initial", "epoch"] = Field(
+        description="initial (the model before training) or epoch (renewed at each epoch's end)"
+    )
+    reference_cache: Count | None
+    temperature: Positive
+    lora: Lora | None
+    precision: Literal["float32", "bfloat16"] = Field(description="float32 or bfloat16")
+    gradient_checkpointing: bool = Field(description="true or false")
+    optimizer: Literal["adamw", "adamw8bit", "adafactor"] = Field(
+        description="adamw, adamw8bit or adafactor"
+    )
+    learning_rate: Positive
+    schedule: Schedule
+    batch_size: Count
+    accumulate: Count
+    positives: float | None = Field(
+        gt=0, lt=1, description="a number above 0 and below 1, or null for the share there is"
+    )
+    draws: Count
+    noise: Literal["fresh", "tracked"] = Field(description="fresh or tracked")
+    timesteps: Timesteps
+    updates: Count
+    ema_decay: Fraction
+    weight_decay: NonNegative
+    gradient_clip: Positive
+    condition_dropout: Fraction
+    collapse: Collapse
+    parallel: Literal["ddp", "fsdp"] = Field(description="ddp or fsdp")
+    workers: int = Field(ge=0, description="a whole number of at least 0")
+    checkpoint_every: Count
+    log_every: Count
+    loggers: list[Literal["tensorboard", "wandb", "dvclive"]] = Field(
+        description="a list of tensorboard, wandb, dvclive; [] for none"
+    )
+    samples: Samples | None
+    seed: Seed

@@ -1,0 +1,1 @@
+"""Stage two: scalars, thresholds, labels, weights, and what to make of them."""

@@ -1,0 +1,186 @@
+"""Thresholds of groups of scores, by the estimator of the settings.
+
+`streamed` reads any number of rows in passes; `gathered` works on rows in memory, for groups
+that are many and small (prompts). Thresholds are float32 numbers, so that the column `threshold`
+reproduces every label.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipeline.config.label_settings import Label
+from pipeline.labelling import histograms
+from pipeline.labelling.feed import Feed, Part
+from pipeline.labelling.moments import Moments
+from pipeline.labelling.threshold import Selection, from_keys, ranks, to_keys
+
+Scores = NDArray[np.float32]
+_FIXED_POINT = 2.0**42  # steps of the oracle's terms: their sum does not depend on its order
+
+
+class Estimate(NamedTuple):
+    """Thresholds by group; row 0 is the threshold, the others those of `label.ordinal`."""
+
+    values: Scores
+    """float32 [1 + ordinal, groups]; NaN for a group without scores."""
+    sizes: NDArray[np.int64]
+    """Scores in each group, [groups]."""
+
+
+def streamed(
+    feed: Feed, rule: Label, *, grouped: bool, leading: NDArray[np.int64] | None = None
+) -> Estimate:
+    """The thresholds of all rows of a feed, or of each of its groups.
+
+    `leading` is the first pass of a percentile of all rows where that has been made already.
+
+    Percentiles of groups are taken on the side that balances small groups: with ties positive the
+    upper of two candidates, so that half of 4 rows are positive, and not 3.
+    """
+    groups = len(feed.names) if grouped else 1
+    if rule.estimator == "percentile":
+        return _percentiles(feed, rule, groups, grouped, leading)
+    if rule.estimator == "mean":
+        return _means(feed, groups, grouped)
+    if rule.estimator == "fixed":
+        assert rule.value is not None
+        sizes = np.array([sum(feed.each(lambda part: int((~np.isnan(part.scores)).sum())))])
+        return Estimate(np.full((1, 1), rule.value, np.float32), sizes)
+    return _shapes(feed, rule.estimator, groups, grouped)
+
+
+def gathered(scores: Scores, group: NDArray[np.int64], groups: int, rule: Label) -> Estimate:
+    """Thresholds of groups [n] of scores [n] by sorting; percentile, mean or oracle."""
+    ordered, sizes = _sorted_by_group(scores, group, groups)
+    first = np.cumsum(sizes) - sizes
+    filled = np.flatnonzero(sizes)
+    values = np.full((1 + len(rule.ordinal or ()), groups), np.nan, np.float32)
+    if not len(filled):
+        return Estimate(values, sizes)
+    if rule.estimator == "percentile":
+        for slot, percentile in enumerate(_wanted(rule)):
+            rank = ranks(sizes, percentile, upper=rule.ties == "positive")
+            values[slot, filled] = ordered[(first + rank - 1)[filled]]
+        return Estimate(values, sizes)
+    doubles = ordered.astype(np.float64)
+    if rule.estimator == "oracle":
+        assert rule.oracle_beta is not None
+        last = ordered[(first + sizes - 1)[filled]].astype(np.float64)
+        values[0, filled] = _oracle(doubles, last, first[filled], sizes[filled], rule.oracle_beta)
+    else:
+        values[0, filled] = np.add.reduceat(doubles, first[filled]) / sizes[filled]
+    return Estimate(values, sizes)
+
+
+def oracle_of_all(feed: Feed, beta: float) -> Estimate:
+    """The oracle's value with all rows in one group: what a prompt's is drawn to."""
+    highest, size = -np.inf, 0
+    for top, count in feed.each(_highest):
+        highest, size = max(highest, top), size + count
+
+    def terms(part: Part) -> int:
+        there = part.scores[~np.isnan(part.scores)].astype(np.float64)
+        return int(np.rint(np.exp((there - highest) / beta) * _FIXED_POINT).astype(np.int64).sum())
+
+    total = sum(feed.each(terms))
+    value = highest + beta * (np.log(total / size) - np.log(_FIXED_POINT))
+    return Estimate(np.array([[value]], np.float32), np.array([size]))
+
+
+def _percentiles(
+    feed: Feed, rule: Label, groups: int, grouped: bool, leading: NDArray[np.int64] | None
+) -> Estimate:
+    upper = grouped and rule.ties == "positive"
+    selection = Selection(_wanted(rule), groups, upper=upper)
+    if leading is not None:
+        selection.advance(leading)
+    while not selection.done:
+        total: NDArray[np.int64] | int = 0
+        for counts in feed.each(
+            lambda part: selection.count(part.scores, part.group if grouped else None)
+        ):
+            total = total + counts
+        assert not isinstance(total, int)
+        selection.advance(total)
+    return Estimate(selection.values(), selection.sizes)
+
+
+def _means(feed: Feed, groups: int, grouped: bool) -> Estimate:
+    total = Moments(groups, squares=False)
+
+    def count(part: Part) -> Moments:
+        found = Moments(groups, squares=False)
+        there = ~np.isnan(part.scores)
+        found.add(part.scores[there], _groups(part, there) if grouped else None)
+        return found
+
+    for found in feed.each(count):
+        total.merge(found)
+    values = np.array([[total.mean(group) for group in range(groups)]], np.float32)
+    return Estimate(values, total.count)
+
+
+def _shapes(feed: Feed, estimator: str, groups: int, grouped: bool) -> Estimate:
+    ends = list(feed.each(_ends))
+    span = histograms.Range(min(low for low, _ in ends), max(high for _, high in ends))
+
+    def count(part: Part) -> NDArray[np.int64]:
+        there = ~np.isnan(part.scores)
+        bins = span.bins(part.scores[there])
+        if grouped:
+            bins += _groups(part, there) * histograms.BINS
+        return np.bincount(bins, minlength=groups * histograms.BINS)
+
+    counts = np.sum(list(feed.each(count)), axis=0).reshape(groups, histograms.BINS)
+    cut = histograms.otsu if estimator == "otsu" else histograms.mixture
+    values = [cut(row, span) if row.any() else np.nan for row in counts]
+    return Estimate(np.array([values], np.float32), counts.sum(axis=1))
+
+
+def _oracle(
+    scores: NDArray[np.float64],
+    highest: NDArray[np.float64],
+    first: NDArray[np.int64],
+    sizes: NDArray[np.int64],
+    beta: float,
+) -> NDArray[np.float64]:
+    """beta log mean exp(s / beta) of consecutive runs (TGO, arXiv:2605.04653, the baseline
+    beta log Z(c) with samples of the reference), without overflow."""
+    terms = np.rint(np.exp((scores - np.repeat(highest, sizes)) / beta) * _FIXED_POINT)
+    sums = np.add.reduceat(terms.astype(np.int64), first)
+    return highest + beta * (np.log(sums / sizes) - np.log(_FIXED_POINT))
+
+
+def _sorted_by_group(
+    scores: Scores, group: NDArray[np.int64], groups: int
+) -> tuple[Scores, NDArray[np.int64]]:
+    """Scores sorted by group, then value; NaN are left out. And how many each group has."""
+    there = ~np.isnan(scores)
+    group = group[there]
+    keys = group.astype(np.uint64) << np.uint64(32) | to_keys(scores[there])
+    keys.sort()
+    return from_keys(keys.astype(np.uint32)), np.bincount(group, minlength=groups)
+
+
+def _wanted(rule: Label) -> list[float]:
+    assert rule.percentile is not None
+    return [rule.percentile, *(rule.ordinal or ())]
+
+
+def _groups(part: Part, there: NDArray[np.bool_]) -> NDArray[np.int64]:
+    assert part.group is not None
+    return part.group[there]
+
+
+def _ends(part: Part) -> tuple[float, float]:
+    there = part.scores[~np.isnan(part.scores)]
+    return float(there.min(initial=np.inf)), float(there.max(initial=-np.inf))
+
+
+def _highest(part: Part) -> tuple[float, int]:
+    there = part.scores[~np.isnan(part.scores)]
+    return float(there.max(initial=-np.inf)), len(there)

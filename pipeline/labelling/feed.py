@@ -1,0 +1,251 @@
+"""The score columns of many shards, read as often as a computation needs them.
+
+Small data is held in memory after the first reading; large data is read again for every pass, in
+batches, so that memory does not grow with the number of rows.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from pipeline.errors import InputError
+from pipeline.labelling.scalar import Mask, Scalar, Scores
+from pipeline.storage import shards
+
+S = TypeVar("S")
+T = TypeVar("T")
+HELD_ROWS = 1 << 27
+"""Rows up to which scores and groups are kept between passes: 4 bytes a row, 12 with groups."""
+JOINED_ROWS = 1 << 20
+"""Rows of a part that is kept; arithmetic on many small parts would cost more."""
+NO_NAME = "(none)"
+"""The group of rows whose column is null."""
+
+
+@dataclass(frozen=True)
+class Part:
+    """Some consecutive rows of a shard; arrays [n]."""
+
+    path: Path
+    start: int
+    """The first row's place in its shard."""
+    scores: Scores
+    """NaN where a row is excluded."""
+    group: NDArray[np.int64] | None
+    """Number of each row's group; None if there is one group."""
+    table: pa.Table | None = None
+    """The columns that were asked for besides."""
+    missing: dict[str, int] = field(default_factory=dict)
+
+
+class Feed:
+    """Scores, and groups where there are several, of all rows of some shards."""
+
+    def __init__(
+        self,
+        paths: Sequence[Path],
+        scalar: Scalar,
+        *,
+        column: str | None = None,
+        names: Sequence[str] = (),
+        threads: int = 1,
+    ) -> None:
+        """`column` is what groups rows, `names` its values in the order of their numbers."""
+        self.paths, self.scalar, self.threads = list(paths), scalar, threads
+        self.names = list(names) if column else [""]
+        self._column = column
+        self._held: list[Part] | None = None
+
+    def parts(self, path: Path, extra: Sequence[str] = ()) -> Iterator[Part]:
+        """A shard's rows in batches, in order, with the columns `extra` in `table`."""
+        rewards = list(self.scalar.rule.reward)
+        wanted = dict.fromkeys([*rewards, "status", *extra])
+        if self._column:
+            wanted[self._column] = None
+        start = 0
+        for table in shards.batches(path, list(wanted)):
+            yield self._part(path, start, table, table.select(list(extra)) if extra else None)
+            start += len(table)
+
+    def each(self, function: Callable[[Part], T]) -> Iterator[T]:
+        """`function` of every part, in order; shards in parallel on `threads` threads."""
+        if self._held is not None:
+            return in_order(self._held, function, self.threads)
+        return self._each(function)
+
+    def _each(self, function: Callable[[Part], T]) -> Iterator[T]:
+        hold = shards.count_rows(self.paths) <= HELD_ROWS
+        kept: list[Part] = []
+        small: list[Part] = []
+
+        def work(path: Path) -> list[tuple[Part | None, T]]:
+            return [(part if hold else None, function(part)) for part in self.parts(path)]
+
+        for found in in_order(self.paths, work, self.threads):
+            for part, result in found:
+                if part:
+                    small.append(part)
+                    if sum(len(part.scores) for part in small) >= JOINED_ROWS:
+                        kept.append(_joined(small))
+                        small = []
+                yield result
+        if small:
+            kept.append(_joined(small))
+        if kept:
+            self._held = kept
+
+    def _part(self, path: Path, start: int, table: pa.Table, extra: pa.Table | None) -> Part:
+        usable = usable_rows(table)
+        columns = {name: numbers(table[name]) for name in self.scalar.rule.reward}
+        missing = self.scalar.missing(columns, usable)
+        if self.scalar.rule.missing == "refuse" and any(missing.values()):
+            raise _refusal(path, start, columns, usable)
+        group = None
+        if self._column:
+            values, codes = encode(table[self._column])
+            known = pa.array(self.names, pa.string())
+            group = places_in(values, known)[codes]
+            usable &= group >= 0  # a proxy's group that the training rows lack
+            group = np.maximum(group, 0)
+        return Part(path, start, self.scalar.score(columns, usable), group, extra, missing)
+
+
+def in_order(items: Iterable[S], function: Callable[[S], T], threads: int) -> Iterator[T]:
+    """`function` of every item on `threads` threads; results in order, few held at a time."""
+    if threads == 1:
+        yield from map(function, items)
+        return
+    with ThreadPoolExecutor(threads) as pool:
+        waiting: deque[Future[T]] = deque()
+        for item in items:
+            waiting.append(pool.submit(function, item))
+            if len(waiting) > threads:
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
+
+
+def usable_rows(table: pa.Table) -> Mask:
+    """Which rows' column `status` is ok, [n]."""
+    return np.concatenate(
+        [_is_ok(chunk) for chunk in table["status"].chunks] or [np.zeros(0, bool)]
+    )
+
+
+def _is_ok(status: pa.Array) -> Mask:
+    if not pa.types.is_dictionary(status.type):
+        status = status.dictionary_encode()
+    indices = _filled(status.indices, -1)
+    ok = np.zeros(len(indices), bool)
+    for place, value in enumerate(status.dictionary.to_pylist()):
+        if value == "ok":
+            ok |= indices == place
+    return ok
+
+
+def numbers(column: pa.ChunkedArray) -> Scores:
+    """A column of scores as float32 [n]; null becomes NaN."""
+    if column.type != pa.float32():
+        return column.to_numpy().astype(np.float32, copy=False)
+    parts = [_filled(chunk, np.nan) for chunk in column.chunks]
+    return parts[0] if len(parts) == 1 else np.concatenate([np.empty(0, np.float32), *parts])
+
+
+def encode(column: pa.ChunkedArray) -> tuple[pa.Array, NDArray[np.int64]]:
+    """A column's values as strings, and per row [n] the number of its value."""
+    if not pa.types.is_dictionary(column.type):
+        column = column.cast(pa.string()).dictionary_encode()
+    coded = column.unify_dictionaries().combine_chunks()
+    if isinstance(coded, pa.ChunkedArray):
+        coded = pa.concat_arrays(coded.chunks) if coded.num_chunks else coded.type.wrap_array([])
+    values = coded.dictionary
+    if coded.null_count:
+        values = pa.concat_arrays([values, pa.array([NO_NAME], values.type)])
+    return values, _filled(coded.indices, len(values) - 1).astype(np.int64)
+
+
+def _filled(column: pa.Array, missing: float) -> NDArray[Any]:
+    """Numbers [n] with `missing` where they are null; `to_numpy` would load pandas, for 0.2 s."""
+    validity, held = column.buffers()
+    if held is None:
+        return np.full(len(column), missing, column.type.to_pandas_dtype())
+    rows = slice(column.offset, column.offset + len(column))
+    values = np.frombuffer(held, column.type.to_pandas_dtype())[rows]
+    if not column.null_count:
+        return values
+    bits = np.frombuffer(validity, np.uint8)
+    there = np.unpackbits(bits, count=rows.stop, bitorder="little")[rows]
+    return np.where(there.view(bool), values, values.dtype.type(missing))
+
+
+def places_in(values: pa.Array, known: pa.Array) -> NDArray[np.int64]:
+    """Where each value [n] is among those that are known; -1 for one that is not."""
+    import pyarrow.compute as pc  # late: a preview of one threshold does without
+
+    return _filled(pc.index_in(values, value_set=known), -1).astype(np.int64)
+
+
+def names_in(paths: Sequence[Path], column: str, threads: int) -> list[str]:
+    """All values of a column as strings, sorted; InputError if it cannot group rows."""
+
+    def found(path: Path) -> set[str]:
+        return {
+            name
+            for table in shards.batches(path, [column])
+            for name in _groupable(path, column, table).to_pylist()
+        }
+
+    return sorted(set().union(*in_order(paths, found, threads)))
+
+
+def _groupable(path: Path, column: str, table: pa.Table) -> pa.Array:
+    kind = table.schema.field(column).type
+    kind = kind.value_type if pa.types.is_dictionary(kind) else kind
+    if not (pa.types.is_string(kind) or pa.types.is_integer(kind) or pa.types.is_boolean(kind)):
+        raise InputError(
+            f"{path}: label.scope = {column!r} holds {kind}, which does not name groups; name a "
+            "column of strings or whole numbers"
+        )
+    return encode(table[column])[0]
+
+
+def _joined(parts: list[Part]) -> Part:
+    """One part of several: for arithmetic on many small shards as on few large ones."""
+    if len(parts) == 1:
+        return parts[0]
+    missing: dict[str, int] = {}
+    for part in parts:
+        for name, count in part.missing.items():
+            missing[name] = missing.get(name, 0) + count
+    groups = [part.group for part in parts if part.group is not None]
+    return Part(
+        parts[0].path,
+        0,
+        np.concatenate([part.scores for part in parts]),
+        np.concatenate(groups) if groups else None,
+        missing=missing,
+    )
+
+
+def _refusal(path: Path, start: int, columns: dict[str, Scores], usable: Mask) -> InputError:
+    """Names the first row without a score."""
+    places = {
+        name: int((usable & ~np.isfinite(scores)).argmax())
+        for name, scores in columns.items()
+        if (usable & ~np.isfinite(scores)).any()
+    }
+    name = min(places, key=lambda key: places[key])
+    row = shards.read_shard(path, ["id"])["id"][start + places[name]]
+    return InputError(
+        f"{path}: {row} has the {name} score {columns[name][places[name]]}; remove that shard and "
+        "run `tgo score` again, which makes it anew, or set label.missing to exclude"
+    )

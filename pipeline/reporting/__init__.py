@@ -1,0 +1,1 @@
+"""What people look at: costs, checks, inspection, evaluation, report, export."""

@@ -1,0 +1,119 @@
+"""What a run will cost, from counted FLOPs and file sizes: arithmetic, nothing is loaded.
+
+FLOPs are counted with torch's FlopCounterMode on the published configurations (SDXL and FLUX: on
+one forward pass as published), batch of one, a multiply-add counted as two. Sizes are those of our
+shards. What is assumed rather than counted stands in `GPUS`, `SHARES` and `PNG_BYTES`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from pipeline.config.settings import Settings
+
+GPUS = {"h200": 989.0, "h100": 989.0, "a100": 312.0, "l40s": 362.0}
+"""Dense bfloat16 TFLOP/s of the data sheets."""
+SHARES = {"sample": 0.40, "train": 0.28}
+"""Shares of that peak which sampling and training are assumed to reach: an estimate, and the best
+published figure for training SD 1.5's UNet. Measure yours with benchmarks/generate.py."""
+PNG_BYTES = 1.6
+"""Bytes a pixel of a photograph-like picture takes as PNG."""
+CPU_TFLOPS = 0.18
+"""Two cores of a server in float32, measured on the world's UNet (1.3 ms a forward pass)."""
+FULL, LORA = 4, 3
+"""Forward passes a training step costs: the policy's with its gradient, and the reference's."""
+
+
+@dataclass(frozen=True)
+class Cost:
+    """One image of a model; FLOPs in units of 10^12, sizes in bytes."""
+
+    forward: float
+    decode: float
+    side: int  # pixels
+    codes: int
+    conditions: int  # of one prompt
+    distilled: bool = False  # guidance is an input, not a second pass
+    png: float = PNG_BYTES  # a pixel
+
+
+_SD1 = Cost(0.803, 2.51, 512, 4 * 64 * 64 * 2, 77 * 768 * 2)
+MODELS = {
+    "stable-diffusion-v1-5/stable-diffusion-v1-5": _SD1,
+    "CompVis/stable-diffusion-v1-4": _SD1,
+    "stabilityai/stable-diffusion-xl-base-1.0": Cost(
+        6.76, 10.47, 1024, 4 * 128 * 128 * 2, (77 * 2048 + 1280) * 2
+    ),
+    "stabilityai/stable-diffusion-3-medium-diffusers": Cost(
+        8.44, 10.47, 1024, 16 * 128 * 128 * 2, (77 * 2048 + 256 * 4096 + 2048) * 2
+    ),
+    "stabilityai/stable-diffusion-3.5-medium": Cost(
+        11.25, 10.47, 1024, 16 * 128 * 128 * 2, (77 * 2048 + 256 * 4096 + 2048) * 2
+    ),
+    "black-forest-labs/FLUX.1-dev": Cost(
+        74.4, 10.47, 1024, 16 * 128 * 128 * 2, (512 * 4096 + 768) * 2, distilled=True
+    ),
+    "amused/amused-512": Cost(0.227, 1.91, 512, 32 * 32 * 4, (77 * 768 + 768) * 2),
+    "MeissonFlow/Meissonic": Cost(1.48, 7.64, 1024, 64 * 64 * 4, 78 * 1024 * 2),
+    "data/world/diffusion": Cost(0.00023, 0.00031, 64, 4 * 16 * 16 * 2, 24 * 96 * 2, png=0.87),
+    "data/world/masked": Cost(0.00028, 0.00031, 64, 16 * 16 * 4, 25 * 96 * 2, png=0.87),
+}
+"""By generator.model."""
+REWARDS = {"pickscore": 0.335, "hpsv2": 0.335, "clip": 0.162, "imagereward": 0.138}
+"""TFLOP a published reward model costs an image; `aesthetic` rides on CLIP's tower."""
+
+
+class Work(NamedTuple):
+    """Images a stage handles, and what one of them costs in TFLOP."""
+
+    images: int
+    each: float
+
+    def hours(self, tflops: float) -> float:
+        """Hours on devices that reach `tflops` TFLOP/s together."""
+        return self.images * self.each / tflops / 3600
+
+
+def scoring(settings: Settings, cost: Cost) -> Work:
+    """Stage one: sampling, decoding, scoring."""
+    images = settings.score.prompts * settings.score.images_per_prompt
+    return Work(images, _image(settings, cost))
+
+
+def training(settings: Settings, cost: Cost) -> Work:
+    """Stage three: images seen, each with a forward and backward pass and the reference's."""
+    train = settings.train
+    passes = (FULL if train.lora is None else LORA) + train.gradient_checkpointing
+    seen = train.updates * train.batch_size * train.draws
+    return Work(seen, passes * cost.forward)
+
+
+def evaluating(settings: Settings, cost: Cost) -> Work:
+    """The evaluation: every test set, with the base and the tuned model."""
+    rules = settings.evaluate
+    images = 2 * len(settings.prompts.tests) * rules.prompts * rules.images_per_prompt
+    return Work(images, _image(settings, cost))
+
+
+def storage(settings: Settings, cost: Cost) -> dict[str, float]:
+    """Bytes of stage one's files, by kind."""
+    images = settings.score.prompts * settings.score.images_per_prompt
+    return {
+        "images": images * cost.png * cost.side**2,
+        "codes": float(images * cost.codes),
+        "embeddings": float(settings.score.prompts * cost.conditions),
+    }
+
+
+def _image(settings: Settings, cost: Cost) -> float:
+    generator = settings.generator
+    twice = generator.guidance_scale > 1 and not cost.distilled
+    sampling = generator.steps * (1 + twice) * cost.forward
+    return sampling + cost.decode + sum(map(_reward, settings.rewards.items()))
+
+
+def _reward(named: tuple[str, object]) -> float:
+    name, entry = named
+    miniature = str(getattr(entry, "source", "")).startswith("data/world/")
+    return 0.0 if miniature else REWARDS.get(name, 0.0)

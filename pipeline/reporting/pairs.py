@@ -1,0 +1,134 @@
+"""Same prompt, same seed, two models: evaluated shards of base and tuned joined row by row."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipeline.errors import InputError
+from pipeline.storage import shards
+
+Judge = Callable[[NDArray[np.uint8], list[str]], Sequence[Any]]
+_FACTS = ["id", "prompt", "prompt_id", "seed", "status"]
+
+
+@dataclass(frozen=True)
+class Pairs:
+    """N image pairs of one prompt set, in shard order.
+
+    Attributes:
+        ids, prompts, prompt_ids, seeds: one entry a pair.
+        base, tuned: scores float64 ``[N]`` by reward model.
+        excluded: pairs left out because an image of either model failed.
+    """
+
+    ids: list[str]
+    prompts: list[str]
+    prompt_ids: list[str]
+    seeds: list[int]
+    base: dict[str, NDArray[np.float64]]
+    tuned: dict[str, NDArray[np.float64]]
+    excluded: int
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def gain(self, reward: str) -> NDArray[np.float64]:
+        """Score of the tuned image minus that of the base image ``[N]``."""
+        return self.tuned[reward] - self.base[reward]
+
+
+def read_pairs(base: Path, tuned: Path, rewards: Sequence[str]) -> Pairs:
+    """Join two evaluated folders.
+
+    Raises:
+        InputError: they hold different images, or no pair in which both images succeeded.
+    """
+    before, after = _rows(base, rewards), _rows(tuned, rewards)
+    if [(row["id"], row["seed"]) for row in before] != [(row["id"], row["seed"]) for row in after]:
+        raise InputError(
+            f"{tuned}: not the same prompts and seeds as in {base}; run `tgo evaluate` again"
+        )
+    kept = [(b, a) for b, a in zip(before, after, strict=True) if _succeeded(b) and _succeeded(a)]
+    if not kept:
+        raise InputError(
+            f"{tuned}: no image pair succeeded; see the error column of its shards for why"
+        )
+
+    def scores(side: int) -> dict[str, NDArray[np.float64]]:
+        return {name: np.array([pair[side][name] for pair in kept], float) for name in rewards}
+
+    return Pairs(
+        ids=[row["id"] for row, _ in kept],
+        prompts=[row["prompt"] for row, _ in kept],
+        prompt_ids=[row["prompt_id"] for row, _ in kept],
+        seeds=[row["seed"] for row, _ in kept],
+        base=scores(0),
+        tuned=scores(1),
+        excluded=len(before) - len(kept),
+    )
+
+
+def read_images(folder: Path, ids: Iterable[str]) -> dict[str, bytes]:
+    """The stored image files of some rows, by id; shards without any of them stay unread."""
+    wanted = set(ids)
+    found: dict[str, bytes] = {}
+    for path in shards.shard_paths(folder):
+        if wanted.isdisjoint(shards.read_shard(path, ["id"])["id"].to_pylist()):
+            continue
+        for row in shards.read_shard(path, ["id", "image"]).to_pylist():
+            if row["id"] in wanted and row["image"] is not None:
+                found[row["id"]] = row["image"]["bytes"]
+    return found
+
+
+def judge_folder(folder: Path, judge: Judge, ids: Iterable[str]) -> dict[str, Any]:
+    """The gold judge's verdicts on the stored images of ``ids``, by id; one shard in memory."""
+    wanted = set(ids)
+    verdicts: dict[str, Any] = {}
+    for path in shards.shard_paths(folder):
+        table = shards.read_shard(path, ["id", "prompt", "image"])
+        rows = [row for row in table.to_pylist() if row["id"] in wanted]
+        if rows:
+            images = np.stack([decode(row["image"]["bytes"]) for row in rows])
+            judged = ask(judge, images, [row["prompt"] for row in rows], path)
+            verdicts.update(zip((row["id"] for row in rows), judged, strict=True))
+    return verdicts
+
+
+def decode(image: bytes) -> NDArray[np.uint8]:
+    """An image file as RGB uint8 ``[H, W, 3]``."""
+    import io
+
+    from PIL import Image
+
+    return np.asarray(Image.open(io.BytesIO(image)).convert("RGB"))
+
+
+def ask(judge: Judge, images: NDArray[np.uint8], prompts: list[str], path: Path) -> Sequence[Any]:
+    """Verdicts on images ``[B, H, W, 3]``; InputError names ``path`` if they cannot be judged."""
+    try:
+        return judge(images, prompts)
+    except ValueError as error:
+        raise InputError(
+            f"{path}: the gold judge cannot judge these images ({error}); "
+            "set evaluate.judge to null, or to a judge of these prompts"
+        ) from None
+
+
+def _rows(folder: Path, rewards: Sequence[str]) -> list[dict[str, Any]]:
+    paths = shards.shard_paths(folder)
+    if not paths:
+        raise InputError(f"{folder}: holds no evaluated images; run `tgo evaluate` first")
+    return [
+        row for path in paths for row in shards.read_shard(path, [*_FACTS, *rewards]).to_pylist()
+    ]
+
+
+def _succeeded(row: dict[str, Any]) -> bool:
+    return bool(row["status"] == "ok")

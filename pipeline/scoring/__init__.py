@@ -1,0 +1,1 @@
+"""Stage one, what makes scored shards: from prompts, on one machine or many, or from ratings."""

@@ -1,0 +1,90 @@
+"""`tgo rewards`: which reward models there are, where each comes from, and what is missing."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from importlib.util import find_spec
+from pathlib import Path
+from typing import NamedTuple
+
+from pipeline.config.settings import Reward
+from rewards import checkpoint, registry
+from rewards.errors import RewardError
+from rewards.source import Files, cached, hub_id
+
+_PACKAGES = {"hpsv2": "hpsv2", "imagereward": "ImageReward"}
+
+
+class Row(NamedTuple):
+    """One reward model: who offers it, its source in params.yaml, and how that stands."""
+
+    name: str
+    offered: str
+    source: str
+    state: str
+
+
+def rows(entries: Mapping[str, Reward]) -> list[Row]:
+    """Every model that is installed or named in the settings; nothing is loaded or fetched."""
+    names = list(dict.fromkeys([*entries, *registry.available()]))
+    return [_row(name, entries.get(name)) for name in names]
+
+
+def show(entries: Mapping[str, Reward]) -> None:
+    """The same as a table on the terminal."""
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False)
+    for heading in ("name", "offered by", "source", "state"):
+        table.add_column(heading, overflow="fold")
+    for row in rows(entries):
+        table.add_row(*row)
+    Console().print(table)
+
+
+def _row(name: str, entry: Reward | None) -> Row:
+    offered = _offered(name, entry)
+    if entry is None:
+        return Row(name, offered, "-", f"not in params.yaml{_home(name)}")
+    try:
+        state = _state(name, entry)
+    except (RewardError, OSError) as error:
+        state = f"missing: {error}"
+    return Row(name, offered, entry.source or "-", state)
+
+
+def _offered(name: str, entry: Reward | None) -> str:
+    if entry is not None and entry.module is not None:
+        return entry.module
+    if entry is not None and entry.backend == "official":
+        return f"the package {_PACKAGES.get(name, name)}"
+    module = registry.available().get(name, "nobody")
+    return "built in" if name in registry.BUILT_IN else module
+
+
+def _home(name: str) -> str:
+    files = getattr(registry.module_of(name), "FILES", None)
+    return f"; published as {files.published}" if files and files.published else ""
+
+
+def _state(name: str, entry: Reward) -> str:
+    if entry.backend == "official" and find_spec(_PACKAGES.get(name, name)) is None:
+        return f"missing: the package {_PACKAGES.get(name, name)}"
+    files: Files | None = getattr(registry.module_of(name, entry.module), "FILES", None)
+    if files is None or not entry.source:
+        return "ready; needs no checkpoint"
+    found = cached(entry.source, files)
+    if found is None:
+        if hub_id(entry.source):
+            return "on the hub; fetched when first loaded"
+        return f"missing: {entry.source}"
+    if found.missing():
+        return f"missing: {', '.join(found.missing())} in {found.folder}"
+    return _identity(found.weights())
+
+
+def _identity(path: Path) -> str:
+    digest = checkpoint.sha256(path)
+    known = {sha256: name for name, sha256 in checkpoint.PUBLISHED_SHA256.items()}
+    return f"ready: {path}, {known.get(digest, checkpoint.UNPUBLISHED)}, sha256 {digest[:12]}"

@@ -1,0 +1,169 @@
+"""Stage one on Ray: an actor for each GPU, or for each `threads` CPUs, makes whole shards.
+
+Images never cross the object store: an actor generates, scores and writes its shard, and what
+comes back is what the manifest says of it. The shard's name stays the only commit. Ray restarts
+an actor that dies and repeats its shard; nothing is scheduled here.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
+
+from pipeline import layout
+from pipeline.config.settings import Settings
+from pipeline.errors import InputError
+from pipeline.scoring import inventory, score
+from pipeline.scoring.lanes import open_lanes
+from pipeline.scoring.maker import Done, Maker
+from pipeline.scoring.score import Summary
+from pipeline.scoring.shares import Share
+from pipeline.sources import prompts
+from pipeline.storage import locks
+from rewards.errors import RewardError
+
+RESTARTS = 3
+"""Times an actor may die before the run ends: a machine that fails, not a shard that kills."""
+
+
+class Worker:
+    """What an actor does; the models are loaded by its first task, whose errors come back."""
+
+    def __init__(self, settings: Settings, root: str) -> None:
+        self._settings, self._root = settings, root
+        self._stack = ExitStack()
+
+    def sweep(self) -> None:
+        """See `inventory.sweep`; for one actor, before any other writes."""
+        inventory.sweep(self._run.planned, self._run.folder)
+
+    def bring(self, number: int) -> tuple[str, int, Done]:
+        """Bring one shard up to date; its file name, its images, what was done."""
+        run = self._run
+        shard = run.planned[number]
+        with locks.claim(run.folder, [number]):
+            found = score.survey(run.folder, [shard])
+            return shard.path.name, run.images([shard]), self._maker.bring(shard, found.get(shard))
+
+    @cached_property
+    def _run(self) -> score.Run:
+        try:
+            os.chdir(self._root)  # paths are relative to the repository
+        except OSError:
+            raise InputError(
+                f"{self._root}: is not there on {socket.gethostname()}; put the repository on a "
+                "disk that all nodes of the Ray cluster share"
+            ) from None
+        return score.plan_run(self._settings)
+
+    @cached_property
+    def _maker(self) -> Maker:
+        lanes = self._stack.enter_context(open_lanes(self._run.job.device))
+        return Maker(self._run.job, lanes, lambda rows: None)
+
+
+def run(settings: Settings, share: Share) -> Summary:
+    """Bring data/scored up to date; InputError as for `score.bring_up_to_date`.
+
+    Joins the cluster that RAY_ADDRESS names or that runs on this machine, else starts one here.
+    """
+    if not share.is_all:
+        raise InputError(
+            "params.yaml: engine = 'ray' hands out shards itself; start one `tgo score` without "
+            "RANK, WORLD_SIZE or a SLURM array, or set engine to local"
+        )
+    ray = _import()
+    shards = _count_shards(settings)
+    images = settings.score.prompts * settings.score.images_per_prompt
+    with locks.hold(layout.SCORED), _connected(ray), _one_line_errors(ray):
+        pool, first = _actors(ray, settings, shards)
+        ray.get(first.sweep.remote())
+        done: dict[str, Done] = {}
+        with tqdm(total=images, unit="image", desc=f"{layout.SCORED}, Ray") as bar:
+            for name, made, result in pool.map_unordered(
+                lambda actor, number: actor.bring.remote(number), range(shards)
+            ):
+                done[name] = result
+                bar.update(made)
+        score.enter(layout.SCORED, [layout.SCORED / name for name in done], done)
+    return score.summarise(shards, done.values(), images)
+
+
+def _actors(ray: Any, settings: Settings, shards: int) -> tuple[Any, Any]:
+    """A pool of as many actors as the cluster has room for, and the first of them."""
+    from ray.util import ActorPool
+
+    have = ray.cluster_resources()
+    gpus, cpus = int(have.get("GPU", 0)), int(have.get("CPU", 0))
+    device = settings.device
+    if device == "auto":
+        device = "cuda" if gpus else "cpu"
+    room = gpus if device == "cuda" else cpus // settings.threads
+    if not room:
+        raise InputError(
+            f"params.yaml: engine = 'ray', device = {settings.device!r}, threads = "
+            f"{settings.threads}: the cluster has {gpus} GPUs and {cpus} CPUs, too few for one "
+            "worker; lower threads, set device to cpu, or start more nodes"
+        )
+    needs = {"num_gpus": 1, "num_cpus": 1} if device == "cuda" else {"num_cpus": settings.threads}
+    kind = ray.remote(Worker).options(max_restarts=RESTARTS, max_task_retries=RESTARTS, **needs)
+    pinned = settings.model_copy(update={"device": device})  # no node decides for itself
+    actors = [kind.remote(pinned, str(Path.cwd())) for _ in range(min(room, shards))]
+    return ActorPool(actors), actors[0]
+
+
+def _count_shards(settings: Settings) -> int:
+    rules = settings.score
+    chosen = prompts.read(settings.prompts.train, rules.prompts)
+    per_shard = rules.rows_per_shard // rules.images_per_prompt
+    return -(-len(chosen) // per_shard)
+
+
+@contextmanager
+def _connected(ray: Any) -> Iterator[None]:
+    mine = not ray.is_initialized()
+    if mine:
+        ray.init(include_dashboard=False, logging_level="ERROR")
+    try:
+        yield
+    finally:
+        if mine:
+            ray.shutdown()
+
+
+@contextmanager
+def _one_line_errors(ray: Any) -> Iterator[None]:
+    """What went wrong in an actor, as if it had gone wrong here."""
+    try:
+        yield
+    except ray.exceptions.RayTaskError as error:
+        if isinstance(error.cause, InputError | RewardError):
+            raise error.cause from None
+        raise
+    except ray.exceptions.RayActorError as error:
+        reason = " ".join(str(error).split())[:200]
+        raise InputError(
+            f"engine ray: a worker died {RESTARTS + 1} times ({reason}); "
+            "look into Ray's logs (often too little memory) and run the same command again, "
+            "finished shards stay"
+        ) from error
+
+
+def _import() -> Any:
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # nothing goes out
+    os.environ.setdefault("RAY_worker_niceness", "0")  # the actors are the run, not a side job
+    try:
+        import ray
+    except ImportError:
+        raise InputError(
+            "params.yaml: engine = 'ray', but Ray is not installed; `pip install 'tgo[ray]'`, or "
+            "set engine to local"
+        ) from None
+    return ray

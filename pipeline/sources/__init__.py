@@ -1,0 +1,1 @@
+"""What comes in: prompt lists, pictures, and ratings that people gave."""

@@ -1,0 +1,83 @@
+"""The dataset card: README.md beside scored shards, so that the folder can be pushed as it is.
+
+Made from the shards alone, so it is the same bytes whoever makes it.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from pipeline.config.label_settings import RATING
+from pipeline.storage import manifest, shards
+from pipeline.storage.atomic import replacing
+
+NAME = "README.md"
+_SIZES = ("1K", "10K", "100K", "1M", "10M", "100M", "1B", "10B", "100B", "1T")
+"""Upper ends of the hub's size categories, from 1,000 rows on."""
+
+
+def write(folder: Path) -> Path:
+    """Write the card of a folder of scored shards, unless it is there; returns its path.
+
+    Raises InputError if the folder holds no shards, or not all of them.
+    """
+    path, text = folder / NAME, render(folder).encode()
+    if not path.exists() or path.read_bytes() != text:
+        with replacing(path) as file:
+            file.write(text)
+    return path
+
+
+def render(folder: Path) -> str:
+    """The card's text: its YAML header for the hub, and what a reader wants to know."""
+    from huggingface_hub import DatasetCardData
+    from jinja2 import Environment, PackageLoader, StrictUndefined
+
+    paths = shards.shard_paths(folder)
+    metadata = shards.read_metadata(paths[0])
+    entries = manifest.read(folder)
+    rows = sum((entries.get(path.name) or manifest.entry(path))["rows"] for path in paths)
+    imported = RATING in metadata["tgo.rewards"]
+    header = DatasetCardData(
+        pretty_name="Rated images" if imported else "Scored images",
+        task_categories=["text-to-image"],
+        size_categories=_size_category(rows),
+        tags=["preference", "scalar-feedback", "tgo"],
+        configs=[
+            {
+                "config_name": "default",
+                "data_files": [{"split": "train", "path": "shard-*.parquet"}],
+            }
+        ],
+    )
+    environment = Environment(
+        loader=PackageLoader("pipeline"),
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+        autoescape=False,  # Markdown, from what our own shards say of themselves
+    )
+    return environment.get_template("dataset_card.md.j2").render(
+        header=header.to_yaml(),
+        rows=rows,
+        shards=len(paths),
+        imported=imported,
+        generator=_generator(metadata["tgo.fingerprint"]["images"]),
+        rewards=metadata["tgo.rewards"],
+        codes=metadata["tgo.codes"],
+        versions=metadata["tgo.versions"],
+    )
+
+
+def _generator(images: dict[str, Any]) -> dict[str, Any]:
+    described: dict[str, Any] = images["generator"]
+    return {key: value for key, value in described.items() if key != "code_shape"}
+
+
+def _size_category(rows: int) -> str:
+    if rows < 1000:
+        return "n<1K"
+    place = min(len(str(rows)) - 4, len(_SIZES) - 2)
+    return f"{_SIZES[place]}<n<{_SIZES[place + 1]}"

@@ -1,0 +1,290 @@
+"""Scored and labelled shards: Parquet files with checksums, and nothing else in their folder.
+
+A scored shard has one row an image: where it comes from, the picture, what training consumes
+(`codes`) and one float32 column per reward model. `datasets.load_dataset(folder)` opens the
+folder and shows the pictures. A labelled shard has the same name and rows, without pictures.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from pipeline.errors import InputError
+from pipeline.storage.atomic import Commits, canonical, replacing
+from pipeline.storage.shard_writer import writing
+
+LABEL_ROWS_PER_GROUP = 1 << 16
+LABEL_PAGE_BYTES = 1 << 16  # before compression: pages that stay in cache cost a sixth less
+BATCH_ROWS = 1 << 18  # read at a time: a column of them fits into a core's cache
+FIXED_COLUMNS = (
+    "id",
+    "prompt",
+    "prompt_id",
+    "domain",
+    "replicate",
+    "seed",
+    "status",
+    "error",
+    "image",
+    "codes",
+)
+"""A scored shard's columns before those of the reward models."""
+LABELLED_SCHEMA = pa.schema(
+    {
+        "id": pa.string(),
+        "score": pa.float32(),
+        "threshold": pa.float32(),
+        "label": pa.int8(),  # 1, 0, or -1 for a row excluded from training
+        "weight": pa.float32(),
+    }
+)
+pa.set_memory_pool(pa.system_memory_pool())
+"""The others return freed pages between batches; getting them anew costs a tenth of stage two."""
+_NAME = re.compile(r"shard-(\d{5})-of-(\d{5})\.parquet")
+
+
+def shard_name(index: int, count: int) -> str:
+    """File name of shard `index`, from 0, of `count`."""
+    return f"shard-{index:05d}-of-{count:05d}.parquet"
+
+
+def shard_paths(folder: Path) -> list[Path]:
+    """All shards of a finished folder in order; InputError if none or not all are there."""
+    paths = present(folder)
+    if not paths:
+        raise InputError(f"{folder}: holds no shards; run the stage that writes it (`dvc repro`)")
+    count = int(_NAME.fullmatch(paths[0].name)[2])  # type: ignore[index]
+    wanted = [shard_name(index, count) for index in range(count)]
+    missing = sorted(set(wanted) - {path.name for path in paths})
+    if missing or len(paths) != count:
+        what = f"{missing[0]} is missing" if missing else f"{paths[-1].name} does not belong there"
+        raise InputError(
+            f"{folder}: {what}; run the stage that writes it again, it completes the folder"
+        )
+    return paths
+
+
+def present(folder: Path) -> list[Path]:
+    """The shards that are there, complete set or not, in the order of their names."""
+    return sorted(path for path in folder.glob("shard-*.parquet") if _NAME.fullmatch(path.name))
+
+
+def is_whole(folder: Path) -> bool:
+    """Whether every shard that the names speak of is there."""
+    paths = present(folder)
+    return bool(paths) and all(
+        path.name == shard_name(number, len(paths)) for number, path in enumerate(paths)
+    )
+
+
+def index_of(path: Path) -> int:
+    """The number of a shard, from 0, by its name."""
+    return int(_NAME.fullmatch(path.name)[1])  # type: ignore[index]
+
+
+def scored_schema(
+    rewards: Sequence[str],
+    code_shape: Sequence[int],
+    metadata: Mapping[str, Any],
+    counts: Sequence[str] = (),
+) -> pa.Schema:
+    """Arrow schema of a scored shard; `metadata` goes into the file as canonical JSON values.
+
+    `counts` are further columns of whole numbers.
+
+    Each reward's column carries its entry of `tgo.rewards` as well, so that it keeps it when it is
+    copied into another table.
+    """
+    from datasets import Features, Image, List, Value
+
+    text = Value("string")
+    kinds: dict[str, Any] = dict.fromkeys(FIXED_COLUMNS, text)
+    kinds |= {"replicate": Value("int32"), "seed": Value("int64"), "image": Image()}
+    stored = metadata.get("tgo.codes", {}).get("dtype", "float16")
+    kinds["codes"] = List(Value(stored), length=int(np.prod(code_shape)))
+    kinds |= {reward: Value("float32") for reward in rewards}
+    kinds |= {count: Value("int32") for count in counts}
+    schema = Features(kinds).arrow_schema
+    own = {key: canonical(value) for key, value in metadata.items()}
+    schema = annotated(schema, metadata.get("tgo.rewards", {}))
+    return schema.with_metadata({**schema.metadata, **own})
+
+
+def annotated(schema: pa.Schema, facts: Mapping[str, Any]) -> pa.Schema:
+    """The schema with what is known of each reward model on its column, under `tgo.reward`."""
+    for name in facts:
+        place = schema.get_field_index(name)
+        if place >= 0:
+            told = {"tgo.reward": canonical(facts[name])}
+            schema = schema.set(place, schema.field(place).with_metadata(told))
+    return schema
+
+
+def write_shard(path: Path, table: pa.Table) -> None:
+    """Write a shard that is there as a whole; otherwise as `writing`."""
+    with writing(path, table.schema) as shard:
+        shard.add(table)
+
+
+def write_labels(
+    path: Path, tables: Iterable[pa.Table], schema: pa.Schema, commits: Commits | None = None
+) -> None:
+    """Write a labelled shard under its final name in one step, table by table.
+
+    Scores and weights are not compressed, since they would hardly shrink; labels are packed into
+    three bits, which is faster and smaller than compressing them; ids have no statistics, since
+    nobody looks for a range of them. Row groups are large: a reader wants columns.
+    """
+    plain = ("score", "label", "weight")
+    squeezed = [name for name in schema.names if name not in plain]
+    with (
+        replacing(path, commits) as file,
+        pq.ParquetWriter(
+            file,
+            schema,
+            compression=dict.fromkeys(squeezed, "zstd") | dict.fromkeys(plain, "none"),
+            compression_level=dict.fromkeys(squeezed, 1),
+            use_dictionary=False,
+            column_encoding={"label": "DELTA_BINARY_PACKED"},
+            data_page_size=LABEL_PAGE_BYTES,
+            write_statistics=[name for name in schema.names if name != "id"],
+            write_page_checksum=True,
+            write_page_index=True,
+        ) as writer,
+    ):
+        for table in tables:
+            writer.write_table(table, LABEL_ROWS_PER_GROUP)
+
+
+def read_shard(
+    path: Path, columns: Sequence[str] | None = None, row_group: int | None = None
+) -> pa.Table:
+    """Columns (all if None) of a shard or of one of its row groups, checksums verified.
+
+    Raises InputError naming the file when it is missing, truncated or damaged, and naming the
+    column when that is absent.
+    """
+    try:
+        with pq.ParquetFile(path, page_checksum_verification=True) as file:
+            _require(path, columns or (), file.schema_arrow)
+            names = None if columns is None else list(columns)
+            if row_group is None:
+                return file.read(names)
+            return file.read_row_group(row_group, names)
+    except (pa.ArrowException, OSError) as error:
+        raise _damaged(path, error) from None
+
+
+def batches(path: Path, columns: Sequence[str], rows: int = BATCH_ROWS) -> Iterator[pa.Table]:
+    """Columns of a shard in tables of whole row groups, `rows` rows or one row group at a time.
+
+    Strings other than ids come dictionary-coded, as they are stored: no row costs a string.
+    Otherwise as `read_shard`, on the calling thread.
+    """
+    try:
+        with pq.ParquetFile(
+            path,
+            page_checksum_verification=True,
+            read_dictionary=[name for name in columns if name != "id"],  # numbers stay numbers
+        ) as file:
+            for groups in _runs(file.metadata, rows):
+                yield file.read_row_groups(groups, list(columns), use_threads=False)
+    except KeyError as error:
+        raise _absent(path, error.args[0].decode()) from None
+    except (pa.ArrowException, OSError) as error:
+        raise _damaged(path, error) from None
+
+
+def count_rows(paths: Sequence[Path]) -> int:
+    """Rows of some shards, from their footers; InputError as for `read_shard`."""
+    total = 0
+    for path in paths:
+        try:
+            total += pq.read_metadata(path).num_rows
+        except (pa.ArrowException, OSError) as error:
+            raise _damaged(path, error) from None
+    return total
+
+
+def _runs(metadata: pq.FileMetaData, rows: int) -> Iterator[list[int]]:
+    """Numbers of consecutive row groups, together at least `rows` rows (but for the last)."""
+    run, held = [], 0
+    for number in range(metadata.num_row_groups):
+        run.append(number)
+        held += metadata.row_group(number).num_rows
+        if held >= rows:
+            yield run
+            run, held = [], 0
+    if run:
+        yield run
+
+
+def read_metadata(path: Path) -> dict[str, Any]:
+    """The project's own metadata of a shard (keys `tgo.*`); InputError as for `read_shard`."""
+    try:
+        with pq.ParquetFile(path) as file:
+            found = file.schema_arrow.metadata or {}
+        return {
+            key.decode(): json.loads(value)
+            for key, value in found.items()
+            if key.startswith(b"tgo.")
+        }
+    except (pa.ArrowException, OSError, ValueError) as error:
+        raise _damaged(path, error) from None
+
+
+def read_schema(path: Path) -> pa.Schema:
+    """The columns of a shard; InputError as for `read_shard`."""
+    try:
+        return pq.read_schema(path)
+    except (pa.ArrowException, OSError) as error:
+        raise _damaged(path, error) from None
+
+
+def read_scores(folder: Path, reward: str) -> pa.Table:
+    """id, prompt_id, domain, status and `reward` of every row of a scored folder, in order."""
+    columns = ["id", "prompt_id", "domain", "status", reward]
+    return pa.concat_tables(read_shard(path, columns) for path in shard_paths(folder))
+
+
+def read_codes(path: Path, row_group: int | None = None) -> np.ndarray:
+    """Codes [n, *code_shape] of a scored shard or of one row group, in their stored type.
+
+    The rows of images that failed have none and come as NaN, so that every row keeps its place.
+    """
+    shape = read_metadata(path)["tgo.codes"]["shape"]
+    column = read_shard(path, ["codes"], row_group)["codes"].combine_chunks()
+    # not flatten(), which leaves out missing rows and shifts all that follow
+    values = column.values.slice(column.offset * column.type.list_size)
+    return values.to_numpy(zero_copy_only=False).reshape(len(column), *shape)
+
+
+def _require(path: Path, columns: Sequence[str], schema: pa.Schema) -> None:
+    absent = set(columns) - set(schema.names)
+    if absent:
+        raise _absent(path, sorted(absent)[0])
+
+
+def _absent(path: Path, column: str) -> InputError:
+    return InputError(
+        f"{path}: has no column {column!r}; run `tgo score` again with that reward model in "
+        "params.yaml"
+    )
+
+
+def _damaged(path: Path, error: Exception) -> InputError:
+    if isinstance(error, FileNotFoundError):
+        return InputError(f"{path}: is missing; run the stage that writes it again")
+    reason = " ".join(str(error).split())[:160]
+    return InputError(
+        f"{path}: is truncated or damaged ({reason}); run the stage that writes it again, "
+        "it makes this shard anew"
+    )

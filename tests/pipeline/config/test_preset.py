@@ -1,0 +1,79 @@
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
+
+from pipeline.config import preset, settings
+from pipeline.errors import InputError
+
+ROOT = Path(__file__).parents[3]
+
+
+@pytest.fixture
+def params(tmp_path: Path) -> Path:
+    return Path(shutil.copy(ROOT / "params.yaml", tmp_path))
+
+
+def test_a_preset_changes_values_and_keeps_comments_and_order(params: Path) -> None:
+    before = params.read_text()
+    changes = preset.apply("ci", ROOT / "presets", params)
+    assert "score.prompts: 512 -> 64" in changes
+    assert settings.load(params).score.prompts == 64
+    after = params.read_text()
+    assert [line.partition("#")[2] for line in after.splitlines()] == [
+        line.partition("#")[2] for line in before.splitlines()
+    ]
+    assert preset.apply("ci", ROOT / "presets", params) == []
+
+
+def test_the_world_preset_brings_the_shipped_settings_back(params: Path) -> None:
+    assert preset.apply("world", ROOT / "presets", params) == []
+    preset.apply("ci", ROOT / "presets", params)
+    preset.apply("world", ROOT / "presets", params)
+    assert settings.load(params) == settings.load(ROOT / "params.yaml")
+
+
+EXTENDING = sorted(
+    path.stem for path in (ROOT / "presets").glob("*.yaml") if "extends: " in path.read_text()
+)
+
+
+@pytest.mark.parametrize("name", EXTENDING)
+def test_nothing_of_an_earlier_preset_stays(params: Path, tmp_path: Path, name: str) -> None:
+    (tmp_path / "fresh").mkdir()
+    fresh = Path(shutil.copy(params, tmp_path / "fresh"))
+    preset.apply(name, ROOT / "presets", fresh)
+    for earlier in EXTENDING:
+        preset.apply(earlier, ROOT / "presets", params)
+    preset.apply(name, ROOT / "presets", params)
+    assert settings.load(params) == settings.load(fresh)
+    preset.apply("world", ROOT / "presets", params)
+    assert settings.load(params) == settings.load(ROOT / "params.yaml")
+
+
+def test_test_sets_of_a_preset_take_the_place_of_those_there(params: Path) -> None:
+    changes = preset.apply("sd15", ROOT / "presets", params)
+    assert set(settings.load(params).prompts.tests) == {"parti", "hpsv2"}
+    assert any(line.startswith("prompts.tests: {'seen'") for line in changes)
+    assert "generator.steps: 16 -> 50" in changes
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "presets").glob("*.yaml")), ids=lambda p: p.stem)
+def test_every_preset_is_valid(params: Path, path: Path) -> None:
+    preset.apply(path.stem, path.parent, params)
+    settings.load(params)
+
+
+def test_an_unknown_or_wrong_preset_changes_nothing(params: Path, tmp_path: Path) -> None:
+    before = params.read_text()
+    with pytest.raises(InputError, match="did you mean world"):
+        preset.apply("wrld", ROOT / "presets", params)
+    (tmp_path / "wrong.yaml").write_text("label: {percentile: 200}\n")
+    with pytest.raises(InputError, match=r"wrong\.yaml: label\.percentile = 200"):
+        preset.apply("wrong", tmp_path, params)
+    (tmp_path / "typo.yaml").write_text("labels: 3\n")
+    with pytest.raises(InputError, match="did you mean label"):
+        preset.apply("typo", tmp_path, params)
+    assert params.read_text() == before
