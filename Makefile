@@ -29,7 +29,7 @@ repro: setup
 
 # one thread a worker: the models of tests are too small for more
 test: setup
-	OMP_NUM_THREADS=1 pytest --numprocesses logical --maxprocesses 4 --dist loadfile
+	OMP_NUM_THREADS=1 pytest --numprocesses logical --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 
 lint: setup
 	ruff check
