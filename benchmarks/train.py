@@ -33,8 +33,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from benchmarks.generator_sizes import SIZES
 from benchmarks.train_rivals import Usual, time_streams
-from benchmarks.train_rows import SIZES, Place, world, write
+from benchmarks.train_rows import Place, world, write
 from pipeline.generators import load_generator
 from trainer.distributed import World
 from trainer.journal import Log, summary
