@@ -29,10 +29,6 @@ from trainer import train
 
 ROOT = Path("data/claims")
 SEEDS = (0, 1, 2)
-# what differs from params.yaml; the settings of a rival are chosen like ours, by `choose`
-RIVALS: dict[str, dict[str, Any]] = {
-    "sft": {"train.objective": "sft", "train.learning_rate": 1e-3},
-}
 # all of every test set, twice what the stage looks at: gold accuracy needs the narrower intervals
 TEST = {"evaluate.prompts": 256}
 
@@ -45,14 +41,30 @@ def _tgo(beta: float, rate: float, **others: float) -> dict[str, Any]:
     }
 
 
-CANDIDATES: tuple[dict[str, Any], ...] = (
-    *(_tgo(1.0, rate) for rate in (1e-4, 3e-4, 1e-3)),
-    *(_tgo(beta, 1e-4) for beta in (0.05, 0.2, 5.0)),
-    *(_tgo(0.2, rate) for rate in (3e-5, 3e-4)),
-    _tgo(1.0, 1e-4, confidence=0.0),
-    *(_tgo(1.0, 1e-4, percentile=percentile) for percentile in (20.0, 80.0)),
-    *({"train.objective": "sft", "train.learning_rate": rate} for rate in (1e-4, 3e-4, 1e-3, 3e-3)),
-)
+def _sft(*rates: float) -> list[dict[str, Any]]:
+    return [{"train.objective": "sft", "train.learning_rate": rate} for rate in rates]
+
+
+CANDIDATES: dict[str, tuple[dict[str, Any], ...]] = {
+    "diffusion": (
+        *(_tgo(1.0, rate) for rate in (1e-4, 3e-4, 1e-3)),
+        *(_tgo(beta, 1e-4) for beta in (0.05, 0.2, 5.0)),
+        *(_tgo(0.2, rate) for rate in (3e-5, 3e-4)),
+        _tgo(1.0, 1e-4, confidence=0.0),
+        *(_tgo(1.0, 1e-4, percentile=percentile) for percentile in (20.0, 80.0)),
+        *_sft(1e-4, 3e-4, 1e-3, 3e-3),
+    ),
+    "amused": (
+        *(_tgo(10.0, rate) for rate in (3e-5, 1e-4, 3e-4)),
+        *(_tgo(beta, 1e-4) for beta in (1.0, 3.0, 30.0)),
+        *_sft(3e-5, 1e-4, 3e-4, 1e-3),
+    ),
+}
+"""By family: what differs from params.yaml."""
+RIVALS: dict[str, dict[str, dict[str, Any]]] = {
+    "diffusion": {"sft": _sft(1e-3)[0]},
+}
+"""By family: their settings are chosen like ours, by `choose`."""
 
 
 def changed(settings: Settings, changes: Mapping[str, Any]) -> Settings:
@@ -91,7 +103,7 @@ def trained_all(runs: Mapping[str, Settings]) -> dict[str, Path]:
 def choose(settings: Settings) -> None:
     """The gain of the feedback reward on the validation prompts, for every candidate."""
     reward = settings.label.leading
-    names = {_name(changes): changes for changes in CANDIDATES}
+    names = {_name(changes): changes for changes in CANDIDATES[settings.generator.family]}
     runs = {name: changed(settings, changes) for name, changes in names.items()}
     rows = []
     for name, model in trained_all(runs).items():
@@ -108,9 +120,10 @@ def _name(changes: Mapping[str, Any]) -> str:
 
 def test(settings: Settings) -> None:
     """Ours and each rival on the test sets, seed by seed."""
+    contenders = {settings.train.objective: {}, **RIVALS[settings.generator.family]}
     runs = {
         f"{objective}-{seed}": changed(settings, {**TEST, **changes, "train.seed": seed})
-        for objective, changes in {settings.train.objective: {}, **RIVALS}.items()
+        for objective, changes in contenders.items()
         for seed in SEEDS
     }
     results: dict[str, Any] = {}

@@ -122,12 +122,18 @@ class Usual:
                 yield [pictures[n] for n in chosen], [prompts[n] for n in chosen], label
 
 
-def time_streams(root: Path, repeats: int, rows: int = 8192) -> dict[str, Any]:
-    """Rows/s of our stream and of `datasets`, shuffled, from one process, on the same shard."""
-    write_rows(root, LATENT, (1, 8), rows, pixels=None)
+def time_streams(root: Path, repeats: int, count: int = 16) -> dict[str, Any]:
+    """Rows/s of our stream and of `datasets`, shuffled, from one process, on the same shards.
+
+    They have 512 rows each, as docs/scale.md proposes for 512 px.
+    """
+    rows = 512 * count
+    for number in range(count):
+        write_rows(root, LATENT, (1, 8), 512, pixels=None, place=(number, count))
+    own = LabelledRows(root / "scored", root / "labelled", root / "embeddings")
     rivals = {
-        "tgo": partial(_own, root, workers=0),
-        "tgo, 2 workers": partial(_own, root, workers=2),
+        "tgo": partial(_own, own, workers=0),
+        "tgo, 2 workers": partial(_own, own, workers=2),
         "datasets": partial(_datasets, root),
     }
     took: dict[str, list[float]] = {name: [] for name in rivals}
@@ -149,8 +155,7 @@ def time_streams(root: Path, repeats: int, rows: int = 8192) -> dict[str, Any]:
     }
 
 
-def _own(root: Path, workers: int) -> Iterator[Any]:
-    rows = LabelledRows(root / "scored", root / "labelled", root / "embeddings")
+def _own(rows: LabelledRows, workers: int) -> Iterator[Any]:
     with closing(Stream(rows, seed=0, batch_size=BATCH, workers=workers).batches()) as batches:
         yield from batches
 

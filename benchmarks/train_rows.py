@@ -66,11 +66,19 @@ def _with(chosen: Settings, train: dict[str, Any], **groups: Any) -> Settings:
 
 
 def write_rows(
-    root: Path, shape: Sequence[int], text: tuple[int, int], rows: int, pixels: int | None
+    root: Path,
+    shape: Sequence[int],
+    text: tuple[int, int],
+    rows: int,
+    pixels: int | None,
+    place: tuple[int, int] = (0, 1),
 ) -> None:
-    """A labelled shard of ``rows`` random rows; pictures of ``pixels`` a side, or none."""
-    random, name = np.random.default_rng(0), shards.shard_name(0, 1)
-    number = np.arange(rows)
+    """A labelled shard of ``rows`` random rows; pictures of ``pixels`` a side, or none.
+
+    ``place`` is its number and how many shards there are.
+    """
+    random, name = np.random.default_rng(place[0]), shards.shard_name(*place)
+    number = np.arange(rows) + place[0] * rows
     prompts = [f"p{at // PER_PROMPT}" for at in number]
     unique = list(dict.fromkeys(prompts))
     digest = embeddings.write(

@@ -218,10 +218,13 @@ class Learner:
 
     @contextmanager
     def averaging(self) -> Iterator[None]:
-        """The policy has the averaged parameters inside, and its own again, to the bit, after."""
+        """The policy has the averaged parameters inside, and its own again, to the bit, after.
+
+        It is not compiled for the shapes it meets there.
+        """
         self._networks.exchange(self._ema)
         try:
-            with self._networks.autocast():
+            with self._networks.autocast(), torch.compiler.set_stance("force_eager"):
                 yield
         finally:
             self._networks.exchange(self._ema)
@@ -235,7 +238,8 @@ class Learner:
             outcome = self._objective.loss(terms, self._state)
             torch.autograd.grad(outcome.loss.mean(), self._parameters, allow_unused=True)
 
-        return counted(update) / len(few.label)
+        with torch.compiler.set_stance("force_eager"):  # the counter sees no compiled product
+            return counted(update) / len(few.label)
 
     def averaged(self) -> nn.Module:
         """The policy with the averaged parameters in it: the result. No update may follow."""

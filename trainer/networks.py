@@ -49,6 +49,11 @@ class Networks:
             network.requires_grad_(True)
         if train.gradient_checkpointing:
             _checkpoint(network)
+        for each in filter(None, (network, self._reference)):
+            if world.device.type == "cuda" and not world.sharded:  # FSDP wants weights contiguous
+                each.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+            if train.compile:
+                each.compile(dynamic=False)
         self.policy = world.spread(network)
         """What is called where gradients are wanted."""
         self.network = network

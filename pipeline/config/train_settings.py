@@ -151,6 +151,7 @@ class Train(Group):
     lora: Lora | None
     precision: Literal["float32", "bfloat16"] = Field(description="float32 or bfloat16")
     gradient_checkpointing: bool = Field(description="true or false")
+    compile: bool = Field(description="true or false")
     optimizer: Literal["adamw", "adamw8bit", "adafactor"] = Field(
         description="adamw, adamw8bit or adafactor"
     )

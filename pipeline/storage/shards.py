@@ -178,7 +178,8 @@ def read_shard(
             names = None if columns is None else list(columns)
             if row_group is None:
                 return file.read(names)
-            return file.read_row_group(row_group, names)
+            # a small part: handing it to other threads costs more than they save
+            return file.read_row_group(row_group, names, use_threads=False)
     except (pa.ArrowException, OSError) as error:
         raise _damaged(path, error) from None
 

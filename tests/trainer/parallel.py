@@ -5,6 +5,7 @@ from __future__ import annotations
 import multiprocessing as mp
 import os
 import socket
+from functools import partialmethod
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,18 @@ def forking() -> Any:
     context = mp.get_context("forkserver")
     context.set_forkserver_preload(["tests.trainer.imports"])
     return context
+
+
+def capturing(graphs: list[Any]) -> Any:
+    """A `Module.compile` that lists the graphs and generates no code, which would take minutes."""
+    import torch
+    from torch._dynamo.backends.debugging import aot_eager
+
+    def backend(graph: Any, inputs: Any) -> Any:
+        graphs.append(graph)
+        return aot_eager(graph, inputs)
+
+    return partialmethod(torch.nn.Module.compile, backend=backend)
 
 
 def run(
@@ -46,6 +59,8 @@ def _train(
     name: str,
     options: dict[str, Any],
 ) -> None:
+    import torch
+
     from tests.trainer.miniature import Place, make_settings
     from trainer import train
     from trainer.learner import Learner
@@ -65,6 +80,7 @@ def _train(
         original(self, number, batch)
 
     Learner.update = noting  # type: ignore[method-assign]
+    torch.nn.Module.compile = capturing([])  # type: ignore[method-assign]
     place = Place(root)
     train.run(make_settings(model, **options), **place.inputs, **place.outputs(name))
     queue.put((rank, seen))
