@@ -1,167 +1,145 @@
 """How fast stage three is: against the passes it cannot do without, and against the usual loop.
 
-    python -m benchmarks.train                    the world, on the shards of `dvc repro label`
-    python -m benchmarks.train --size tiny        random weights and rows, to see that all runs
-    python -m benchmarks.train --size sd15 --device cuda --batch 16
-                                                  SD 1.5's sizes at 512 px, random weights
+    python -m benchmarks.train --batch 64         the world, on the shards of `dvc repro label`
+    python -m benchmarks.train --size tiny-xl     random weights and rows, to see that all runs
+    python -m benchmarks.train --size sd15 --device cuda --batch 32 --set compile=true
+    python -m benchmarks.train --size sdxl --device cuda --set compile=true
+                                                  SD 1.5 at 512 px and SDXL at 1024 px, random weights
     python -m benchmarks.train --stream           the stream of rows alone, beside `datasets`
 
-The contenders take the same number of updates in turns, and medians count:
+The contenders take the same number of updates, and medians count: in turns on a CPU, whose speed
+wavers; one after the other on a GPU, which could not hold them all.
 
     loop    ours: stream, update (clip, AdamW, moving average, statistics), a log line every 10
+    lora    the same with adapters of rank 16, the reference being the network without them
+    kept    the same as `loop` with the reference's answers kept (`train.reference_cache`)
     bare    forward and backward of the policy and the reference's forward on tensors that are
             there already: what no loop of this objective can do without
     usual   a loop of the usual kind on stock diffusers classes, step by step what the public
             Diffusion-DPO script does: pictures decoded and encoded, text encoded, each network's
             input noised by itself, AdamW, the loss read every step
 
-FLOPs are counted; MFU is of the data sheet's dense bfloat16 peak (trainer/speed.py).
+On a GPU all compute in bfloat16 with float32 weights. FLOPs are counted; MFU is of the data sheet's
+dense bfloat16 peak (trainer/speed.py).
 """
 
 from __future__ import annotations
 
 import argparse
-import copy
+import gc
 import json
 import statistics
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+import yaml
 
 from benchmarks.generator_sizes import SIZES
+from benchmarks.train_loops import Bare, Loop
 from benchmarks.train_rivals import Usual, time_streams
 from benchmarks.train_rows import Place, world, write
-from pipeline.generators import load_generator
-from trainer.distributed import World
-from trainer.journal import Log, summary
-from trainer.learner import Learner
-from trainer.loggers import Loggers
-from trainer.objectives import load_objective
-from trainer.rows import LabelledRows
-from trainer.speed import Speed, peak
-from trainer.stream import Stream
 
-LOG_EVERY = 10
+LORA = {"lora": {"rank": 16, "alpha": 16.0, "targets": None}}
+KEPT = {"reference_cache": 4}
 Contender = Callable[[int], None]
 """Does so many updates."""
 
 
-class Loop:
-    """Our loop as `tgo train` runs it, without checkpoints."""
-
-    def __init__(self, place: Place, device: torch.device) -> None:
-        train = place.settings.train
-        objective = load_objective(train)
-        rows = LabelledRows(place.scored, place.labelled, place.embeddings)
-        family = load_generator(place.settings.generator, device=str(device))
-        self.learner = Learner(family, objective, train, rows.unconditional, World(device))
-        stream = Stream(rows, seed=0, batch_size=train.batch_size, pin=device.type == "cuda")
-        self.batches = stream.batches()
-        first = next(self.batches)
-        self.speed = Speed(self.learner.flops(first), peak(device))
-        self._log = Log(place.reports / "train_log.jsonl", "", Loggers())
-        self._size, self.done = train.batch_size, 0
-        self.waited = 0.0
-        """Seconds in which the stream was waited for."""
-
-    def __call__(self, updates: int) -> None:
-        for _ in range(updates):
-            self.done += 1
-            begin = time.perf_counter()
-            batch = next(self.batches)
-            self.waited += time.perf_counter() - begin
-            self.learner.update(self.done, batch)
-            if self.done % LOG_EVERY == 0:
-                sums = self.learner.statistics.read()
-                self.learner.statistics.reset()
-                line = {"update": self.done, **summary(sums)}
-                self._log.write(line, LOG_EVERY * self._size, self.speed)
+def contenders(place: Place, device: torch.device) -> dict[str, Callable[[], Contender]]:
+    """What makes each of them, ready to run."""
+    return {
+        "loop": partial(Loop, place, device, {}),
+        "lora": partial(Loop, place, device, LORA),
+        "kept": partial(Loop, place, device, KEPT),
+        "bare": partial(Bare, place, device),
+        "usual": partial(Usual, place, device),
+    }
 
 
-class Bare:
-    """Nothing but the passes, on one batch that lies on the device."""
+class Result:
+    """What was seen of one contender."""
 
-    def __init__(self, place: Place, device: torch.device) -> None:
-        self._family = load_generator(place.settings.generator, device=str(device))
-        self._reference = copy.deepcopy(self._family.network).eval()
-        self._policy = self._family.network.eval().requires_grad_(True)
-        rows = LabelledRows(place.scored, place.labelled, place.embeddings)
-        size = place.settings.train.batch_size
-        batch = next(Stream(rows, seed=0, batch_size=size).batches()).to(device)
-        self._codes, self._conditions = batch.codes.float(), batch.conditions
-        drawn = self._family.corrupt(batch.codes.cpu(), torch.Generator().manual_seed(0))
-        self._corruption = type(drawn)(*(part.to(device) for part in drawn))
-        self._parameters = list(self._policy.parameters())
+    def __init__(self) -> None:
+        self.seconds: list[float] = []
+        """Of an update, turn by turn."""
+        self.memory: float | None = None
+        """GB at its peak on the GPU."""
+        self.speed: dict[str, Any] = {}
 
-    def __call__(self, updates: int) -> None:
-        for _ in range(updates):
-            found = self._log_likelihood(self._policy)
-            with torch.no_grad():
-                reference = self._log_likelihood(self._reference)
-            (reference - found).mean().backward()
-            for parameter in self._parameters:
-                parameter.grad = None
-
-    def _log_likelihood(self, network: nn.Module) -> Tensor:
-        given = (self._codes, self._conditions, self._corruption)
-        return self._family.log_likelihood(network, *given, temperature=1.0)
+    def told(self, size: int) -> dict[str, Any]:
+        """Its figures as JSON values."""
+        rate = {"images_per_s": size / statistics.median(self.seconds)}
+        memory = {} if self.memory is None else {"peak_gb": self.memory}
+        return rate | self.speed | memory
 
 
 def measure(
-    contenders: dict[str, Contender], updates: int, repeats: int, device: torch.device
-) -> dict[str, float]:
-    """Median seconds an update of each, in turns after one round to warm up."""
-    seconds: dict[str, list[float]] = {name: [] for name in contenders}
-    for turn in range(repeats + 1):
-        for name, contender in contenders.items():
+    makers: Mapping[str, Callable[[], Contender]], options: argparse.Namespace, size: int
+) -> dict[str, Result]:
+    """Several contenders in turns, after a round to warm up."""
+    device = torch.device(options.device)
+    if device.type == "cuda":
+        torch.cuda.empty_cache()
+        torch.cuda.reset_peak_memory_stats(device)
+    ready = {name: make() for name, make in makers.items()}
+    found = {name: Result() for name in ready}
+    for turn in range(options.repeats + 1):
+        for name, contender in ready.items():
             _wait(device)
             begin = time.perf_counter()
-            contender(updates)
+            contender(options.updates)
             _wait(device)
             if turn:
-                seconds[name].append((time.perf_counter() - begin) / updates)
-    return {name: statistics.median(took) for name, took in seconds.items()}
+                found[name].seconds.append((time.perf_counter() - begin) / options.updates)
+    for name, contender in ready.items():
+        if device.type == "cuda":
+            found[name].memory = torch.cuda.max_memory_allocated(device) / 1e9
+        if isinstance(contender, Loop):
+            found[name].speed = _speed(contender, found[name], size)
+            contender.batches.close()
+    return found
 
 
-def compare(place: Place, options: argparse.Namespace) -> dict[str, Any]:
-    """Everything about the loop, as JSON values."""
-    device = torch.device(options.device)
-    loop = Loop(place, device)
-    memory = _peak_memory(loop, device)
-    contenders: dict[str, Contender] = {
-        "loop": loop,
-        "bare": Bare(place, device),
-        "usual": Usual(place, device),
-    }
-    loop.waited, before = 0.0, loop.done
-    took = measure(contenders, options.updates, options.repeats, device)
-    size = place.settings.train.batch_size
-    told = loop.speed.of(size, took["loop"])
-    loop.batches.close()
+def _speed(loop: Loop, result: Result, size: int) -> dict[str, Any]:
+    seconds = statistics.median(result.seconds)
+    told = loop.speed.of(size, seconds)
     return {
-        "images_per_s": {name: size / seconds for name, seconds in took.items()},
-        "loop_over_bare": took["loop"] / took["bare"],
-        "loop_faster_than_usual_by": took["usual"] / took["loop"],
-        "stream_share_of_the_step": loop.waited / (loop.done - before) / took["loop"],
         "gflop_per_image": (loop.speed.flops or 0) / 1e9,
         "tflops": told["tflops"],
         "mfu": told["mfu"],
-        "peak_gb_of_the_loop": memory,
-    }
+        "stream_share_of_the_step": loop.wait / seconds,
+    } | ({} if loop.filled is None else {"seconds_to_fill": loop.filled})
 
 
-def _peak_memory(loop: Loop, device: torch.device) -> float | None:
-    """GB that an update of the loop needs, alone on the device; None on a CPU."""
-    if device.type != "cuda":
-        return None
-    torch.cuda.reset_peak_memory_stats(device)
-    loop(2)
-    return torch.cuda.max_memory_allocated(device) / 1e9
+def compare(place: Place, options: argparse.Namespace) -> dict[str, Any]:
+    """Everything about the loops, as JSON values."""
+    size = place.settings.train.batch_size
+    makers = contenders(place, torch.device(options.device))
+    chosen = {name: makers[name] for name in options.contenders}
+    found: dict[str, Result] = {}
+    if options.device == "cuda":
+        for name, make in chosen.items():
+            found |= measure({name: make}, options, size)
+            gc.collect()
+    else:
+        found = measure(chosen, options, size)
+    seconds = {name: statistics.median(result.seconds) for name, result in found.items()}
+    return {name: result.told(size) for name, result in found.items()} | _ratios(seconds)
+
+
+def _ratios(seconds: Mapping[str, float]) -> dict[str, float]:
+    """The loop's time over the bare passes', and how many times as fast as the usual one each is."""
+    found = {}
+    if {"loop", "bare"} <= seconds.keys():
+        found["loop_over_bare"] = seconds["loop"] / seconds["bare"]
+    for name in seconds.keys() & {"loop", "lora", "kept"} if "usual" in seconds else ():
+        found[f"{name}_faster_than_usual_by"] = seconds["usual"] / seconds[name]
+    return found
 
 
 def _wait(device: torch.device) -> None:
@@ -169,31 +147,40 @@ def _wait(device: torch.device) -> None:
         torch.cuda.synchronize(device)
 
 
-def main() -> None:
+def _changes(options: argparse.Namespace) -> dict[str, Any]:
+    """What the command line changes of `train`; bfloat16 on a GPU, where nothing else is said."""
+    given = dict(pair.split("=", 1) for pair in options.set)
+    changes = {key: yaml.safe_load(value) for key, value in given.items()}
+    if options.batch is not None:
+        changes["batch_size"] = options.batch
+    return ({"precision": "bfloat16"} if options.device == "cuda" else {}) | changes
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
+    names = ("loop", "lora", "kept", "bare", "usual")
     parser.add_argument("--size", choices=("world", *SIZES), default="world")
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
+    parser.add_argument("--contenders", nargs="+", choices=names, default=names)
     parser.add_argument("--batch", type=int, help="images an update; left out: as the settings")
+    parser.add_argument("--set", nargs="+", default=[], metavar="KEY=VALUE", help="of `train`")
     parser.add_argument("--updates", type=int, default=5, help="of each contender in a turn")
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--stream", action="store_true", help="the stream alone")
     parser.add_argument("--json", type=Path)
-    options = parser.parse_args()
+    options = parser.parse_args(arguments)
     torch.set_num_threads(options.threads)
     with tempfile.TemporaryDirectory() as folder:
-        root = Path(folder)
+        root, changes = Path(folder), _changes(options)
         if options.stream:
             result = time_streams(root, options.repeats)
+        elif options.size == "world":
+            result = compare(world(root, changes), options)
         else:
-            place = (
-                world(root, options.batch)
-                if options.size == "world"
-                else write(options.size, root, options.batch)
-            )
-            result = compare(place, options)
+            result = compare(write(SIZES[options.size], root, changes), options)
     told = {"settings": {key: str(value) for key, value in vars(options).items()}, **result}
     print(json.dumps(told, indent=2))
     if options.json:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import statistics
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import closing
 from functools import partial
 from pathlib import Path
@@ -17,6 +17,7 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 from torch.nn import functional
+from torch.utils.data import DataLoader, Dataset
 
 from benchmarks.train_rows import Place, write_rows
 from pipeline.storage import shards
@@ -32,53 +33,45 @@ class Usual:
     """A step of the usual kind; see `benchmarks.train`. It reads the same shards' pictures."""
 
     def __init__(self, place: Place, device: torch.device) -> None:
-        from diffusers import DDPMScheduler, StableDiffusionPipeline
+        from diffusers import DDPMScheduler, DiffusionPipeline
 
         train = place.settings.train
-        self._size, self._device, self._beta = train.batch_size, device, train.beta
+        self._device, self._half = device, train.precision == "bfloat16"
         self._scale = train.beta / train.temperature
-        pipe = StableDiffusionPipeline.from_pretrained(
-            place.settings.generator.model, safety_checker=None, dtype=torch.float32
+        self._pipe = DiffusionPipeline.from_pretrained(
+            place.settings.generator.model, dtype=torch.float32
         ).to(device)
-        self._vae, self._text, self._words = pipe.vae, pipe.text_encoder, pipe.tokenizer
-        self._policy = pipe.unet.requires_grad_(True)
-        self._reference = type(pipe.unet).from_config(pipe.unet.config).to(device)
-        self._reference.load_state_dict(pipe.unet.state_dict())
-        for frozen in (self._vae, self._text, self._reference):
+        self._policy = self._pipe.unet.requires_grad_(True)
+        self._reference = type(self._policy).from_config(self._policy.config).to(device)
+        self._reference.load_state_dict(self._policy.state_dict())
+        encoders = [self._pipe.text_encoder, getattr(self._pipe, "text_encoder_2", None)]
+        for frozen in filter(None, (self._pipe.vae, self._reference, *encoders)):
             frozen.requires_grad_(False).eval()
-        self._schedule = DDPMScheduler.from_config(pipe.scheduler.config)
+            if self._half:  # what is not trained is kept as it computes
+                frozen.to(torch.bfloat16)
+        self._schedule = DDPMScheduler.from_config(self._pipe.scheduler.config)
         self._optimizer = torch.optim.AdamW(self._policy.parameters(), lr=train.learning_rate)
-        self._rows = self._pictures(place)
+        self._rows = _pictures(place, workers=4 if device.type == "cuda" else 0)
 
     def __call__(self, updates: int) -> None:
         for _ in range(updates):
             self._step(*next(self._rows))
 
-    def _step(self, pictures: list[bytes], prompts: list[str], label: Tensor) -> float:
-        pixels = np.stack(
-            [np.asarray(Image.open(io.BytesIO(png)).convert("RGB")) for png in pictures]
-        )
-        images = torch.from_numpy(pixels).permute(0, 3, 1, 2).to(self._device) / 127.5 - 1
-        half = torch.autocast(self._device.type, torch.bfloat16, self._device.type == "cuda")
-        with half:
+    def _step(self, pixels: Tensor, prompts: Sequence[str], label: Tensor) -> float:
+        images = pixels.to(self._device) / 127.5 - 1
+        with torch.autocast(self._device.type, torch.bfloat16, enabled=self._half):
             with torch.no_grad():
-                latents = self._vae.encode(images).latent_dist.sample()
-                latents = latents * self._vae.config.scaling_factor
-                tokens = self._words(
-                    prompts,
-                    padding="max_length",
-                    max_length=self._words.model_max_length,
-                    truncation=True,
-                    return_tensors="pt",
-                ).to(self._device)
-                context = self._text(tokens.input_ids)[0]
+                images = images.to(self._pipe.vae.dtype)
+                latents = self._pipe.vae.encode(images).latent_dist.sample()
+                latents = latents * self._pipe.vae.config.scaling_factor
+                given = self._conditions(prompts, images.shape[-1])
             noise = torch.randn_like(latents)
             count = self._schedule.config.num_train_timesteps
             times = torch.randint(count, (len(latents),), device=self._device)
             target = self._target(latents, noise, times)
-            error = self._error(self._policy, latents, noise, times, context, target)
+            error = self._error(self._policy, latents, noise, times, given, target)
             with torch.no_grad():
-                reference = self._error(self._reference, latents, noise, times, context, target)
+                reference = self._error(self._reference, latents, noise, times, given, target)
             side = 2 * label.to(self._device) - 1
             loss = -functional.logsigmoid(side * self._scale * (reference - error)).mean()
         loss.backward()
@@ -87,17 +80,32 @@ class Usual:
         self._optimizer.zero_grad()
         return loss.item()
 
+    def _conditions(self, prompts: Sequence[str], pixels: int) -> dict[str, Any]:
+        """What the text encoders and, for SDXL, the image's size give the network."""
+        encoded = self._pipe.encode_prompt(
+            list(prompts),
+            device=self._device,
+            num_images_per_prompt=1,
+            do_classifier_free_guidance=False,
+        )
+        found: dict[str, Any] = {"encoder_hidden_states": encoded[0]}
+        if len(encoded) > 2:
+            told = torch.tensor([pixels, pixels, 0, 0, pixels, pixels], device=self._device)
+            ids = told.to(encoded[2].dtype).expand(len(prompts), -1)
+            found["added_cond_kwargs"] = {"text_embeds": encoded[2], "time_ids": ids}
+        return found
+
     def _error(
         self,
         network: nn.Module,
         latents: Tensor,
         noise: Tensor,
         times: Tensor,
-        context: Tensor,
+        given: dict[str, Any],
         target: Tensor,
     ) -> Tensor:
         noised = self._schedule.add_noise(latents, noise, times)
-        prediction = network(noised, times, encoder_hidden_states=context).sample
+        prediction = network(noised, times, **given).sample
         return (prediction.float() - target.float()).square().mean(dim=(1, 2, 3))
 
     def _target(self, latents: Tensor, noise: Tensor, times: Tensor) -> Tensor:
@@ -105,21 +113,34 @@ class Usual:
             return self._schedule.get_velocity(latents, noise, times)
         return noise
 
-    def _pictures(self, place: Place) -> Iterator[tuple[list[bytes], list[str], Tensor]]:
-        """Batches in shuffled order, from memory: reading is not what is compared here."""
-        pictures: list[bytes] = []
-        prompts: list[str] = []
-        for path in shards.shard_paths(place.scored):
-            table = pq.read_table(path, columns=["image", "prompt"])
-            pictures += [row["bytes"] for row in table["image"].to_pylist()]
-            prompts += table["prompt"].to_pylist()
-        random = np.random.default_rng(0)
-        while True:
-            order = random.permutation(len(pictures))
-            for at in range(0, len(order) - self._size + 1, self._size):
-                chosen = order[at : at + self._size]
-                label = torch.from_numpy(random.integers(0, 2, self._size)).float()
-                yield [pictures[n] for n in chosen], [prompts[n] for n in chosen], label
+
+class _Pictures(Dataset[tuple[Tensor, str, float]]):
+    """Decoded pictures with prompts and labels; PNGs in memory, as reading is not compared here."""
+
+    def __init__(self, place: Place) -> None:
+        tables = [
+            pq.read_table(path, columns=["image", "prompt"])
+            for path in shards.shard_paths(place.scored)
+        ]
+        self._pngs = [row["bytes"] for table in tables for row in table["image"].to_pylist()]
+        self._prompts = [prompt for table in tables for prompt in table["prompt"].to_pylist()]
+
+    def __len__(self) -> int:
+        return len(self._pngs)
+
+    def __getitem__(self, number: int) -> tuple[Tensor, str, float]:
+        pixels = np.array(Image.open(io.BytesIO(self._pngs[number])).convert("RGB"))
+        return torch.from_numpy(pixels).permute(2, 0, 1), self._prompts[number], number % 2
+
+
+def _pictures(place: Place, workers: int) -> Iterator[Any]:
+    """Batches in shuffled order, for ever."""
+    size = place.settings.train.batch_size
+    loader: DataLoader[Any] = DataLoader(
+        _Pictures(place), size, shuffle=True, drop_last=True, num_workers=workers
+    )
+    while True:
+        yield from loader
 
 
 def time_streams(root: Path, repeats: int, count: int = 16) -> dict[str, Any]:
@@ -129,7 +150,7 @@ def time_streams(root: Path, repeats: int, count: int = 16) -> dict[str, Any]:
     """
     rows = 512 * count
     for number in range(count):
-        write_rows(root, LATENT, (1, 8), 512, pixels=None, place=(number, count))
+        write_rows(root, LATENT, {"embeddings": (1, 8)}, 512, pixels=None, place=(number, count))
     own = LabelledRows(root / "scored", root / "labelled", root / "embeddings")
     rivals = {
         "tgo": partial(_own, own, workers=0),
@@ -163,7 +184,6 @@ def _own(rows: LabelledRows, workers: int) -> Iterator[Any]:
 def _datasets(root: Path) -> Iterator[Any]:
     """Streamed, shuffled in a buffer, stacked by a DataLoader: what its documentation shows."""
     from datasets import load_dataset
-    from torch.utils.data import DataLoader
 
     files = [str(path) for path in shards.shard_paths(root / "scored")]
     stream = load_dataset("parquet", data_files=files, split="train", streaming=True)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,7 @@ import pyarrow as pa
 import torch
 from PIL import Image
 
-from benchmarks.generator_sizes import SIZES, write_model
+from benchmarks.generator_sizes import Size, write_model
 from pipeline import layout
 from pipeline.config import settings
 from pipeline.config.settings import Settings
@@ -34,41 +34,37 @@ class Place:
     reports: Path
 
 
-def world(root: Path, batch: int | None) -> Place:
+def world(root: Path, train: Mapping[str, Any]) -> Place:
     """The default run's shards in the working directory; reports go to ``root``."""
     if not layout.LABELLED.is_dir():
         raise InputError(f"{layout.LABELLED}: is missing; run `dvc repro label` first")
-    chosen = settings.load(layout.PARAMS)
-    return Place(
-        _with(chosen, {} if batch is None else {"batch_size": batch}),
-        layout.SCORED,
-        layout.LABELLED,
-        layout.EMBEDDINGS,
-        root,
-    )
+    chosen = with_train(settings.load(layout.PARAMS), train)
+    return Place(chosen, layout.SCORED, layout.LABELLED, layout.EMBEDDINGS, root)
 
 
-def write(name: str, root: Path, batch: int | None) -> Place:
+def write(size: Size, root: Path, train: Mapping[str, Any]) -> Place:
     """A model of a size with random weights and rows enough for two batches, below ``root``."""
-    size = SIZES[name]
-    rows = 2 * (batch or size.batch)
+    chosen = with_train(settings.load(layout.PARAMS), {"batch_size": size.batch} | dict(train))
     write_model(size, root / "model")
     shape = (4, size.latent, size.latent)
-    write_rows(root, shape, (77, size.width), rows, pixels=size.latent * 2 ** (len(size.vae) - 1))
-    chosen = settings.load(layout.PARAMS)
-    generator = chosen.generator.model_copy(update={"model": str(root / "model")})
-    chosen = _with(chosen, {"batch_size": batch or size.batch}, generator=generator)
+    write_rows(root, shape, size.conditions, 2 * chosen.train.batch_size, pixels=size.pixels)
+    told = {"model": str(root / "model"), "family": size.family}
+    generator = chosen.generator.model_copy(update=told)
+    chosen = chosen.model_copy(update={"generator": generator})
     return Place(chosen, root / "scored", root / "labelled", root / "embeddings", root)
 
 
-def _with(chosen: Settings, train: dict[str, Any], **groups: Any) -> Settings:
-    return chosen.model_copy(update={"train": chosen.train.model_copy(update=train), **groups})
+def with_train(chosen: Settings, train: Mapping[str, Any]) -> Settings:
+    """Settings with some of ``train`` changed, checked again as a whole."""
+    values = chosen.model_dump()
+    values["train"] |= train
+    return Settings.model_validate(values)
 
 
 def write_rows(
     root: Path,
     shape: Sequence[int],
-    text: tuple[int, int],
+    conditions: Mapping[str, tuple[int, ...]],
     rows: int,
     pixels: int | None,
     place: tuple[int, int] = (0, 1),
@@ -84,8 +80,8 @@ def write_rows(
     digest = embeddings.write(
         embeddings.path_for(root / "embeddings", Path(name)),
         embeddings.Embeddings(
-            {"embeddings": torch.randn(len(unique), *text).half()},
-            {"embeddings": torch.randn(*text).half()},
+            {name: torch.randn(len(unique), *one).half() for name, one in conditions.items()},
+            {name: torch.randn(one).half() for name, one in conditions.items()},
         ),
         unique,
     )

@@ -34,6 +34,7 @@ class Networks:
         self._half = train.precision == "bfloat16"
         self._device = world.device
         self._adapted = train.lora is not None
+        self._recomputes = train.gradient_checkpointing
         network = family.network.eval()
         self._reference: nn.Module | None = None
         self._earlier: list[Tensor] | None = None
@@ -82,6 +83,18 @@ class Networks:
             else:
                 with adapters.switched_off(self.network):
                     yield self.network
+
+    @contextmanager
+    def plain(self) -> Iterator[None]:
+        """Inside, what is computed can be counted: not compiled, and no activation twice."""
+        with torch.compiler.set_stance("force_eager"):
+            if self._recomputes:
+                self.network.disable_gradient_checkpointing()  # type: ignore[operator]
+            try:
+                yield
+            finally:
+                if self._recomputes:
+                    self.network.enable_gradient_checkpointing()  # type: ignore[operator]
 
     def renew_reference(self) -> None:
         """Make the policy as it is now the reference."""

@@ -166,6 +166,7 @@ def _digest(rows: LabelledRows, family: Family, train: Train, count: int) -> str
         ],
         "temperature": train.temperature,
         "precision": train.precision,
+        "compile": train.compile,
         "seed": train.seed,
         "count": count,
         "batch_size": train.batch_size,

@@ -1,7 +1,11 @@
 from __future__ import annotations
 
+import os
 import random
+import re
 import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -48,3 +52,35 @@ def test_a_run_killed_anywhere_ends_with_the_same_bits(model: Path, place: Place
         "train_timing.jsonl",
         "tuned",
     ]
+
+
+def torchrun(place: Place, model: Path, name: str, last: int) -> subprocess.CompletedProcess[str]:
+    """A run of two processes that is terminated after update ``last``."""
+    module = ["--module", "tests.trainer.terminated", place.root, model, name, last]
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
+    return subprocess.run(
+        [str(word) for word in [*command, "--nproc-per-node", 2, *module]],
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+
+
+@pytest.mark.slow
+def test_several_processes_that_are_terminated_save_and_go_on(model: Path, place: Place) -> None:
+    ended = torchrun(place, model, "run", last=7)
+    assert ended.returncode != 0
+    stopped = re.search(r"SIGTERM: stopped and saved after update (\d+)", ended.stderr)
+    assert stopped, ended.stderr
+    assert 7 <= int(stopped[1]) < 30  # between the checkpoints that were due
+    again = torchrun(place, model, "run", last=-1)
+    assert again.returncode == 0, again.stderr
+    assert f"continuing after update {stopped[1]} of 40" in again.stderr
+    assert torchrun(place, model, "whole", last=-1).returncode == 0
+    for file in ("unet/diffusion_pytorch_model.safetensors", "model_index.json"):
+        one, other = (place.outputs(name)["tuned"] / file for name in ("run", "whole"))
+        assert one.read_bytes() == other.read_bytes()
+    # sums since the last line are rounded otherwise where a checkpoint gathered them
+    one, other = (place.outputs(name)["log"].read_text() for name in ("run", "whole"))
+    assert one.count("\n") == other.count("\n") == 14

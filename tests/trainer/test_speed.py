@@ -35,6 +35,17 @@ def test_an_update_is_its_forward_and_backward_passes(model: Path, place: Place)
     assert 1.3 < with_reference / without < 1.4
 
 
+def test_what_checkpointing_computes_again_counts_once(model: Path, place: Place) -> None:
+    found = []
+    for recompute in (False, True):
+        learner, stream = make_learner(make_settings(model, gradient_checkpointing=recompute), place)
+        batch = next(stream.batches())
+        found.append(learner.flops(batch))
+        learner.update(1, batch)
+        assert learner._networks.network.is_gradient_checkpointing is recompute
+    assert found[0] == found[1]
+
+
 def test_counting_changes_nothing(model: Path, place: Place) -> None:
     settings = make_settings(model)
     learner, stream = make_learner(settings, place)

@@ -1,0 +1,119 @@
+"""Our training loop and the passes it cannot do without, as contenders of `benchmarks.train`."""
+
+from __future__ import annotations
+
+import copy
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from benchmarks.train_rows import Place, with_train
+from pipeline.generators import load_generator
+from trainer.distributed import World
+from trainer.journal import Log, summary
+from trainer.learner import Learner
+from trainer.loggers import Loggers
+from trainer.objectives import load_objective
+from trainer.reference_cache import load_cache
+from trainer.rows import LabelledRows
+from trainer.speed import Speed, peak
+from trainer.stream import Stream
+
+LOG_EVERY = 10
+
+
+class Loop:
+    """Our loop as `tgo train` runs it, without checkpoints; ``changes`` are to `train`."""
+
+    def __init__(self, place: Place, device: torch.device, changes: Mapping[str, Any]) -> None:
+        settings = with_train(place.settings, changes)
+        train, objective = settings.train, load_objective(settings.train)
+        rows = LabelledRows(place.scored, place.labelled, place.embeddings)
+        family = load_generator(settings.generator, device=str(device))
+        cache = load_cache(place.reports / "references", rows, family, objective, train)
+        with _deterministic():
+            self._learner = Learner(
+                family, objective, train, rows.unconditional, World(device), cache=cache
+            )
+            self.filled = None if cache is None else _seconds(partial(cache.fill, self._learner.measure))
+            """Seconds that the reference's answers took, where they are kept."""
+        pin = device.type == "cuda"
+        self.batches = Stream(
+            rows, seed=0, batch_size=train.batch_size, workers=train.workers, pin=pin
+        ).batches()
+        self.speed = Speed(self._learner.flops(next(self.batches)), peak(device))
+        self._log = Log(place.reports / "train_log.jsonl", "", Loggers())
+        self._size, self._done = train.batch_size, 0
+        self._waited = 0.0
+
+    def __call__(self, updates: int) -> None:
+        with _deterministic():
+            for _ in range(updates):
+                self._done += 1
+                begin = time.perf_counter()
+                batch = next(self.batches)
+                self._waited += time.perf_counter() - begin
+                self._learner.update(self._done, batch)
+                if self._done % LOG_EVERY == 0:
+                    sums = self._learner.statistics.read()
+                    self._learner.statistics.reset()
+                    line = {"update": self._done, **summary(sums)}
+                    self._log.write(line, LOG_EVERY * self._size, self.speed)
+
+    @property
+    def wait(self) -> float:
+        """Seconds an update in which the stream was waited for."""
+        return self._waited / self._done
+
+
+class Bare:
+    """Nothing but the passes, on one batch that lies on the device."""
+
+    def __init__(self, place: Place, device: torch.device) -> None:
+        self._family = load_generator(place.settings.generator, device=str(device))
+        self._half = place.settings.train.precision == "bfloat16"
+        self._device = device
+        self._reference = copy.deepcopy(self._family.network).eval()
+        self._policy = self._family.network.eval().requires_grad_(True)
+        rows = LabelledRows(place.scored, place.labelled, place.embeddings)
+        size = place.settings.train.batch_size
+        batch = next(Stream(rows, seed=0, batch_size=size).batches()).to(device)
+        self._codes, self._conditions = batch.codes.float(), batch.conditions
+        drawn = self._family.corrupt(batch.codes.cpu(), torch.Generator().manual_seed(0))
+        self._corruption = type(drawn)(*(part.to(device) for part in drawn))
+        self._parameters = list(self._policy.parameters())
+
+    def __call__(self, updates: int) -> None:
+        for _ in range(updates):
+            found = self._log_likelihood(self._policy)
+            with torch.no_grad():
+                reference = self._log_likelihood(self._reference)
+            (reference - found).mean().backward()
+            for parameter in self._parameters:
+                parameter.grad = None
+
+    def _log_likelihood(self, network: nn.Module) -> Tensor:
+        given = (self._codes, self._conditions, self._corruption)
+        with torch.autocast(self._device.type, torch.bfloat16, enabled=self._half):
+            return self._family.log_likelihood(network, *given, temperature=1.0)
+
+
+def _seconds(work: Callable[[], object]) -> float:
+    begin = time.perf_counter()
+    work()
+    return time.perf_counter() - begin
+
+
+@contextmanager
+def _deterministic() -> Iterator[None]:
+    """As in a stage (`pipeline.runtime`); the other contenders are spared what it costs."""
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    try:
+        yield
+    finally:
+        torch.use_deterministic_algorithms(False)
