@@ -15,6 +15,7 @@ from __future__ import annotations
 import argparse
 import json
 import multiprocessing
+import sys
 from collections.abc import Mapping
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
@@ -76,21 +77,29 @@ def changed(settings: Settings, changes: Mapping[str, Any]) -> Settings:
     return Settings.model_validate(values)
 
 
-def trained(settings: Settings, name: str) -> Path:
-    """The model folder of a run with these settings, trained now unless it is there."""
+def trained(settings: Settings, name: str) -> Path | None:
+    """The model folder of a run with these settings, trained now unless it is there.
+
+    None if it collapsed, which is a result like any other.
+    """
     place = ROOT / name
     labelled = place / "labelled"
     label.label_folder(layout.SCORED, labelled, settings.label, seed=settings.seed)
-    return train.run(
-        settings,
-        labelled=labelled,
-        checkpoints=place / "checkpoints",
-        tuned=place / "model",
-        log=place / "train_log.jsonl",
-    )
+    try:
+        return train.run(
+            settings,
+            labelled=labelled,
+            checkpoints=place / "checkpoints",
+            tuned=place / "model",
+            log=place / "train_log.jsonl",
+            samples=place / "samples",
+        )
+    except train.CollapsedError as error:
+        print(f"{name}: {error}", file=sys.stderr)
+        return None
 
 
-def trained_all(runs: Mapping[str, Settings]) -> dict[str, Path]:
+def trained_all(runs: Mapping[str, Settings]) -> dict[str, Path | None]:
     """The models of several runs by name, two at a time with one thread each: on two cores and
     with networks this small that is faster than one after the other with two."""
     single = {name: settings.model_copy(update={"threads": 1}) for name, settings in runs.items()}
@@ -107,8 +116,11 @@ def choose(settings: Settings) -> None:
     runs = {name: changed(settings, changes) for name, changes in names.items()}
     rows = []
     for name, model in trained_all(runs).items():
-        metrics = evaluate.compare(runs[name], model, name, "validation")["validation"]
-        rows.append({"changes": names[name], **metrics[reward]})
+        if model is None:
+            found: dict[str, Any] = {"collapsed": True}
+        else:
+            found = evaluate.compare(runs[name], model, name, "validation")["validation"][reward]
+        rows.append({"changes": names[name], **found})
         write_json(layout.REPORTS / "choose.json", rows)
         print(json.dumps(rows[-1]), flush=True)
 
@@ -128,7 +140,8 @@ def test(settings: Settings) -> None:
     }
     results: dict[str, Any] = {}
     for name, model in trained_all(runs).items():
-        results[name] = evaluate.compare(runs[name], model, name, "tests")
+        if model is not None:
+            results[name] = evaluate.compare(runs[name], model, name, "tests")
         write_json(layout.REPORTS / "claims.json", results)
     _print(results, settings)
 

@@ -4,7 +4,7 @@
     python -m benchmarks.train --size tiny-xl     random weights and rows, to see that all runs
     python -m benchmarks.train --size sd15 --device cuda --batch 32 --set compile=true
     python -m benchmarks.train --size sdxl --device cuda --set compile=true
-                                                  SD 1.5 at 512 px and SDXL at 1024 px, random weights
+                                                  512 and 1024 px, random weights
     python -m benchmarks.train --stream           the stream of rows alone, beside `datasets`
 
 The contenders take the same number of updates, and medians count: in turns on a CPU, whose speed
@@ -133,7 +133,7 @@ def compare(place: Place, options: argparse.Namespace) -> dict[str, Any]:
 
 
 def _ratios(seconds: Mapping[str, float]) -> dict[str, float]:
-    """The loop's time over the bare passes', and how many times as fast as the usual one each is."""
+    """The loop's time over the bare passes', and each one's speed over the usual loop's."""
     found = {}
     if {"loop", "bare"} <= seconds.keys():
         found["loop_over_bare"] = seconds["loop"] / seconds["bare"]

@@ -40,7 +40,8 @@ class Loop:
             self._learner = Learner(
                 family, objective, train, rows.unconditional, World(device), cache=cache
             )
-            self.filled = None if cache is None else _seconds(partial(cache.fill, self._learner.measure))
+            fill = None if cache is None else partial(cache.fill, self._learner.measure)
+            self.filled = None if fill is None else _seconds(fill)
             """Seconds that the reference's answers took, where they are kept."""
         pin = device.type == "cuda"
         self.batches = Stream(

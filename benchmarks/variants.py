@@ -52,6 +52,8 @@ def main() -> None:
     }
     found: dict[str, Any] = {}
     for name, model in trained_all(runs).items():
+        if model is None:
+            raise SystemExit(f"{name}: collapsed, so there is nothing to compare")
         found[f"{name} over base"] = evaluate.compare(runs[name], model, name, SET)[SET]
     for seed in options.seeds:
         for variant in options.variants:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -40,12 +41,23 @@ def prepare(settings: Settings) -> str:
     return device
 
 
+def require_compiler(key: str) -> None:
+    """InputError, naming the setting that wants it, unless torch.compile can generate code."""
+    compiler = os.environ.get("CXX", "g++")
+    if shutil.which(compiler) is None:
+        raise InputError(
+            f"params.yaml: {key} = true, but torch.compile finds no C++ compiler ({compiler}); "
+            "install g++, name another one in CXX, or set it to false"
+        )
+
+
 def load_family(settings: Settings, device: str, model: Path | None = None) -> Family:
     """The generator of the settings, or another `model` of its family, compiled if they say so."""
     from pipeline.generators import load_generator
 
     family = load_generator(settings.generator, model, device=device)
     if settings.generator.compile:
+        require_compiler("generator.compile")
         family.network.compile(dynamic=False)
     return family
 
@@ -60,6 +72,7 @@ def load_panel(settings: Settings, device: str) -> Panel:
     dtype = getattr(torch, settings.generator.dtype)
     panel = Panel.load(entries, device=device, dtype=dtype)
     if settings.score.compile:
+        require_compiler("score.compile")
         panel.compile(settings.score.batch_size)
     return panel
 

@@ -78,6 +78,8 @@ def run(
     train = settings.train
     objective = load_objective(train)
     device = torch.device(runtime.prepare(settings))
+    if train.compile:
+        runtime.require_compiler("train.compile")
     with (
         joined(device, train.parallel) as world,
         hold(checkpoints) if world.leads else nullcontext(),
@@ -128,6 +130,10 @@ def run(
             session.train(stream, stop)
         publish(settings, family, learner, tuned, labelled, world)
     return tuned
+
+
+class CollapsedError(InputError):
+    """A run that was stopped because its model forgot what is good."""
 
 
 class Session:
@@ -224,7 +230,7 @@ class Session:
     def _stop_if_collapsed(self) -> None:
         """End a run that forgets what is good; the last checkpoint is from before it began."""
         if reason := health.collapsed(self._log.lines, self._train.collapse):
-            raise InputError(
+            raise CollapsedError(
                 f"train: collapsed by update {self._update}: {reason}; lower train.learning_rate "
                 "or raise train.beta (train.collapse has the limits); the last good checkpoint "
                 "is kept"

@@ -38,7 +38,8 @@ def test_an_update_is_its_forward_and_backward_passes(model: Path, place: Place)
 def test_what_checkpointing_computes_again_counts_once(model: Path, place: Place) -> None:
     found = []
     for recompute in (False, True):
-        learner, stream = make_learner(make_settings(model, gradient_checkpointing=recompute), place)
+        settings = make_settings(model, gradient_checkpointing=recompute)
+        learner, stream = make_learner(settings, place)
         batch = next(stream.batches())
         found.append(learner.flops(batch))
         learner.update(1, batch)
