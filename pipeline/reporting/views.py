@@ -199,9 +199,11 @@ def _gold_row(row: Mapping[str, float]) -> dict[str, Any]:
 def results_note(metrics: Mapping[str, Any]) -> str:
     """How the figures of the table were made."""
     facts = metrics[FACTS]
+    count = facts["images_per_prompt"]
+    images = "one image" if count == 1 else f"{count} images"
     return (
-        f"Both models drew the same prompts from the same noise, {facts['images_per_prompt']} "
-        f"images a prompt: {facts['sampler']}, {facts['steps']} steps, guidance "
+        f"Both models drew the same prompts from the same noise, {images} a prompt: "
+        f"{facts['sampler']}, {facts['steps']} steps, guidance "
         f"{facts['guidance_scale']:g}, {facts['dtype']}. Means over prompts; intervals are "
         "bootstrapped over prompts. Win rate: how often the tuned image scores higher than the "
         "base image of its seed; a tie is half a win."
