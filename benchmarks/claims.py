@@ -34,7 +34,7 @@ SEEDS = (0, 1, 2)
 TEST = {"evaluate.prompts": 256}
 
 
-def _tgo(beta: float, rate: float, **others: float) -> dict[str, Any]:
+def _tgo(beta: float, rate: float, **others: Any) -> dict[str, Any]:
     return {
         "train.beta": beta,
         "train.learning_rate": rate,
@@ -56,6 +56,8 @@ CANDIDATES: dict[str, tuple[dict[str, Any], ...]] = {
         *_sft(1e-4, 3e-4, 1e-3, 3e-3),
     ),
     "amused": (
+        *(_tgo(10.0, rate, scope="prompt") for rate in (3e-5, 1e-4, 3e-4)),
+        *(_tgo(beta, 1e-4, scope="prompt") for beta in (3.0, 30.0)),
         *(_tgo(10.0, rate) for rate in (3e-5, 1e-4, 3e-4)),
         *(_tgo(beta, 1e-4) for beta in (1.0, 3.0, 30.0)),
         *_sft(3e-5, 1e-4, 3e-4, 1e-3),

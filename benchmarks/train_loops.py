@@ -114,6 +114,7 @@ def _seconds(work: Callable[[], object]) -> float:
 def _deterministic() -> Iterator[None]:
     """As in a stage (`pipeline.runtime`); the other contenders are spared what it costs."""
     torch.use_deterministic_algorithms(True, warn_only=True)
+    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
     try:
         yield
     finally:

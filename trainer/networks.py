@@ -52,7 +52,8 @@ class Networks:
             _checkpoint(network)
         for each in filter(None, (network, self._reference)):
             if world.device.type == "cuda" and not world.sharded:  # FSDP wants weights contiguous
-                each.to(memory_format=torch.channels_last)
+                for convolution in (m for m in each.modules() if isinstance(m, nn.Conv2d)):
+                    convolution.to(memory_format=torch.channels_last)
             if train.compile:
                 each.compile(dynamic=False)
         self.policy = world.spread(network)
