@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -18,6 +17,7 @@ from trainer.distributed import World
 from trainer.journal import Log, summary
 from trainer.learner import Learner
 from trainer.loggers import Loggers
+from trainer.networks import Networks
 from trainer.objectives import load_objective
 from trainer.reference_cache import load_cache
 from trainer.rows import LabelledRows
@@ -37,10 +37,11 @@ class Loop:
         family = load_generator(settings.generator, device=str(device))
         cache = load_cache(place.reports / "references", rows, family, objective, train)
         with _deterministic():
+            world = World(device)
             self._learner = Learner(
-                family, objective, train, rows.unconditional, World(device), cache=cache
+                family, objective, train, rows.unconditional, world, cache=cache
             )
-            fill = None if cache is None else partial(cache.fill, self._learner.measure)
+            fill = None if cache is None else partial(cache.fill, self._learner.measure, world)
             self.filled = None if fill is None else _seconds(fill)
             """Seconds that the reference's answers took, where they are kept."""
         pin = device.type == "cuda"
@@ -73,34 +74,30 @@ class Loop:
 
 
 class Bare:
-    """Nothing but the passes, on one batch that lies on the device."""
+    """Nothing but the passes of the loop's own networks, on one batch that lies on the device."""
 
     def __init__(self, place: Place, device: torch.device) -> None:
+        train = place.settings.train
         self._family = load_generator(place.settings.generator, device=str(device))
-        self._half = place.settings.train.precision == "bfloat16"
-        self._device = device
-        self._reference = copy.deepcopy(self._family.network).eval()
-        self._policy = self._family.network.eval().requires_grad_(True)
+        self._networks = Networks(self._family, train, World(device), needs_reference=True)
         rows = LabelledRows(place.scored, place.labelled, place.embeddings)
-        size = place.settings.train.batch_size
-        batch = next(Stream(rows, seed=0, batch_size=size).batches()).to(device)
+        batch = next(Stream(rows, seed=0, batch_size=train.batch_size).batches()).to(device)
         self._codes, self._conditions = batch.codes.float(), batch.conditions
         drawn = self._family.corrupt(batch.codes.cpu(), torch.Generator().manual_seed(0))
         self._corruption = type(drawn)(*(part.to(device) for part in drawn))
-        self._parameters = list(self._policy.parameters())
 
     def __call__(self, updates: int) -> None:
         for _ in range(updates):
-            found = self._log_likelihood(self._policy)
-            with torch.no_grad():
-                reference = self._log_likelihood(self._reference)
+            with self._networks.reference() as network:
+                reference = self._log_likelihood(network)
+            found = self._log_likelihood(self._networks.policy)
             (reference - found).mean().backward()
-            for parameter in self._parameters:
+            for parameter in self._networks.parameters:
                 parameter.grad = None
 
     def _log_likelihood(self, network: nn.Module) -> Tensor:
         given = (self._codes, self._conditions, self._corruption)
-        with torch.autocast(self._device.type, torch.bfloat16, enabled=self._half):
+        with self._networks.autocast():
             return self._family.log_likelihood(network, *given, temperature=1.0)
 
 

@@ -17,7 +17,7 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 from torch.nn import functional
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader, Dataset, RandomSampler
 
 from benchmarks.train_rows import Place, write_rows
 from pipeline.storage import shards
@@ -134,13 +134,12 @@ class _Pictures(Dataset[tuple[Tensor, str, float]]):
 
 
 def _pictures(place: Place, workers: int) -> Iterator[Any]:
-    """Batches in shuffled order, for ever."""
-    size = place.settings.train.batch_size
-    loader: DataLoader[Any] = DataLoader(
-        _Pictures(place), size, shuffle=True, drop_last=True, num_workers=workers
+    """Batches in random order; they do not end, so the loader's processes start once."""
+    pictures = _Pictures(place)
+    endless = RandomSampler(pictures, replacement=True, num_samples=10**9)
+    return iter(
+        DataLoader(pictures, place.settings.train.batch_size, sampler=endless, num_workers=workers)
     )
-    while True:
-        yield from loader
 
 
 def time_streams(root: Path, repeats: int, count: int = 16) -> dict[str, Any]:

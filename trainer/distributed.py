@@ -11,6 +11,7 @@ import os
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import Any
 
 import torch
@@ -151,7 +152,8 @@ def joined(device: torch.device, parallel: str) -> Iterator[World]:
         torch.cuda.set_device(device)
     dist.init_process_group("cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo")
     try:
-        hosts = dist.new_group(backend="gloo")
+        # others may wait for the first process as long as it takes, for sample images say
+        hosts = dist.new_group(backend="gloo", timeout=timedelta(days=1))
         sharded = parallel == "fsdp"
         yield World(device, dist.get_rank(), dist.get_world_size(), sharded, hosts)
     finally:

@@ -43,6 +43,7 @@ def prefixed_tables(
             path, embeddings.Embeddings(found, table.unconditional), table.ids
         )
         tables.append(PromptTable(path, shard, digest))
+    family.texts.release()
     return tables
 
 

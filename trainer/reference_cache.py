@@ -37,6 +37,7 @@ from pipeline.storage.shards import read_codes, read_metadata, read_shard
 if TYPE_CHECKING:
     from pipeline.config.train_settings import Train
     from pipeline.generators.base import Family
+    from trainer.distributed import World
     from trainer.objectives import Objective
     from trainer.rows import LabelledRows, PromptTable
     from trainer.stream import Batch
@@ -105,23 +106,31 @@ class ReferenceCache:
         self, folder: Path, rows: LabelledRows, family: Family, train: Train, count: int
     ) -> None:
         self._rows, self._count, self._batch_size = rows, count, train.batch_size
+        self._accumulate = train.accumulate
         self._corruptions = FixedCorruptions(family, train, count)
         self._folder = folder / _digest(rows, family, train, count)
         self._prompts, self._places = _numbered(rows)
         self._values: Tensor | None = None
 
-    def fill(self, measure: Measure) -> None:
-        """Read what is there and compute what is not, shard by shard."""
-        parts = []
-        for path, table in tqdm(self._rows.shards, desc="reference", unit="shard", mininterval=1):
-            target = self._folder / f"{path.stem}.safetensors"
-            found = _read(target)
-            if found is None:
-                found = self._measure(path, table, measure)
+    def fill(self, measure: Measure, world: World) -> None:
+        """Compute what is not there, shard by shard, each process its share; then read it all.
+
+        No more images at once than an update holds.
+        """
+        size = max(1, self._batch_size // (self._accumulate * world.size))
+        mine = self._rows.shards[world.rank :: world.size]
+        for path, table in tqdm(
+            mine, desc="reference", unit="shard", mininterval=1, disable=not world.leads
+        ):
+            target = self._target(path)
+            if _read(target) is None:
                 with replacing(target) as file:
-                    file.write(save({NAME: found}))
-            parts.append(found)
-        self._values = torch.cat(parts)
+                    file.write(save({NAME: self._measure(path, table, measure, size)}))
+        world.wait()
+        self._values = torch.cat([load_file(self._target(p))[NAME] for p, _ in self._rows.shards])
+
+    def _target(self, shard: Path) -> Path:
+        return self._folder / f"{shard.stem}.safetensors"
 
     def draw(self, update: int, batch: Batch, every: int) -> tuple[Corruption, Tensor]:
         """What an update draws for a batch on the CPU, and the reference's ``[B]`` under it."""
@@ -134,17 +143,17 @@ class ReferenceCache:
         corruption = self._corruptions.make(batch.codes, prompts, chosen)
         return corruption, self._values[self._places[numbers], chosen]
 
-    def _measure(self, path: Path, table: PromptTable, measure: Measure) -> Tensor:
-        """Log-likelihoods ``[rows, K]`` of a shard; NaN for images that failed."""
+    def _measure(self, path: Path, table: PromptTable, measure: Measure, size: int) -> Tensor:
+        """Log-likelihoods ``[rows, K]`` of a shard, ``size`` at once; NaN for failed images."""
         codes = read_codes(path)
         columns = read_shard(path, ["status", "prompt_id"])
         ids = columns["prompt_id"].to_pylist()
         prompt = table.find(columns["prompt_id"].combine_chunks())
         found = torch.full((len(codes), self._count), torch.nan)
         places = np.flatnonzero(np.array(columns["status"].to_pylist()) == OK)
-        for start in range(0, len(places), self._batch_size):
-            here = places[start : start + self._batch_size]
-            padded = np.concatenate([here, np.repeat(here[-1:], self._batch_size - len(here))])
+        for start in range(0, len(places), size):
+            here = places[start : start + size]
+            padded = np.concatenate([here, np.repeat(here[-1:], size - len(here))])
             some = torch.from_numpy(codes[padded])
             given = {name: value[prompt[padded]] for name, value in table.conditions.items()}
             for number in range(self._count):

@@ -66,6 +66,7 @@ class Samples:
         self._keep(self._facts(settings), done, say)
         if wanted:
             self._conditions = _conditions(family, self._texts, self._batch_size)
+            family.texts.release()
         for update, images in strips.read(folder):
             loggers.pictures(update, dict(zip(self._texts, images, strict=True)))
 

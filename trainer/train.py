@@ -115,8 +115,7 @@ def run(
             cache=cache,
         )
         if cache is not None:
-            with world.in_turn():  # the first process computes, the others read
-                cache.fill(learner.measure)
+            cache.fill(learner.measure, world)
         store = Checkpoints(checkpoints, identity, say, world)
         found = store.newest(at_most=train.updates)
         done = found.update if found else 0
@@ -187,13 +186,23 @@ class Session:
             began = time.monotonic()
             one = peak(self._world.device)
             total = None if one is None else one * self._world.size
-            self._speed = Speed(self._learner.flops(batch), total)
+            self._speed = Speed(self._counted(batch), total)
             self._log.pause(time.monotonic() - began)
         self._update += 1
         self._learner.update(self._update, batch)
         if self._train.reference == "epoch" and batch.position.epoch > self._position.epoch:
             self._learner.renew_reference()
         self._position = batch.position
+
+    def _counted(self, batch: Batch) -> float | None:
+        """FLOPs of an image's share of an update; None where memory does not allow to count."""
+        try:
+            return self._learner.flops(batch)
+        except torch.OutOfMemoryError:  # activations are all held for this, whatever is set
+            torch.cuda.empty_cache()
+            if self._world.leads:
+                _say("not enough memory to count FLOPs, so the log has no tflops and no mfu")
+            return None
 
     def _draw(self) -> None:
         """Sample images where they are due; their time is not training's."""

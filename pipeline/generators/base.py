@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from pipeline.errors import InputError
+from pipeline.generators.texts import Texts
 
 Conditions = dict[str, Tensor]
 """What a prompt gives the network, by name (`embeddings`, `pooled`, `mask`, ...).
@@ -41,6 +42,8 @@ class Family(Protocol):
     name: str
     network: nn.Module
     """The policy: what is trained."""
+    texts: Texts
+    """What reads prompts."""
     code_shape: tuple[int, ...]
     code_dtype: torch.dtype
 

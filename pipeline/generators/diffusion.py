@@ -48,7 +48,7 @@ class Diffusion(Latent):
     @torch.no_grad()
     def encode_prompts(self, prompts: Sequence[str]) -> Conditions:
         """`embeddings` [B, L, D], the last layer of the text encoder."""
-        encoder, tokens = self._text("text_encoder"), self._tokens("tokenizer", prompts)
+        encoder, tokens = self.texts.part("text_encoder"), self.texts.tokens("tokenizer", prompts)
         masked = getattr(encoder.config, "use_attention_mask", False)
         mask = tokens.attention_mask if masked else None
         return {"embeddings": encoder(tokens.input_ids, attention_mask=mask)[0].float()}
@@ -94,7 +94,7 @@ class Diffusion(Latent):
         clean = codes.to(self._device, torch.float32)
         timesteps, noise = (part.to(self._device) for part in corruption)
         corrupted = self._schedule.add_noise(clean, noise, timesteps)
-        dtype = self._type_of(network)
+        dtype = self._network_dtype()
         given = self._ready(conditions, dtype)
         prediction = self._predict(network, corrupted.to(dtype), timesteps, given)
         return self._target(clean, noise, timesteps) - prediction.float()

@@ -81,7 +81,7 @@ class Flow(Latent):
         timesteps, noise = (part.to(self._device) for part in corruption)
         sigma = (timesteps / STEPS).view(-1, *[1] * (clean.ndim - 1))
         noisy = (1 - sigma) * clean + sigma * noise
-        dtype = self._type_of(network)
+        dtype = self._network_dtype()
         given = self._ready(conditions, dtype)
         return noise - clean - self._predict(network, noisy.to(dtype), timesteps, given).float()
 

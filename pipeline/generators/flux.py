@@ -48,10 +48,10 @@ class Flux(Flow):
     @torch.no_grad()
     def encode_prompts(self, prompts: Sequence[str]) -> Conditions:
         """`embeddings` [B, 512, D] of T5 and `pooled` [B, P] of CLIP."""
-        tokens = self._tokens("tokenizer", prompts).input_ids
-        pooled = self._text("text_encoder")(tokens).pooler_output
-        tokens = self._tokens("tokenizer_2", prompts, T5_TOKENS).input_ids
-        embeddings = self._text("text_encoder_2")(tokens)[0]
+        tokens = self.texts.tokens("tokenizer", prompts).input_ids
+        pooled = self.texts.part("text_encoder")(tokens).pooler_output
+        tokens = self.texts.tokens("tokenizer_2", prompts, T5_TOKENS).input_ids
+        embeddings = self.texts.part("text_encoder_2")(tokens)[0]
         return {"embeddings": embeddings.float(), "pooled": pooled.float()}
 
     def _predict(

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from pipeline.errors import InputError
 from pipeline.generators.base import Conditions, Corruption, check_size, gaussian
 from pipeline.generators.folder import ModelFolder
+from pipeline.generators.texts import Texts
 
 
 class Latent:
@@ -53,7 +54,7 @@ class Latent:
         self._folder, self._steps, self._guidance_scale = folder, steps, guidance_scale
         self._dtype: torch.dtype = getattr(torch, dtype)
         self._device = torch.device(device)
-        self._texts: dict[str, Any] = {}
+        self.texts = Texts(folder, self._dtype, self._device)
         self._scheduler = folder.load("scheduler")
         self._check_sampler()
         self._vae = folder.load("vae", self._vae_dtype()).to(self._device)
@@ -72,10 +73,7 @@ class Latent:
         device: str,
         resolution: int | None = None,
     ) -> Self:
-        """Load from a folder or hub id; InputError names what is missing or damaged.
-
-        Text encoders come with the first prompt: training, which has embeddings, needs none.
-        """
+        """Load from a folder or hub id; InputError names what is missing or damaged."""
         return cls(
             ModelFolder(source),
             steps=steps,
@@ -216,31 +214,15 @@ class Latent:
         """What the VAE encodes, from images [B, 3, H, W] in -1 to 1."""
         return images
 
-    def _text(self, part: str) -> Any:
-        """A tokenizer or text encoder, loaded when it is first asked for."""
-        if part not in self._texts:
-            found = self._folder.load(part, self._dtype)
-            is_network = isinstance(found, nn.Module)
-            self._texts[part] = found.to(self._device) if is_network else found
-        return self._texts[part]
+    def _network_dtype(self) -> torch.dtype:
+        """The type the policy reads, and a reference with it: both are given the same numbers.
 
-    def _tokens(self, part: str, prompts: Sequence[str], length: int | None = None) -> Any:
-        """`input_ids` and `attention_mask` [B, length], padded and cut, on the device."""
-        tokenizer = self._text(part)
-        return tokenizer(
-            list(prompts),
-            padding="max_length",
-            max_length=length or tokenizer.model_max_length,
-            truncation=True,
-            return_tensors="pt",
-        ).to(self._device)
-
-    def _type_of(self, network: nn.Module) -> torch.dtype:
-        """The type `network` reads; some keep a few of their parameters in float32."""
+        Some networks keep a few of their parameters in float32.
+        """
         kept: Any = self.network._keep_in_fp32_modules or ()
         types = (
             parameter.dtype
-            for name, parameter in network.named_parameters()
+            for name, parameter in self.network.named_parameters()
             if not any(part in name for part in kept)
         )
         return next(types)

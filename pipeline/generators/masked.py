@@ -25,6 +25,7 @@ from pipeline.generators.masking import (
     hidden_counts,
     least_confident,
 )
+from pipeline.generators.texts import Texts
 
 PARTS = ("scheduler", "text_encoder", "tokenizer", "transformer", "vqvae")
 AESTHETIC_SCORE = 6.0  # what the published pipelines tell the network of every image
@@ -50,10 +51,10 @@ class Masked:
         device: str,
         resolution: int | None = None,
     ) -> None:
+        folder.check(PARTS)
         self._folder, self._steps, self._guidance_scale = folder, steps, guidance_scale
         self._dtype, self._device = getattr(torch, dtype), torch.device(device)
-        self._tokenizer = folder.load("tokenizer")
-        self._text_encoder = folder.load("text_encoder", self._dtype).to(self._device)
+        self.texts = Texts(folder, self._dtype, self._device)
         self._vqvae = self._load_vqvae()
         self.network = self._load_network().to(self._device)
         side = self._side()
@@ -119,14 +120,8 @@ class Masked:
     @torch.no_grad()
     def encode_prompts(self, prompts: Sequence[str]) -> Conditions:
         """`embeddings` [B, L, D], the text encoder's last layer but one, and `pooled` [B, P]."""
-        tokens = self._tokenizer(
-            list(prompts),
-            padding="max_length",
-            max_length=self._tokenizer.model_max_length,
-            truncation=True,
-            return_tensors="pt",
-        ).input_ids
-        read = self._text_encoder(tokens.to(self._device), output_hidden_states=True)
+        tokens = self.texts.tokens("tokenizer", prompts).input_ids
+        read = self.texts.part("text_encoder")(tokens, output_hidden_states=True)
         return {"embeddings": read.hidden_states[-2].float(), "pooled": read.text_embeds.float()}
 
     def initial_noise(self, seeds: Sequence[int]) -> Tensor:
@@ -154,7 +149,7 @@ class Masked:
         temperatures = torch.linspace(*TEMPERATURES, self._steps).tolist()
         for step, temperature in enumerate(temperatures):
             shown = tokens.masked_fill(hidden, self._mask).repeat(2 if guided else 1, 1, 1)
-            timesteps = self._timesteps(counts[step] / hidden[0].numel(), len(shown))
+            timesteps = _timesteps(counts[step] / hidden[0].numel(), len(shown)).to(self._device)
             logits = self._logits(self.network, shown, conditions, timesteps)
             if guided:
                 without, given = logits.chunk(2)
@@ -187,8 +182,7 @@ class Masked:
     def corrupt(self, codes: Tensor, generator: torch.Generator) -> Corruption:
         """Masks bool [B, H, W] as noise, and how much they hide as timesteps."""
         masks = draw_masks(len(codes), tuple(codes.shape[1:]), generator)
-        timesteps = self._timesteps(masks.flatten(1).float().mean(dim=1), len(codes))
-        return Corruption(timesteps.cpu(), masks)
+        return Corruption(_timesteps(masks.flatten(1).float().mean(dim=1), len(codes)), masks)
 
     def log_likelihood(
         self,
@@ -216,11 +210,6 @@ class Masked:
         """The source folder's components, untouched, with `network` as the transformer."""
         self._folder.save_with("transformer", network, folder)
 
-    def _timesteps(self, share: Tensor | float, size: int) -> Tensor:
-        """Int64 [size] from the share of tokens hidden; see the module."""
-        shares = torch.as_tensor(share).expand(size)
-        return (1000 * shares).round().to(self._device, torch.int64)
-
     def _load_vqvae(self) -> Any:
         vqvae = self._folder.load("vqvae", self._dtype)
         if not vqvae.config.lookup_from_codebook:
@@ -241,3 +230,9 @@ class Masked:
                 "not known; use cosine"
             )
         return int(config.mask_token_id)
+
+
+def _timesteps(share: Tensor | float, size: int) -> Tensor:
+    """Int64 [size] on the CPU, from the share of tokens hidden; see the module."""
+    shares = torch.as_tensor(share).expand(size)
+    return (1000 * shares).round().to(torch.int64)

@@ -156,6 +156,8 @@ class MeissonicTransformer(ModelMixin, ConfigMixin, PeftAdapterMixin):
 
 def _positions(words: int, rows: int, columns: int, device: torch.device) -> Tensor:
     """[words + rows * columns, 3]: nothing, row and column; words lie at the origin."""
-    row, column = torch.meshgrid(torch.arange(rows), torch.arange(columns), indexing="ij")
+    row, column = torch.meshgrid(
+        torch.arange(rows, device=device), torch.arange(columns, device=device), indexing="ij"
+    )
     image = torch.stack([torch.zeros_like(row), row, column], dim=-1).flatten(0, 1)
-    return torch.cat([torch.zeros(words, 3, dtype=torch.int64), image]).to(device)
+    return torch.cat([image.new_zeros(words, 3), image])

@@ -45,8 +45,8 @@ class StableDiffusion3(Flow):
         The network reads them as one sequence; apart they need no padding on disk.
         """
         read = [
-            self._text(f"text_encoder{which}")(
-                self._tokens(f"tokenizer{which}", prompts).input_ids, output_hidden_states=True
+            self.texts.part(f"text_encoder{which}")(
+                self.texts.tokens(f"tokenizer{which}", prompts).input_ids, output_hidden_states=True
             )
             for which in ("", "_2")
         ]
@@ -55,8 +55,8 @@ class StableDiffusion3(Flow):
             "pooled": torch.cat([one.text_embeds for one in read], dim=-1).float(),
         }
         if "text_encoder_3" in self._parts:
-            tokens = self._tokens("tokenizer_3", prompts, T5_TOKENS)
-            conditions["t5"] = self._text("text_encoder_3")(tokens.input_ids)[0].float()
+            tokens = self.texts.tokens("tokenizer_3", prompts, T5_TOKENS)
+            conditions["t5"] = self.texts.part("text_encoder_3")(tokens.input_ids)[0].float()
         return conditions
 
     def _predict(

@@ -34,8 +34,8 @@ class StableDiffusionXL(Diffusion):
         The empty prompt has zeros where the model says so (`force_zeros_for_empty_prompt`).
         """
         read = [
-            self._text(f"text_encoder{which}")(
-                self._tokens(f"tokenizer{which}", prompts).input_ids, output_hidden_states=True
+            self.texts.part(f"text_encoder{which}")(
+                self.texts.tokens(f"tokenizer{which}", prompts).input_ids, output_hidden_states=True
             )
             for which in ("", "_2")
         ]

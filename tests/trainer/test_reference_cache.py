@@ -10,6 +10,8 @@ import torch
 from pipeline.config.settings import Settings
 from pipeline.errors import InputError
 from pipeline.generators import load_generator
+from pipeline.storage.shards import shard_paths
+from tests.trainer import parallel
 from tests.trainer.miniature import Place, make_settings
 from tests.trainer.test_train import CrashError, crash_at, run, same
 from trainer.distributed import World
@@ -32,11 +34,9 @@ def prepared(settings: Settings, place: Place) -> tuple[Learner, Stream, Referen
     family = load_generator(settings.generator)
     cache = load_cache(place.root / "references", rows, family, objective, settings.train)
     assert cache is not None
-    device = torch.device("cpu")
-    learner = Learner(
-        family, objective, settings.train, rows.unconditional, World(device), cache=cache
-    )
-    cache.fill(learner.measure)
+    world = World(torch.device("cpu"))
+    learner = Learner(family, objective, settings.train, rows.unconditional, world, cache=cache)
+    cache.fill(learner.measure, world)
     return learner, Stream(rows, seed=0, batch_size=settings.train.batch_size), cache
 
 
@@ -53,6 +53,19 @@ def test_what_is_kept_is_what_the_reference_says(model: Path, place: Place, obje
         corruption, _ = cache.draw(1, batch, every=2)
         for part in corruption:
             assert torch.equal(part[0::2], part[1::2])
+
+
+@pytest.mark.slow
+def test_several_processes_fill_it_together(
+    model: Path, place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    options = {"reference_cache": 3, "condition_dropout": 0.0, "accumulate": 2}
+    parallel.run(2, place.root, model, updates=2, **options)
+    assert len(list((place.root / "references").glob("*/*"))) == len(
+        shard_paths(place.root / "scored")
+    )
+    monkeypatch.setattr(ReferenceCache, "_measure", None)  # nothing is left to compute
+    test_what_is_kept_is_what_the_reference_says(model, place, "tgo")
 
 
 def test_an_image_is_seen_under_its_own_few_corruptions_only(model: Path, place: Place) -> None:
