@@ -42,8 +42,15 @@ def _tgo(beta: float, rate: float, **others: Any) -> dict[str, Any]:
     }
 
 
-def _sft(*rates: float) -> list[dict[str, Any]]:
-    return [{"train.objective": "sft", "train.learning_rate": rate} for rate in rates]
+def _sft(*rates: float, **others: Any) -> list[dict[str, Any]]:
+    return [
+        {
+            "train.objective": "sft",
+            "train.learning_rate": rate,
+            **{f"label.{key}": value for key, value in others.items()},
+        }
+        for rate in rates
+    ]
 
 
 CANDIDATES: dict[str, tuple[dict[str, Any], ...]] = {
@@ -60,6 +67,7 @@ CANDIDATES: dict[str, tuple[dict[str, Any], ...]] = {
         *(_tgo(beta, 1e-4, scope="prompt") for beta in (3.0, 30.0)),
         *(_tgo(10.0, rate) for rate in (3e-5, 1e-4, 3e-4)),
         *(_tgo(beta, 1e-4) for beta in (1.0, 3.0, 30.0)),
+        *_sft(1e-4, 3e-4, scope="prompt"),
         *_sft(3e-5, 1e-4, 3e-4, 1e-3),
     ),
 }
