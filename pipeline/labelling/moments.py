@@ -69,7 +69,7 @@ class Moments:
         return float(self._sum(group) / count) if count else float("nan")
 
     def std(self, group: int = 0) -> float:
-        """The standard deviation (divisor n), rounded from the exact variance."""
+        """The standard deviation (divisor n), correctly rounded; NaN of an empty group."""
         count = int(self.count[group])
         if not count:
             return float("nan")
@@ -141,7 +141,11 @@ def _steps_of(value: float, step: int) -> int:
 
 
 def _root(value: Fraction) -> float:
-    """The square root of a fraction to well below a double's rounding."""
+    """The square root of a fraction, correctly rounded."""
     shift = max(0, 128 - value.numerator.bit_length() + value.denominator.bit_length())
     shift += shift % 2
-    return float(Fraction(isqrt((value.numerator << shift) // value.denominator), 1 << shift // 2))
+    scaled, rest = divmod(value.numerator << shift, value.denominator)
+    root = isqrt(scaled)
+    # a last bit says that something follows, or a root just above a tie would be rounded as one
+    root = 2 * root + (rest > 0 or root * root < scaled)
+    return float(Fraction(root, 1 << shift // 2 + 1))
