@@ -114,9 +114,12 @@ def trained_all(runs: Mapping[str, Settings]) -> dict[str, Path | None]:
     with networks this small that is faster than one after the other with two."""
     single = {name: settings.model_copy(update={"threads": 1}) for name, settings in runs.items()}
     spawn = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(2, mp_context=spawn) as pool:
+    pool = ProcessPoolExecutor(2, mp_context=spawn)
+    try:
         folders = pool.map(trained, single.values(), single.keys())
         return dict(zip(single, folders, strict=True))
+    finally:  # interrupted, what has not begun does not begin any more
+        pool.shutdown(cancel_futures=True)
 
 
 def choose(settings: Settings) -> None:
@@ -142,7 +145,7 @@ def _name(changes: Mapping[str, Any]) -> str:
 
 def test(settings: Settings) -> None:
     """Ours and each rival on the test sets, seed by seed."""
-    contenders = {settings.train.objective: {}, **RIVALS[settings.generator.family]}
+    contenders = {settings.train.objective: {}, **RIVALS.get(settings.generator.family, {})}
     runs = {
         f"{objective}-{seed}": changed(settings, {**TEST, **changes, "train.seed": seed})
         for objective, changes in contenders.items()
