@@ -1,0 +1,18 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import yaml
+
+from pipeline.config.train_settings import Train
+from trainer.fingerprint import FREE
+
+STAGES = yaml.safe_load(Path("dvc.yaml").read_text())["stages"]
+
+
+def test_dvc_trains_again_when_a_setting_changes_that_decides_the_run() -> None:
+    watched = {
+        key.removeprefix("train.") for key in STAGES["train"]["params"] if key.startswith("train.")
+    }
+    assert Train.model_fields.keys() - watched <= FREE
+    assert watched <= Train.model_fields.keys()
