@@ -21,6 +21,7 @@ from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Any
 
+from benchmarks.changes import changed
 from pipeline import layout
 from pipeline.config.settings import Settings, load
 from pipeline.labelling import label
@@ -34,21 +35,17 @@ SEEDS = (0, 1, 2)
 TEST = {"evaluate.prompts": 256}
 
 
-def _tgo(beta: float, rate: float, **others: Any) -> dict[str, Any]:
-    return {
-        "train.beta": beta,
-        "train.learning_rate": rate,
-        **{f"label.{key}": value for key, value in others.items()},
-    }
+def _labelled(**label: Any) -> dict[str, Any]:
+    return {f"label.{key}": value for key, value in label.items()}
 
 
-def _sft(*rates: float, **others: Any) -> list[dict[str, Any]]:
+def _tgo(beta: float, rate: float, **label: Any) -> dict[str, Any]:
+    return {"train.beta": beta, "train.learning_rate": rate, **_labelled(**label)}
+
+
+def _sft(*rates: float, **label: Any) -> list[dict[str, Any]]:
     return [
-        {
-            "train.objective": "sft",
-            "train.learning_rate": rate,
-            **{f"label.{key}": value for key, value in others.items()},
-        }
+        {"train.objective": "sft", "train.learning_rate": rate, **_labelled(**label)}
         for rate in rates
     ]
 
@@ -76,15 +73,6 @@ RIVALS: dict[str, dict[str, dict[str, Any]]] = {
     "diffusion": {"sft": _sft(1e-3)[0]},
 }
 """By family: their settings are chosen like ours, by `choose`."""
-
-
-def changed(settings: Settings, changes: Mapping[str, Any]) -> Settings:
-    """Settings with dotted keys changed, checked again as a whole."""
-    values = settings.model_dump()
-    for key, value in changes.items():
-        group, name = key.split(".")
-        values[group][name] = value
-    return Settings.model_validate(values)
 
 
 def trained(settings: Settings, name: str) -> Path | None:

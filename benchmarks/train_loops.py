@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from benchmarks.train_rows import Place, with_train
+from pipeline import runtime
 from pipeline.generators import load_generator
 from trainer.distributed import World
 from trainer.journal import Log, summary
@@ -109,9 +110,8 @@ def _seconds(work: Callable[[], object]) -> float:
 
 @contextmanager
 def _deterministic() -> Iterator[None]:
-    """As in a stage (`pipeline.runtime`); the other contenders are spared what it costs."""
-    torch.use_deterministic_algorithms(True, warn_only=True)
-    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
+    """As in a stage; the other contenders are spared what it costs."""
+    runtime.ask_for_determinism()
     try:
         yield
     finally:

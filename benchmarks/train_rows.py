@@ -13,6 +13,7 @@ import pyarrow as pa
 import torch
 from PIL import Image
 
+from benchmarks.changes import changed
 from benchmarks.generator_sizes import Size, write_model
 from pipeline import layout
 from pipeline.config import settings
@@ -55,10 +56,8 @@ def write(size: Size, root: Path, train: Mapping[str, Any]) -> Place:
 
 
 def with_train(chosen: Settings, train: Mapping[str, Any]) -> Settings:
-    """Settings with some of ``train`` changed, checked again as a whole."""
-    values = chosen.model_dump()
-    values["train"] |= train
-    return Settings.model_validate(values)
+    """Settings with some of ``train`` changed."""
+    return changed(chosen, {f"train.{key}": value for key, value in train.items()})
 
 
 def write_rows(

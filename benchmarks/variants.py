@@ -14,7 +14,8 @@ import argparse
 import json
 from typing import Any
 
-from benchmarks.claims import changed, trained_all
+from benchmarks.changes import changed
+from benchmarks.claims import trained_all
 from pipeline import layout
 from pipeline.config.settings import load
 from pipeline.reporting import evaluate

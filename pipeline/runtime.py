@@ -33,12 +33,19 @@ def prepare(settings: Settings) -> str:
         local = int(os.environ.get("LOCAL_RANK", "0"))
         torch.cuda.set_device(local % torch.cuda.device_count())
     torch.set_num_threads(settings.threads)
+    ask_for_determinism()
+    _quiet_libraries()
+    return device
+
+
+def ask_for_determinism() -> None:
+    """The same kernels for the same input, from now on in this process."""
+    import torch
+
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # deterministic matrix products
     torch.use_deterministic_algorithms(True, warn_only=True)
     # a debugging aid that costs time
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
-    _quiet_libraries()
-    return device
 
 
 def require_compiler(key: str) -> None:

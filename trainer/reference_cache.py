@@ -124,8 +124,9 @@ class ReferenceCache:
         ):
             target = self._target(path)
             if _read(target) is None:
+                found = self._measure(path, table, measure, size)
                 with replacing(target) as file:
-                    file.write(save({NAME: self._measure(path, table, measure, size)}))
+                    file.write(save({NAME: found}))
         world.wait()
         self._values = torch.cat([load_file(self._target(p))[NAME] for p, _ in self._rows.shards])
 
