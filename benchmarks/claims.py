@@ -25,7 +25,7 @@ from benchmarks.changes import changed
 from pipeline import layout
 from pipeline.config.settings import Settings, load
 from pipeline.labelling import label
-from pipeline.reporting import evaluate
+from pipeline.evaluation import evaluate
 from pipeline.storage.atomic import write_json
 from trainer import train
 

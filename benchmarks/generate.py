@@ -38,8 +38,8 @@ from benchmarks import reward_sizes
 from benchmarks.generator_sizes import MINIATURE, SIZES, write_model
 from pipeline.generators.base import of_rows
 from pipeline.generators.diffusion import Diffusion
-from pipeline.reporting.costs import GPUS
-from pipeline.scoring import produce
+from pipeline.tools.costs import GPUS
+from pipeline.scoring import sampling as produce
 from pipeline.scoring.score import score_prompts
 from pipeline.sources.prompts import Prompt
 from pipeline.storage.embeddings import Embeddings, stored

@@ -29,8 +29,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipeline.config.settings import Label
-from pipeline.labelling import label, plan
-from pipeline.labelling.examine import examine
+from pipeline.labelling import label, labeller
+from pipeline.labelling.diagnostics import examine
 from pipeline.storage import shards
 
 ROWS_PER_SHARD = 1_000_000
@@ -131,7 +131,7 @@ def _write_shard(path: Path, table: pa.Table) -> None:
 
 def ours(scored: Path, out: Path, threads: int, lap: Callable[[str], None]) -> float:
     """Stage two itself, without its plot and record."""
-    made = plan.make(scored, Label.model_validate(RULE), threads=threads)
+    made = labeller.make(scored, Label.model_validate(RULE), threads=threads)
     lap("threshold")
     found = examine(made, seed=0, threads=threads)
     lap("diagnosis")

@@ -18,7 +18,7 @@ from benchmarks.changes import changed
 from benchmarks.claims import trained_all
 from pipeline import layout
 from pipeline.config.settings import load
-from pipeline.reporting import evaluate
+from pipeline.evaluation import evaluate
 from pipeline.storage.atomic import write_json
 
 VARIANTS: dict[str, dict[str, Any]] = {

@@ -111,7 +111,7 @@ def evaluate(
 ) -> None:
     """Compare the tuned model with the base model: same prompts, same seeds."""
     settings = _checked(params)
-    from pipeline.reporting import evaluate
+    from pipeline.evaluation import evaluate
 
     evaluate.run(settings, split.value)
 
@@ -120,7 +120,7 @@ def evaluate(
 def report(params: Params = PARAMS) -> None:
     """Write reports/index.html, one page that shows everything."""
     settings = _checked(params)
-    from pipeline.reporting import report
+    from pipeline.page import report
 
     report.run(settings)
 
@@ -135,7 +135,7 @@ def export(
 ) -> None:
     """Bundle the tuned model with its card, scores and evidence, ready for `hf upload`."""
     settings = _checked(params)
-    from pipeline.reporting import export
+    from pipeline.publishing import export
 
     export.run(settings, params, output, kind.value)
 
@@ -144,7 +144,7 @@ def export(
 def verify(params: Params = PARAMS) -> None:
     """Check every shard and label on disk: checksums, images, ids, scores."""
     settings = _checked(params)
-    from pipeline.reporting import verify
+    from pipeline.tools import verify
 
     verify.run(settings)
 
@@ -153,9 +153,9 @@ def verify(params: Params = PARAMS) -> None:
 def rewards(params: Params = PARAMS) -> None:
     """List the reward models: who offers them, what is loaded from where, what is missing."""
     settings = _checked(params)
-    from pipeline.scoring import available
+    from pipeline.scoring import list_rewards
 
-    available.show(settings.rewards)
+    list_rewards.show(settings.rewards)
 
 
 @app.command()
@@ -183,7 +183,7 @@ def rate(
     if not sources:
         entries = _checked(params).rewards
         sources = {name: entry.model_dump() for name, entry in entries.items()}
-    from pipeline.scoring.rate import rate, summary
+    from pipeline.scoring.score_images import rate, summary
 
     table = rate(
         data,
@@ -223,9 +223,9 @@ def plan(
 ) -> None:
     """Say what a run would do and cost; checks the settings and loads nothing."""
     settings = _checked(params)
-    from pipeline.reporting import dry_run
+    from pipeline.tools import run_plan
 
-    for line in dry_run.lines(settings, gpu=gpu, gpus=gpus, share=share):
+    for line in run_plan.lines(settings, gpu=gpu, gpus=gpus, share=share):
         print(line)
 
 

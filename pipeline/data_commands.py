@@ -88,7 +88,7 @@ def import_(
     from pipeline.config import settings
 
     chosen = settings.load(params)
-    from pipeline.scoring import importing
+    from pipeline.scoring import import_ratings
     from pipeline.sources.rating_tables import Source
 
     columns = {
@@ -100,7 +100,7 @@ def import_(
         "domain": domain_column,
     }
     kind = format.value if format else None
-    importing.run(chosen, Source(source, kind, images, columns, unit, split))
+    import_ratings.run(chosen, Source(source, kind, images, columns, unit, split))
 
 
 @app.command()
@@ -114,12 +114,12 @@ def inspect(
     ] = 6,
 ) -> None:
     """What scores look like: counts, quantiles, correlations; --html for the images."""
-    from pipeline.reporting import inspection
+    from pipeline.tools import inspection
 
     found = inspection.look(folder)
     inspection.show(found)
     if html is not None:
-        from pipeline.reporting import inspection_page
+        from pipeline.tools import inspection_page
 
         print(f"page: {inspection_page.write(found, html, images)}")
 
@@ -133,7 +133,7 @@ def sql(
     csv: Annotated[bool, typer.Option("--csv", help="Print all rows, as CSV.")] = False,
 ) -> None:
     """Ask DuckDB about the shards: tgo sql "select domain, avg(clip) from scored group by 1"."""
-    from pipeline.reporting import sql
+    from pipeline.tools import sql
 
     answer = sql.ask(query, scored=scored, labelled=labelled)
     if csv:

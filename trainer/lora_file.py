@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 from torch import Tensor, nn
 
-from pipeline.reporting.model_card import LORA
+from pipeline.publishing.model_card import LORA
 
 PARTS = ("unet", "transformer")
 """What diffusers calls the network of a pipeline, and so the prefix of its adapters' names."""

@@ -14,7 +14,7 @@ from pipeline.config.settings import Settings
 from pipeline.errors import InputError
 from pipeline.generators import load_generator
 from pipeline.generators.base import Family
-from pipeline.reporting import model_card
+from pipeline.publishing import model_card
 from trainer import adapters, lora_file
 from trainer.distributed import World
 from trainer.learner import Learner

@@ -18,9 +18,9 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from pipeline.generators.base import of_rows
-from pipeline.reporting import strips
-from pipeline.reporting.evaluate import evaluation_seed
-from pipeline.scoring import produce
+from pipeline.training_log import sample_strips
+from pipeline.evaluation.evaluate import evaluation_seed
+from pipeline.scoring import sampling
 from pipeline.sources import prompts
 from pipeline.storage import embeddings
 
@@ -58,7 +58,7 @@ class Samples:
         self._every = chosen.every if chosen else 0
         wanted = prompts.read(settings.prompts.validation, chosen.prompts) if chosen else []
         seed = evaluation_seed(settings.seed)
-        self._rows = produce.rows_of(wanted, seed=seed, images_per_prompt=1)
+        self._rows = sampling.rows_of(wanted, seed=seed, images_per_prompt=1)
         self._texts = [prompt.text for prompt in wanted]
         self._batch_size = min(len(wanted), settings.score.batch_size)
         self._writer = ThreadPoolExecutor(1, "tgo-samples")
@@ -67,7 +67,7 @@ class Samples:
         if wanted:
             self._conditions = _conditions(family, self._texts, self._batch_size)
             family.texts.release()
-        for update, images in strips.read(folder):
+        for update, images in sample_strips.read(folder):
             loggers.pictures(update, dict(zip(self._texts, images, strict=True)))
 
     def due(self, update: int) -> bool:
@@ -78,10 +78,10 @@ class Samples:
         """Make the images after ``update`` updates; a thread encodes and writes them."""
         with learner.averaging():
             given = (self._family, self._rows, self._conditions, self._batch_size)
-            sampled = list(produce.sample(*given))
-        images = torch.cat([produce.decode(self._family, batch) for batch in sampled])
+            sampled = list(sampling.sample(*given))
+        images = torch.cat([sampling.decode(self._family, batch) for batch in sampled])
         shown = images.permute(0, 2, 3, 1).numpy()
-        self._pending.append(self._writer.submit(strips.write, self._folder, update, shown))
+        self._pending.append(self._writer.submit(sample_strips.write, self._folder, update, shown))
         self._loggers.pictures(update, dict(zip(self._texts, shown, strict=True)))
 
     def flush(self) -> None:
@@ -102,12 +102,12 @@ class Samples:
 
     def _keep(self, facts: dict[str, Any], done: int, say: Callable[[str], None]) -> None:
         """Leave in the folder what belongs to this run and nothing else."""
-        same = done > 0 and strips.facts(self._folder) == facts
-        for update, path in strips.paths(self._folder):
+        same = done > 0 and sample_strips.facts(self._folder) == facts
+        for update, path in sample_strips.paths(self._folder):
             if not (same and update <= done and self.due(update)):
                 path.unlink()
-        strips.describe(self._folder, facts)
-        there = {update for update, _ in strips.paths(self._folder)}
+        sample_strips.describe(self._folder, facts)
+        there = {update for update, _ in sample_strips.paths(self._folder)}
         wanted = range(0, done + 1, self._every) if self._every and done else ()
         if missing := [update for update in wanted if update not in there]:
             say(
@@ -119,5 +119,5 @@ class Samples:
 def _conditions(family: Family, texts: list[str], batch_size: int) -> embeddings.Embeddings:
     """As stage one stores them, so that the images are those of the evaluation."""
     empty = embeddings.stored(family.encode_prompts([""]))
-    given = embeddings.stored(produce.embed(family, texts, batch_size))
+    given = embeddings.stored(sampling.embed(family, texts, batch_size))
     return embeddings.Embeddings(given, of_rows(empty, 0))

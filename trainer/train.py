@@ -25,7 +25,7 @@ from pipeline.config.train_settings import Train
 from pipeline.errors import InputError
 from pipeline.generators import load_generator
 from pipeline.generators.base import Family
-from pipeline.reporting import health
+from pipeline.training_log import health
 from pipeline.storage.locks import hold
 from trainer.checkpoints import Checkpoint, Checkpoints
 from trainer.classes import ClassStream

@@ -14,12 +14,7 @@ from typing import Annotated, Any, Literal, get_args
 
 from pydantic import AfterValidator, Field, ValidationError, field_validator, model_validator
 
-from pipeline.config.fields import (
-    Count,
-    Group,
-    Seed,
-    Source,
-)
+from pipeline.config.fields import Count, Group, Seed, Source
 from pipeline.config.label_settings import PROMPT, RATING, Label
 from pipeline.config.prompt_settings import Prompts
 from pipeline.config.train_settings import Train

@@ -91,7 +91,7 @@ class ObjectiveSettings(Group):
 
 
 class Collapse(Group):
-    """When a run is stopped because it forgets (pipeline/reporting/health.py)."""
+    """When a run is stopped because it forgets (pipeline/training_log/health.py)."""
 
     likelihood_fall: Positive | None = Field(description="a number above 0, or null for never")
     right_side: float | None = Field(

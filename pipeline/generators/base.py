@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from pipeline.errors import InputError
-from pipeline.generators.texts import Texts
+from pipeline.generators.text_encoders import Texts
 
 Conditions = dict[str, Tensor]
 """What a prompt gives the network, by name (`embeddings`, `pooled`, `mask`, ...).

@@ -16,8 +16,8 @@ from torch import Tensor, nn
 
 from pipeline.errors import InputError
 from pipeline.generators.base import Conditions, Corruption, check_size, gaussian
-from pipeline.generators.folder import ModelFolder
-from pipeline.generators.texts import Texts
+from pipeline.generators.model_folder import ModelFolder
+from pipeline.generators.text_encoders import Texts
 
 
 class Latent:

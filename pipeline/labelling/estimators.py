@@ -13,10 +13,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.config.label_settings import Label
-from pipeline.labelling import histograms
-from pipeline.labelling.feed import Feed, Part
-from pipeline.labelling.moments import Moments
-from pipeline.labelling.threshold import Selection, from_keys, ranks, to_keys
+from pipeline.labelling.stats import mixtures
+from pipeline.labelling.score_reader import Feed, Part
+from pipeline.labelling.stats.moments import Moments
+from pipeline.labelling.stats.quantiles import Selection, from_keys, ranks, to_keys
 
 Scores = NDArray[np.float32]
 _FIXED_POINT = 2.0**42  # steps of the oracle's terms: their sum does not depend on its order
@@ -126,17 +126,17 @@ def _means(feed: Feed, groups: int, grouped: bool) -> Estimate:
 
 def _shapes(feed: Feed, estimator: str, groups: int, grouped: bool) -> Estimate:
     ends = list(feed.each(_ends))
-    span = histograms.Range(min(low for low, _ in ends), max(high for _, high in ends))
+    span = mixtures.Range(min(low for low, _ in ends), max(high for _, high in ends))
 
     def count(part: Part) -> NDArray[np.int64]:
         there = ~np.isnan(part.scores)
         bins = span.bins(part.scores[there])
         if grouped:
-            bins += _groups(part, there) * histograms.BINS
-        return np.bincount(bins, minlength=groups * histograms.BINS)
+            bins += _groups(part, there) * mixtures.BINS
+        return np.bincount(bins, minlength=groups * mixtures.BINS)
 
-    counts = np.sum(list(feed.each(count)), axis=0).reshape(groups, histograms.BINS)
-    cut = histograms.otsu if estimator == "otsu" else histograms.mixture
+    counts = np.sum(list(feed.each(count)), axis=0).reshape(groups, mixtures.BINS)
+    cut = mixtures.otsu if estimator == "otsu" else mixtures.mixture
     values = [cut(row, span) if row.any() else np.nan for row in counts]
     return Estimate(np.array([values], np.float32), counts.sum(axis=1))
 

@@ -16,11 +16,11 @@ import pyarrow as pa
 
 from pipeline import layout
 from pipeline.config.settings import Label, Settings
-from pipeline.labelling import distribution, plan, verdict
-from pipeline.labelling.examine import Examined, examine
-from pipeline.labelling.feed import in_order, numbers
-from pipeline.labelling.plan import Plan
-from pipeline.labelling.tally import Tally, count
+from pipeline.labelling import plot_data, labeller, summary
+from pipeline.labelling.diagnostics import Examined, examine
+from pipeline.labelling.score_reader import in_order, numbers
+from pipeline.labelling.labeller import Plan
+from pipeline.labelling.label_counts import Tally, count
 from pipeline.labelling.weights import EXCLUDED
 from pipeline.storage import shards
 from pipeline.storage.atomic import Commits, remove_partials, write_json
@@ -37,7 +37,7 @@ def run(settings: Settings) -> dict[str, Any]:
         threads=settings.threads,
     )
     _plot(layout.LABELLED, layout.SCORE_DISTRIBUTION, facts["threshold"])
-    for line in verdict.told(facts):
+    for line in summary.told(facts):
         print(f"{layout.LABELLED}: {line}")
     return facts
 
@@ -52,11 +52,11 @@ def label_folder(
     """
     with hold(labelled):
         remove_partials(labelled)
-        made = plan.make(scored, rule, threads=threads)
+        made = labeller.make(scored, rule, threads=threads)
         found = examine(made, seed=seed, threads=threads)
         record = labelled / layout.THRESHOLD.name
         record.unlink(missing_ok=True)  # until every label is the new one, none is vouched for
-        facts = verdict.facts(made, found, write_labels(made, found, labelled, threads=threads))
+        facts = summary.facts(made, found, write_labels(made, found, labelled, threads=threads))
         write_json(record, facts)
     for warning in facts["warnings"]:
         print(f"warning: {warning}", file=sys.stderr)
@@ -93,11 +93,11 @@ def _write(made: Plan, found: Examined, path: Path, to: Path, commits: Commits) 
 
 
 def _plot(labelled: Path, plot: Path, threshold: float) -> None:
-    def chunks() -> Iterator[distribution.Chunk]:
+    def chunks() -> Iterator[plot_data.Chunk]:
         for path in shards.shard_paths(labelled):
             for table in shards.batches(path, ["score", "label"]):
                 label = table["label"].to_numpy()
                 kept = label != EXCLUDED
                 yield numbers(table["score"])[kept], label[kept]
 
-    distribution.write(plot, chunks, threshold)
+    plot_data.write(plot, chunks, threshold)

@@ -18,8 +18,8 @@ from pipeline.config import settings
 from pipeline.config.label_settings import Label
 from pipeline.config.settings import Settings
 from pipeline.errors import InputError
-from pipeline.labelling import plan
-from pipeline.labelling.threshold import rank
+from pipeline.labelling import labeller
+from pipeline.labelling.stats.quantiles import rank
 
 SAME_KEYS = {
     "estimator": ("percentile", "value", "oracle_beta", "ordinal"),
@@ -70,9 +70,9 @@ def look(scored: Path, rules: Mapping[str, Label], *, threads: int = 1) -> list[
     """Label every row by every rule, in memory; differences are told against the first rule."""
     first: NDArray[np.int8] | None = None
     rows: list[Preview] = []
-    read: dict[str, plan.Surveyed] = {}
+    read: dict[str, labeller.Surveyed] = {}
     for name, rule in rules.items():
-        made = plan.make(scored, rule, threads=threads, read=read)
+        made = labeller.make(scored, rule, threads=threads, read=read)
         label, weight = _marks(made)
         first = label if first is None else first
         usable = label >= 0
@@ -101,7 +101,7 @@ def varied(chosen: Settings, changes: Mapping[str, Any], name: str) -> Label:
     return settings.validate(values, origin=f"--try {name}").label
 
 
-def _marks(made: plan.Plan) -> tuple[NDArray[np.int8], NDArray[np.float32]]:
+def _marks(made: labeller.Plan) -> tuple[NDArray[np.int8], NDArray[np.float32]]:
     marked = list(made.each())
     return (
         np.concatenate([rows.label for rows in marked]),

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from pipeline.config.label_settings import Label
 from pipeline.errors import InputError
-from pipeline.labelling.moments import Moments
+from pipeline.labelling.stats.moments import Moments
 
 Scores = NDArray[np.float32]
 Mask = NDArray[np.bool_]

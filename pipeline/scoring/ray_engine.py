@@ -20,11 +20,11 @@ from tqdm import tqdm
 from pipeline import layout
 from pipeline.config.settings import Settings
 from pipeline.errors import InputError
-from pipeline.scoring import inventory, score
-from pipeline.scoring.lanes import open_lanes
-from pipeline.scoring.maker import Done, Maker
+from pipeline.scoring import shard_plan, score
+from pipeline.scoring.worker_threads import open_lanes
+from pipeline.scoring.shard_builder import Done, Maker
 from pipeline.scoring.score import Summary
-from pipeline.scoring.shares import Share
+from pipeline.scoring.worker_share import Share
 from pipeline.sources import prompts
 from pipeline.storage import locks
 from rewards.errors import RewardError
@@ -42,7 +42,7 @@ class Worker:
 
     def sweep(self) -> None:
         """See `inventory.sweep`; for one actor, before any other writes."""
-        inventory.sweep(self._run.planned, self._run.folder)
+        shard_plan.sweep(self._run.planned, self._run.folder)
 
     def bring(self, number: int) -> tuple[str, int, Done]:
         """Bring one shard up to date; its file name, its images, what was done."""

@@ -20,11 +20,11 @@ from tqdm import tqdm
 from pipeline import layout
 from pipeline.config.settings import Settings
 from pipeline.generators.base import Family
-from pipeline.scoring import inventory, shares
-from pipeline.scoring.inventory import Found, Planned
-from pipeline.scoring.lanes import open_lanes
-from pipeline.scoring.maker import Done, Job, Maker
-from pipeline.scoring.shares import ALL, Share
+from pipeline.scoring import shard_plan, worker_share
+from pipeline.scoring.shard_plan import Found, Planned
+from pipeline.scoring.worker_threads import open_lanes
+from pipeline.scoring.shard_builder import Done, Job, Maker
+from pipeline.scoring.worker_share import ALL, Share
 from pipeline.sources import prompts
 from pipeline.sources.prompts import Prompt
 from pipeline.storage import card, fingerprint, locks, manifest, origin, shards
@@ -66,7 +66,7 @@ def run(settings: Settings) -> None:
         origin.require_ratings(layout.SCORED)
         print(f"{layout.SCORED}: imported ratings, which label.reward names; nothing to generate")
         return
-    share = shares.from_environment()
+    share = worker_share.from_environment()
     origin.require(layout.SCORED, "generated")
     if settings.engine == "ray":
         from pipeline.scoring import ray_engine
@@ -142,7 +142,7 @@ def plan(
     )
     per_shard = rows_per_shard // job.images_per_prompt
     rewards = fingerprint.reward_parts(job.panel)
-    planned = inventory.plan(folder, embeddings_folder, chosen, per_shard, images, rewards)
+    planned = shard_plan.plan(folder, embeddings_folder, chosen, per_shard, images, rewards)
     return Run(job, planned, folder)
 
 
@@ -172,7 +172,7 @@ def summarise(count: int, done: Collection[Done], images: int) -> Summary:
 def survey(folder: Path, mine: Sequence[Planned]) -> dict[Planned, Found]:
     """What may stay of some shards; the manifest forgets what must be written again."""
     known = manifest.read(folder)
-    looked = {shard: inventory.inspect(shard, known.get(shard.path.name)) for shard in mine}
+    looked = {shard: shard_plan.inspect(shard, known.get(shard.path.name)) for shard in mine}
     found = {shard: state for shard, state in looked.items() if state}
     stale = [shard.path.name for shard in mine if not is_complete(shard, found)]
     manifest.forget(folder, stale)
@@ -187,7 +187,7 @@ def is_complete(shard: Planned, found: dict[Planned, Found]) -> bool:
 @contextmanager
 def _entered(run: Run, mine: Sequence[Planned], share: Share) -> Iterator[None]:
     """The right to write: the whole folder, or beside other workers the shards of one's share."""
-    sweep = partial(inventory.sweep, run.planned, run.folder)
+    sweep = partial(shard_plan.sweep, run.planned, run.folder)
     if share.is_all:
         with locks.hold(run.folder):
             sweep()

@@ -46,7 +46,7 @@ def images_part(
         "images_per_prompt": images_per_prompt,
         "batch_size": batch_size,
         "threads": torch.get_num_threads(),
-        "code": code_sha256("pipeline.scoring.produce", type(family).__module__),
+        "code": code_sha256("pipeline.scoring.sampling", type(family).__module__),
     }
 
 
@@ -60,7 +60,7 @@ def reward_parts(panel: Panel) -> dict[str, dict[str, Any]]:
     facts, modules = panel.describe(), panel.modules()
     return {
         name: facts[name]
-        | {"code": code_sha256("pipeline.scoring.produce", "rewards.panel", modules[name])}
+        | {"code": code_sha256("pipeline.scoring.sampling", "rewards.panel", modules[name])}
         for name in panel.names
     }
 

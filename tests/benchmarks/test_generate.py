@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from benchmarks import generate
-from pipeline.scoring import produce
+from pipeline.scoring import sampling
 from rewards.panel import Panel
 
 
@@ -36,7 +36,7 @@ def test_ours_and_diffusers_make_the_same_image(
         guidance_scale=options.guidance_scale,
         generator=[torch.Generator().manual_seed(row.seed)],
     ).images[0]
-    ours = produce.decode(rivals.family, rivals.sampling()[0])[0].permute(1, 2, 0).numpy()
+    ours = sampling.decode(rivals.family, rivals.sampling()[0])[0].permute(1, 2, 0).numpy()
     assert np.abs(ours.astype(int) - np.asarray(theirs).astype(int)).max() <= 1
 
 

@@ -55,7 +55,7 @@ def _score(
     import torch
 
     from pipeline.errors import InputError
-    from pipeline.scoring.shares import Share
+    from pipeline.scoring.worker_share import Share
     from rewards.panel import Panel
     from tests.stage_one import PROMPTS, load_family, score_into
 
@@ -79,7 +79,7 @@ def _score(
 
 def _watch(fault: Fault | None) -> dict[str, int]:
     """Count the calls at each place, and die in the one that `fault` names."""
-    from pipeline.scoring import produce
+    from pipeline.scoring import sampling
     from pipeline.storage import shard_writer
 
     counts = dict.fromkeys(FAULTS, 0)
@@ -100,8 +100,8 @@ def _watch(fault: Fault | None) -> dict[str, int]:
 
     written = shard_writer._Hashing
     written.write = watched("write", written.write, write_half)  # type: ignore[method-assign]
-    produce.decode = watched("sample", produce.decode)
-    produce.encode_png = watched("encode", produce.encode_png)
+    sampling.decode = watched("sample", sampling.decode)
+    sampling.encode_png = watched("encode", sampling.encode_png)
     os.fsync = watched("fsync", os.fsync)
     replace = os.replace
     os.replace = watched("rename", watched("after rename", replace, half=replace))
@@ -113,7 +113,7 @@ def _nothing(*_: Any, **__: Any) -> None:
 
 
 def _note_beginnings(made: Path) -> None:
-    from pipeline.scoring.maker import Maker
+    from pipeline.scoring.shard_builder import Maker
 
     make = Maker._make
 

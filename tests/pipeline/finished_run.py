@@ -21,7 +21,7 @@ from data.world.scene import Scene, caption, confuse, draw_scene
 from pipeline import layout
 from pipeline.config.settings import Settings
 from pipeline.labelling import label
-from pipeline.reporting import evaluate
+from pipeline.evaluation import evaluate
 from pipeline.storage import shards
 from pipeline.storage.atomic import write_json
 from tests.scores import PLAIN

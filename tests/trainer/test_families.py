@@ -14,7 +14,7 @@ import torch
 from pipeline.config.settings import Settings
 from pipeline.generators import load_generator
 from pipeline.labelling import label
-from pipeline.scoring.produce import decode_png
+from pipeline.scoring.sampling import decode_png
 from pipeline.storage import shards
 from tests.families import FAMILY_OF, GUIDANCE, MASKED, PROMPTS, SEEDS, sample, write
 from tests.family_parts import RESOLUTION

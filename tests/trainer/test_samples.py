@@ -10,7 +10,7 @@ import torch
 
 from pipeline.config.settings import Settings, validate
 from pipeline.errors import InputError
-from pipeline.reporting import strips
+from pipeline.training_log import sample_strips
 from tests.trainer.miniature import Place, make_settings
 from tests.trainer.test_train import CrashError, crash_at, make_learner, run, same
 
@@ -57,9 +57,9 @@ def test_the_first_images_are_the_base_models_as_stage_one_makes_them(
     settings = sampling(model, place.root, prompts=3, updates=1)
     run(settings, place)
     folder = place.outputs()["samples"]
-    ((update, shown),) = strips.read(folder)
+    ((update, shown),) = sample_strips.read(folder)
     assert update == 0
-    facts = strips.facts(folder)
+    facts = sample_strips.facts(folder)
     assert facts["prompts"] == TEXTS
     pipe = StableDiffusionPipeline.from_pretrained(model, safety_checker=None)
     pipe.set_progress_bar_config(disable=True)

@@ -9,7 +9,7 @@ import pytest
 from data.world.judge import judge
 from pipeline.generators import load_generator
 from pipeline.generators.base import of_rows
-from pipeline.scoring import produce
+from pipeline.scoring import sampling
 from pipeline.sources.prompts import Prompt
 from pipeline.storage.embeddings import Embeddings
 from tests.settings import PARAMS, changed
@@ -31,13 +31,13 @@ def test_pictures_keep_what_their_own_prompt_promises(
     family = load_generator(changed({"generator": chosen}).generator)
     with open("data/prompts/validation.jsonl") as file:
         texts = [json.loads(next(file))["prompt"] for _ in range(COUNT)]
-    encoded = produce.embed(family, [*texts, ""], COUNT)
-    rows = produce.rows_of(
+    encoded = sampling.embed(family, [*texts, ""], COUNT)
+    rows = sampling.rows_of(
         [Prompt(text, text, "all") for text in texts], seed=0, images_per_prompt=1
     )
     given = Embeddings(of_rows(encoded, slice(-1)), of_rows(encoded, -1))
-    (sampled,) = produce.sample(family, rows, given, COUNT)
-    pictures = produce.decode(family, sampled).permute(0, 2, 3, 1).numpy()
+    (sampled,) = sampling.sample(family, rows, given, COUNT)
+    pictures = sampling.decode(family, sampled).permute(0, 2, 3, 1).numpy()
     own = np.mean([verdict.share for verdict in judge(pictures, texts)])
     others = np.mean([verdict.share for verdict in judge(pictures, [*texts[1:], texts[0]])])
     assert own > 0.6

@@ -14,7 +14,7 @@ import torch
 
 from pipeline.generators.base import of_rows
 from pipeline.generators.latent import Latent
-from pipeline.scoring import produce
+from pipeline.scoring import sampling
 from pipeline.sources.prompts import Prompt
 from pipeline.storage.embeddings import Embeddings, stored
 from tests.families import GUIDANCE, PROMPTS, SEEDS, case, load, sample
@@ -77,13 +77,13 @@ def test_stored_codes_decode_to_the_stored_image(
 ) -> None:
     family: Any = loaded(kind)
     prompts = [Prompt(f"p{n}", text, "all") for n, text in enumerate(PROMPTS)]
-    kept = stored(produce.embed(family, [*PROMPTS, ""], 2))
+    kept = stored(sampling.embed(family, [*PROMPTS, ""], 2))
     embedded = Embeddings(of_rows(kept, slice(-1)), of_rows(kept, -1))
-    rows = produce.rows_of(prompts, seed=0, images_per_prompt=1)
-    (made,) = produce.sample(family, rows, embedded, 2)
+    rows = sampling.rows_of(prompts, seed=0, images_per_prompt=1)
+    (made,) = sampling.sample(family, rows, embedded, 2)
     assert made.usable.all()
     assert made.codes.dtype == torch.float16
-    images = produce.decode(family, made)
+    images = sampling.decode(family, made)
     assert images.shape == (2, 3, RESOLUTION, RESOLUTION)
     assert torch.equal(family.decode(made.codes), images)
     found = family.encode(images)

@@ -9,7 +9,7 @@ import torch
 from safetensors.torch import save_file
 
 from pipeline.errors import InputError
-from pipeline.generators.folder import ModelFolder
+from pipeline.generators.model_folder import ModelFolder
 from pipeline.generators.meissonic_transformer import MeissonicTransformer
 from tests.masked_models import write_random_meissonic
 

@@ -13,8 +13,9 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from pipeline.errors import InputError
-from pipeline.labelling import diagnosis, distribution, label
-from pipeline.labelling.threshold import percentiles
+from pipeline.labelling.stats import reliability
+from pipeline.labelling import plot_data, label
+from pipeline.labelling.stats.quantiles import percentiles
 from pipeline.labelling.weights import labels, weights
 from pipeline.storage import shards
 from tests.scores import make_rule, write_scored
@@ -186,12 +187,12 @@ def test_the_interval_covers_and_is_wider_when_prompts_decide() -> None:
     independent = generator.normal(size=6000).astype(np.float32)
     groups = np.arange(6000) // 4
     clustered = np.repeat(generator.normal(size=1500), 4).astype(np.float32)
-    low, high = diagnosis.threshold_interval(independent, groups, make_rule(), seed=0)
+    low, high = reliability.threshold_interval(independent, groups, make_rule(), seed=0)
     assert low < 0 < high
     assert high - low == pytest.approx(2 * 1.96 * 1.2533 / np.sqrt(6000), rel=0.25)
-    wide_low, wide_high = diagnosis.threshold_interval(clustered, groups, make_rule(), seed=0)
+    wide_low, wide_high = reliability.threshold_interval(clustered, groups, make_rule(), seed=0)
     assert (wide_high - wide_low) > 1.5 * (high - low)
-    assert (low, high) == diagnosis.threshold_interval(independent, groups, make_rule(), seed=0)
+    assert (low, high) == reliability.threshold_interval(independent, groups, make_rule(), seed=0)
     assert {low, high} <= set(independent.tolist())
 
 
@@ -201,14 +202,14 @@ def test_the_variance_between_prompts_is_found(share: float) -> None:
     groups = np.repeat(np.arange(2000), generator.integers(1, 6, 2000))
     between = generator.normal(size=2000)[groups] * np.sqrt(share)
     scores = between + generator.normal(size=len(groups)) * np.sqrt(1 - share)
-    found = diagnosis.between_group_share(scores.astype(np.float32), groups)
+    found = reliability.between_group_share(scores.astype(np.float32), groups)
     assert found == pytest.approx(share, abs=0.04)
 
 
 def test_the_variance_between_prompts_needs_several_images_and_prompts() -> None:
     scores = np.array([1, 2, 3], np.float32)
-    assert diagnosis.between_group_share(scores, np.array([0, 1, 2])) is None
-    assert diagnosis.between_group_share(scores, np.array([0, 0, 0])) is None
+    assert reliability.between_group_share(scores, np.array([0, 1, 2])) is None
+    assert reliability.between_group_share(scores, np.array([0, 0, 0])) is None
 
 
 @given(SCORES)
@@ -219,9 +220,9 @@ def test_the_plot_counts_every_score_once_and_parts_at_the_threshold(scores: np.
     made = labels(scores, np.ones(len(scores), bool), threshold, "positive")
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "plot.csv"
-        distribution.write(path, lambda: [(scores, made)], threshold)
+        plot_data.write(path, lambda: [(scores, made)], threshold)
         rows = list(csv.DictReader(path.open()))
-    assert tuple(rows[0]) == distribution.FIELDS
+    assert tuple(rows[0]) == plot_data.FIELDS
     assert sum(int(row["count"]) for row in rows) == len(scores)
     for row in rows:
         side = float(row["score"]) >= threshold

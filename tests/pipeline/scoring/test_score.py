@@ -12,8 +12,8 @@ import torch
 
 from pipeline.errors import InputError
 from pipeline.generators.diffusion import Diffusion
-from pipeline.scoring import inventory, produce
-from pipeline.scoring.shares import Share
+from pipeline.scoring import shard_plan, sampling
+from pipeline.scoring.worker_share import Share
 from pipeline.seeds import sample_seed
 from pipeline.storage import embeddings, fingerprint, manifest, shards
 from pipeline.storage.locks import hold
@@ -64,7 +64,7 @@ def test_rows_are_what_the_contract_says(finished: Path, tiny_family: Diffusion)
     assert metadata["tgo.rewards"]["clip"]["unit"] == "cosine"
     assert metadata["tgo.versions"]["torch"] == torch.__version__.split("+")[0]
     codes = torch.from_numpy(shards.read_codes(paths[0]).copy())
-    images = [produce.decode_png(row["bytes"]) for row in table["image"].to_pylist()]
+    images = [sampling.decode_png(row["bytes"]) for row in table["image"].to_pylist()]
     # codes decode to the stored image; batches differ from those of the run, so 1 level of 255
     decoded = tiny_family.decode(codes).numpy()
     assert np.abs(decoded.astype(int) - np.stack(images).astype(int)).max() <= 1
@@ -80,8 +80,8 @@ def test_images_are_sampled_from_the_stored_embeddings(
     empty = tiny_family.encode_prompts([""])["embeddings"][0]
     found = stored.unconditional["embeddings"].float()
     torch.testing.assert_close(found, empty, atol=1e-2, rtol=1e-2)
-    rows = produce.rows_of(PROMPTS[3:6], seed=0, images_per_prompt=2)
-    sampled = next(produce.sample(tiny_family, rows[:4], stored, 4))
+    rows = sampling.rows_of(PROMPTS[3:6], seed=0, images_per_prompt=2)
+    sampled = next(sampling.sample(tiny_family, rows[:4], stored, 4))
     path = shards.shard_paths(scored(finished))[1]
     np.testing.assert_array_equal(sampled.codes.numpy(), shards.read_codes(path)[:4])
 
@@ -154,7 +154,7 @@ def test_changed_code_keeps_no_stale_shard(
     monkeypatch.setattr(fingerprint, "_source", edited)
     target = "rewards.images"  # imported by the reward models
     assert "4 completed, 0 kept" in str(score_into(copied, tiny_family, tiny_panel))
-    target = "pipeline.reporting.report"  # decides no bytes; and the rewards' old code is back
+    target = "pipeline.page.report"  # decides no bytes; and the rewards' old code is back
     assert "4 completed, 0 kept" in str(score_into(copied, tiny_family, tiny_panel))
     assert "0 completed, 4 kept" in str(score_into(copied, tiny_family, tiny_panel))
     target = "pipeline.generators.base"  # imported by the family's module
@@ -247,7 +247,7 @@ def test_a_damaged_shard_is_named_and_made_again(
         (scored(copied) / manifest.NAME).unlink()
     summary = score_into(copied, tiny_family, tiny_panel)
     assert (summary.made, summary.completed) == (1, 0)
-    kept = inventory.aside(scored(copied)) / f"{path.name}.1"
+    kept = shard_plan.aside(scored(copied)) / f"{path.name}.1"
     told = capsys.readouterr().err
     assert f"{path}: " in told
     assert f"set aside as {kept}" in told
@@ -263,8 +263,8 @@ def test_a_file_that_is_no_shard_is_set_aside(
     pq.write_table(shards.read_shard(shards.present(scored(copied))[0], ["id"]), stray)
     pq.write_table(pq.read_table(stray).replace_schema_metadata(), stray)
     score_into(copied, asleep, tiny_panel)
-    assert [path.name for path in inventory.aside(scored(copied)).iterdir()] == ["export.parquet.1"]
-    shutil.rmtree(inventory.aside(scored(copied)))
+    assert [path.name for path in shard_plan.aside(scored(copied)).iterdir()] == ["export.parquet.1"]
+    shutil.rmtree(shard_plan.aside(scored(copied)))
     assert contents(copied) == contents(finished)
 
 
@@ -370,7 +370,7 @@ def test_an_error_behind_the_sampling_ends_the_run_and_leaves_no_half_file(
     def full(image: torch.Tensor) -> bytes:
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(produce, "encode_png", full)
+    monkeypatch.setattr(sampling, "encode_png", full)
     with pytest.raises(InputError, match=r"shard-00000-of-00004\.parquet: no space left"):
         score_into(tmp_path, tiny_family, tiny_panel)
     assert not list(tmp_path.rglob("*.partial"))

@@ -56,13 +56,13 @@ def test_code_counts_where_it_computes(package: Path, module: str, text: str, co
 
 def test_the_modules_that_compute_images_are_all_reached() -> None:
     reached: set[str] = set()
-    pending = ["pipeline.scoring.produce", "pipeline.generators.diffusion"]
+    pending = ["pipeline.scoring.sampling", "pipeline.generators.diffusion"]
     while pending:
         module = pending.pop()
         if module not in reached and module.startswith("pipeline"):
             reached.add(module)
             pending += fingerprint._source(module)[1]
-    used = {"pipeline.seeds", "pipeline.generators.base", "pipeline.generators.folder"}
+    used = {"pipeline.seeds", "pipeline.generators.base", "pipeline.generators.model_folder"}
     assert used < reached
     assert not reached & {"pipeline.scoring.score", "pipeline.config.settings", "pipeline.cli"}
 

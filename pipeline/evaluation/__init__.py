@@ -1,0 +1,1 @@
+"""Base and tuned model compared: same prompts, same seeds, every reward model."""

@@ -1,0 +1,1 @@
+"""The statistics under stage two: exact quantiles, moments, mixtures, reliability."""

@@ -1,0 +1,1 @@
+"""The report: one HTML page from what the stages left on disk."""

@@ -1,0 +1,105 @@
+"""Which charts the report has: the run's files turned into titled figures."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import numpy as np
+from markupsafe import Markup
+
+from pipeline.page import plots
+from pipeline.page.feedback_views import scalar_title
+from pipeline.training_log.health import BANDS
+from pipeline.page.run_files import Inputs
+from pipeline.page.views import TITLES
+
+
+class Figure(NamedTuple):
+    """A chart in the page: its caption, a quieter note beside it, and the drawing."""
+
+    title: str
+    note: str
+    svg: Markup
+
+
+def threshold(inputs: Inputs) -> Figure:
+    """The feedback scores by label, with the threshold."""
+    scores, labels = inputs.labelled
+    facts = inputs.threshold
+    drawn = plots.distribution(
+        scores, labels, facts["threshold"], (facts["low"], facts["high"]), facts["unit"]
+    )
+    title = f"{scalar_title(facts)} of the training images"
+    whose = "the threshold" if facts["scope"] == "global" else "the global threshold"
+    return Figure(title, f"band: 95 % interval of {whose}", Markup(drawn))
+
+
+def before_after(inputs: Inputs, reward: str) -> dict[str, Figure]:
+    """Score distributions of base and tuned model, one figure per test set."""
+    unit = inputs.models[reward]["unit"]
+    return {
+        name: Figure(
+            f"{TITLES[reward]} on {name}",
+            "",
+            Markup(plots.before_after(pairs.base[reward], pairs.tuned[reward], unit)),
+        )
+        for name, pairs in inputs.pairs.items()
+    }
+
+
+def correlation(inputs: Inputs) -> Figure | None:
+    """How far the reward models agree on the training images; None for a single model."""
+    if len(inputs.scores) < 2:
+        return None
+    values = np.stack(list(inputs.scores.values()))
+    with np.errstate(invalid="ignore", divide="ignore"):  # a constant score correlates with none
+        matrix = np.corrcoef(values)
+    drawn = plots.correlation(matrix, [TITLES[name] for name in inputs.scores])
+    return Figure("Agreement of the reward models", "", Markup(drawn))
+
+
+def training(inputs: Inputs) -> dict[str, Figure]:
+    """The training curves that the objective has: without a reference only loss and gradient."""
+    wanted: list[tuple[str, str, str, Mapping[str, str], float | None]] = [
+        ("loss", "Loss", "", {"loss": "loss"}, None),
+        ("margin", "Margin", "implicit reward, label 1 less label 0", {"margin": "margin"}, 0.0),
+        ("right_side", "Right side", "share, 0.5 is chance", {"right_side": "share"}, 0.5),
+        (
+            "log_ratio",
+            "Log-ratio to the reference",
+            "",
+            {"log_ratio_positive": "label 1", "log_ratio_negative": "label 0"},
+            0.0,
+        ),
+        ("grad_factor", "Gradient factor", "0.5 at the start", {"grad_factor": "mean"}, None),
+        ("saturation", "Saturation", "share without gradient", {"saturation": "share"}, None),
+        (
+            "likelihood_change",
+            "Likelihood of positives",
+            "relative to the reference",
+            {"likelihood_change": "change"},
+            0.0,
+        ),
+        ("kl", "KL to the reference", "estimate", {"kl": "KL"}, None),
+        ("grad_norm", "Gradient norm", "before clipping", {"grad_norm": "norm"}, None),
+    ]
+    figures = {}
+    for key, title, note, columns, level in wanted:
+        found = {label: _column(inputs.log, column) for column, label in columns.items()}
+        lines = {label: values for label, values in found.items() if values is not None}
+        if lines:
+            updates = [line["update"] for line in inputs.log]
+            healthy = BANDS.get(key)
+            band = None if healthy is None or key == "grad_norm" else (healthy.low, healthy.high)
+            drawn = plots.curves(updates, lines, name=title, level=level, band=band)
+            figures[key] = Figure(title, note, Markup(drawn))
+    return figures
+
+
+def _column(log: list[dict[str, Any]], name: str) -> list[float] | None:
+    """One value a line, NaN where a line has none; None if no line has one."""
+    values = [line.get(name) for line in log]
+    if all(value is None for value in values):
+        return None
+    return [float("nan") if value is None else float(value) for value in values]

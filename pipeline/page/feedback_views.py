@@ -1,0 +1,113 @@
+"""What the report says of stage two: threshold.json in words."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from pipeline.page.views import TITLES, percent
+
+Facts = list[tuple[str, str]]
+
+
+def scalar_title(facts: Mapping[str, Any]) -> str:
+    """The scalar by its reward models' titles, the heaviest first: `2 PickScore + 1 HPSv2`."""
+    rewards = facts["rewards"]
+    if len(rewards) == 1:
+        return TITLES[next(iter(rewards))]
+    weights = {name: model["weight"] for name, model in rewards.items()}
+    order = sorted(weights, key=lambda name: -weights[name])
+    return " + ".join(f"{weights[name]:g} {TITLES[name]}" for name in order)
+
+
+def threshold_facts(facts: Mapping[str, Any]) -> Facts:
+    """The threshold and how far it can be trusted."""
+    score = _scores(facts)
+    weights = facts["weight_quantiles"]
+    rows = [
+        ("feedback", f"{scalar_title(facts)} ({facts['unit']})"),
+        ("threshold", score(facts["threshold"])),
+        ("estimator", _estimator(facts)),
+        ("scope", _scope(facts)),
+        ("95\u00a0% interval", f"{score(facts['low'])} to {score(facts['high'])}"),
+        ("labels that flip inside it", percent(facts["flips_in_interval"])),
+        ("share of label 1", percent(facts["positives_share"])),
+    ]
+    if facts["ordinal_thresholds"]:
+        rows.append(("graded targets at", ", ".join(map(score, facts["ordinal_thresholds"]))))
+    rows += [
+        ("weights", _weights(facts)),
+        ("weights, middle 90\u00a0%", f"{weights['p05']:.1f} to {weights['p95']:.1f}"),
+        ("score variance between prompts", percent(facts["between_prompt_variance_share"])),
+        ("labels another scope changes: prompt", percent(facts["disagreement_with_prompt"])),
+        ("oracle baseline", percent(facts["disagreement_with_oracle"])),
+        ("labelled images", f"{facts['n']:,}"),
+        ("excluded images", f"{facts['excluded']:,}"),
+    ]
+    if facts["drift"]:
+        drift = facts["drift"]
+        rows.append(("drift since the earlier threshold", _scores(facts, "+")(drift["shift"])))
+        rows.append(("labels that the drift changes", percent(drift["labels_moved_share"])))
+    return rows
+
+
+def group_facts(facts: Mapping[str, Any]) -> Facts:
+    """Class balance by group, and each group's own threshold; empty for a single group."""
+    groups = facts["groups"]
+    if len(groups) < 2:
+        return []
+    score = _scores(facts)
+    rows = []
+    for name, group in groups.items():
+        text = f"{percent(group['positives_share'])} of {group['n']:,} have label 1"
+        if "threshold" in group:
+            text += (
+                f"; threshold {score(group['threshold'])} "
+                f"({score(group['low'])} to {score(group['high'])})"
+            )
+        rows.append((f"{facts['balance_column']} {name}", text))
+    if facts["groups_in_all"] > len(groups):
+        rows.append(("not shown", f"{facts['groups_in_all'] - len(groups):,} smaller groups"))
+    return rows
+
+
+def agreement_facts(facts: Mapping[str, Any]) -> Facts:
+    """On how many labels each two reward models agree, each by its own percentile."""
+    rows = []
+    for pair, share in facts["agreement"].items():
+        one, other = (TITLES[name] for name in pair.split("/"))
+        rows.append((f"{one} and {other}", percent(share, 0)))
+    return rows
+
+
+def _estimator(facts: Mapping[str, Any]) -> str:
+    estimator = facts["estimator"]
+    detail = {
+        "percentile": f"percentile {facts['percentile'] or 0:g}, ties {facts['ties']}",
+        "oracle": f"β log mean exp(s / β), β = {facts['oracle_beta'] or 0:g}",
+    }
+    source = f", from {facts['proxy']}" if facts["proxy"] else ""
+    return detail.get(estimator, estimator) + source
+
+
+def _scope(facts: Mapping[str, Any]) -> str:
+    scope = facts["scope"]
+    if facts["shrinkage"] is None:
+        return str(scope)
+    return f"{scope}, drawn to the global threshold as by {facts['shrinkage']:g} rows"
+
+
+def _weights(facts: Mapping[str, Any]) -> str:
+    parts = [str(facts["weights"])]
+    for key, name in (("confidence", "c"), ("cap", "cap"), ("error", "error")):
+        if facts[key] is not None:
+            parts.append(f"{name} = {facts[key]:g}")
+    return ", ".join(parts)
+
+
+def _scores(facts: Mapping[str, Any], sign: str = "") -> Callable[[float], str]:
+    """Scores as text, to about a hundredth of their spread."""
+    std = facts["score_std"]
+    decimals = min(6, max(0, 2 - round(math.log10(std)))) if std > 0 else 3
+    return lambda value: f"{value:{sign}.{decimals}f}".replace("-", "−")

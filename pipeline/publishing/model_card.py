@@ -1,0 +1,128 @@
+"""The model card: README.md of a tuned model, for the reader and, by its header, for the hub.
+
+Training writes one beside the weights that says what went in. What came out is known only after
+the evaluation, and then models/tuned must stay as it is (DVC and the metrics know it by its
+checksum): the card with scores is written by `tgo export` (pipeline/publishing/export.py).
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from pipeline.config.settings import Settings
+from pipeline.page import views
+from pipeline.evaluation.evaluate import FACTS, GOLD
+from pipeline.page.feedback_views import threshold_facts
+
+NAME = "README.md"
+LORA = "pytorch_lora_weights.safetensors"
+
+
+def write(folder: Path, settings: Settings, threshold: Path) -> None:
+    """Write the card of a tuned model into its folder; ``threshold`` may be missing."""
+    facts = json.loads(threshold.read_text(encoding="utf-8")) if threshold.is_file() else None
+    text = render(settings, facts, pipeline=pipeline_of(folder))
+    (folder / NAME).write_text(text, encoding="utf-8")
+
+
+def pipeline_of(folder: Path) -> str:
+    """The diffusers class that loads a model folder."""
+    index = json.loads((folder / "model_index.json").read_text(encoding="utf-8"))
+    return str(index["_class_name"])
+
+
+def render(
+    settings: Settings,
+    threshold: Mapping[str, Any] | None,
+    metrics: Mapping[str, Any] | None = None,
+    *,
+    pipeline: str,
+    lora: bool = False,
+) -> str:
+    """The card's text: YAML header and Markdown.
+
+    Args:
+        threshold: data/labelled/threshold.json; None where labels came without one.
+        metrics: reports/metrics.json, for scores before and after.
+        pipeline: the diffusers class that loads the model (or, for ``lora``, its base model).
+        lora: whether the card is of adapters alone.
+    """
+    import diffusers
+    from huggingface_hub import ModelCardData
+    from jinja2 import Environment, PackageLoader, StrictUndefined
+
+    base = settings.generator.model
+    stock = getattr(diffusers, pipeline, None)
+    tags = ["diffusers", "tgo", settings.train.objective, *(["lora"] if lora else [])]
+    header = ModelCardData(
+        model_name=f"{Path(base).name}-{settings.train.objective}",
+        base_model=base if _is_repository(base) else None,
+        library_name="diffusers",
+        pipeline_tag="text-to-image",
+        tags=tags,
+        eval_results=_results(settings, metrics) if metrics else None,
+    )
+    environment = Environment(
+        loader=PackageLoader("pipeline"),
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+        autoescape=False,  # Markdown, from settings and files of ours
+    )
+    environment.filters["signed"] = lambda value: f"{value:+.4g}"
+    return environment.get_template("model_card.md.j2").render(
+        header=header.to_yaml(),
+        base=base,
+        generator=settings.generator,
+        prompts=settings.prompts.train,
+        train=settings.train,
+        own=_own_settings(settings),
+        threshold=[] if threshold is None else threshold_facts(threshold),
+        rewards={n: settings.rewards[n] for n in settings.label.reward if n in settings.rewards},
+        titles=views.TITLES,
+        metrics=_tables(metrics),
+        facts=metrics[FACTS] if metrics else None,
+        pipeline=pipeline,
+        stock=stock is not None,
+        loads_adapters=hasattr(stock, "load_lora_weights"),
+        lora=LORA if lora else None,
+    )
+
+
+def _is_repository(source: str) -> bool:
+    """Whether a model is named by its hub id: only then does the hub accept it as a base model."""
+    return source.count("/") == 1 and not Path(source).exists() and source[0] not in "./~"
+
+
+def _own_settings(settings: Settings) -> dict[str, Any]:
+    """Settings that only the chosen objective has."""
+    own = getattr(settings.train.objectives, settings.train.objective, None)
+    return own.model_dump() if own is not None else {}
+
+
+def _tables(metrics: Mapping[str, Any] | None) -> dict[str, dict[str, Any]]:
+    """Rows by test set and score, without the facts about the generator."""
+    return {name: rows for name, rows in (metrics or {}).items() if name != FACTS}
+
+
+def _results(settings: Settings, metrics: Mapping[str, Any]) -> list[Any]:
+    """Scores of the tuned model, as the hub's leaderboards read them."""
+    from huggingface_hub import EvalResult
+
+    return [
+        EvalResult(
+            task_type="text-to-image",
+            dataset_type="prompts",
+            dataset_name=name,
+            dataset_split=name,  # the hub's library takes those of one split together
+            metric_type=score,
+            metric_name="Gold judge, everything right" if score == GOLD else views.TITLES[score],
+            metric_value=row["tuned"],
+        )
+        for name, rows in _tables(metrics).items()
+        for score, row in rows.items()
+    ]

@@ -1,1 +1,0 @@
-"""What people look at: costs, checks, inspection, evaluation, report, export."""

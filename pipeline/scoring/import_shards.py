@@ -1,0 +1,169 @@
+"""What makes an imported shard: embeddings, pictures, codes and ratings, and their fingerprint."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from pipeline.config.label_settings import RATING
+from pipeline.generators.base import Family, of_rows
+from pipeline.scoring import import_images, sampling
+from pipeline.sources.prompts import id_of
+from pipeline.sources.ratings import Rated, Ratings
+from pipeline.storage import embeddings, fingerprint, origin, shards
+from pipeline.storage.atomic import canonical
+from pipeline.storage.embeddings import Embeddings
+
+_SAMPLING = ("sampler", "steps", "guidance_scale")
+"""What of a family's description has no say in how it encodes."""
+
+
+@dataclass(frozen=True)
+class Planned:
+    """One shard as it should become."""
+
+    path: Path
+    embeddings: Path
+    images: Sequence[Rated]
+
+
+class Job:
+    """What makes rows, and how."""
+
+    def __init__(self, family: Family, found: Ratings, batch_size: int, threads: int) -> None:
+        import torch
+
+        self._family, self._found = family, found
+        self._batch_size, self._threads = batch_size, threads
+        self._size = import_images.size_of(family)
+        described = family.describe()
+        self._encoder = {
+            "format": fingerprint.FORMAT,
+            "generator": {key: described[key] for key in described if key not in _SAMPLING},
+            "batch_size": batch_size,
+            "threads": torch.get_num_threads(),
+            "code": fingerprint.code_sha256("pipeline.scoring.import_images", type(family).__module__),
+        }
+        rated = [[image.id, image.rating, image.n_ratings] for image in found.images]
+        self._facts = {
+            RATING: {
+                "model": Path(found.name).name,
+                "version": "imported",
+                "unit": found.unit,
+                "checkpoint_sha256": hashlib.sha256(canonical(rated).encode()).hexdigest(),
+                "dtype": "float32",
+            }
+        }
+
+    def images_part(self, shard: Planned) -> dict[str, Any]:
+        """All that decides a shard's pictures, codes and embeddings; reads every picture."""
+        total = hashlib.sha256()
+        for image in shard.images:
+            told = [*image[:4], self._digest(image)]
+            total.update(canonical(told).encode())
+        return self._encoder | {"rows": total.hexdigest()}
+
+    def rewards_part(self, shard: Planned) -> dict[str, Any]:
+        """All that decides a shard's ratings."""
+        rated = [[image.rating, image.n_ratings] for image in shard.images]
+        digest = hashlib.sha256(canonical(rated).encode()).hexdigest()
+        return {RATING: self._facts[RATING] | {"rows": digest}}
+
+    def make(self, shard: Planned) -> None:
+        """Make a shard from nothing."""
+        images = self.images_part(shard)
+        digest = self._embed(shard)
+        rows = list(
+            import_images.encode(
+                self._family,
+                self._found.pictures,
+                [image.place for image in shard.images],
+                size=self._size,
+                batch_size=self._batch_size,
+                threads=self._threads,
+            )
+        )
+        columns = _origin(shard.images, rows) | _ratings(shard.images)
+        columns["codes"] = _codes(rows, self._family)
+        self._write(shard, columns, images, digest)
+
+    def rate(self, shard: Planned) -> None:
+        """Give a shard whose pictures are right its new ratings."""
+        metadata = shards.read_metadata(shard.path)
+        table = shards.read_shard(shard.path)
+        columns = {name: table[name] for name in shards.FIXED_COLUMNS} | _ratings(shard.images)
+        images = metadata["tgo.fingerprint"]["images"]
+        self._write(shard, columns, images, metadata["tgo.embeddings"]["sha256"])
+
+    def _digest(self, image: Rated) -> str | None:
+        try:
+            return hashlib.sha256(self._found.pictures.read(image.place)).hexdigest()
+        except OSError:
+            return None
+
+    def _embed(self, shard: Planned) -> str:
+        texts = list(dict.fromkeys(image.prompt for image in shard.images))
+        encoded = embeddings.stored(sampling.embed(self._family, [*texts, ""], self._batch_size))
+        embedded = Embeddings(of_rows(encoded, slice(-1)), of_rows(encoded, -1))
+        return embeddings.write(shard.embeddings, embedded, [id_of(text) for text in texts])
+
+    def _write(
+        self, shard: Planned, columns: dict[str, Any], images: Mapping[str, Any], embedded: str
+    ) -> None:
+        schema = shards.scored_schema(
+            [RATING],
+            self._family.code_shape,
+            {
+                "tgo.fingerprint": {"images": images, "rewards": self.rewards_part(shard)},
+                "tgo.codes": {
+                    "shape": self._family.code_shape,
+                    "dtype": str(self._family.code_dtype).removeprefix("torch."),
+                },
+                "tgo.rewards": self._facts,
+                "tgo.embeddings": {"sha256": embedded},
+                "tgo.versions": fingerprint.versions(),
+            },
+            counts=[origin.COUNT],
+        )
+        table = pa.table({name: columns[name] for name in schema.names}, schema=schema)
+        shards.write_shard(shard.path, table)
+
+
+def _origin(images: Sequence[Rated], rows: Sequence[import_images.Encoded]) -> dict[str, Any]:
+    """The columns that say where a row comes from and whether it may be used."""
+    return {
+        "id": [image.id for image in images],
+        "prompt": [image.prompt for image in images],
+        "prompt_id": [id_of(image.prompt) for image in images],
+        "domain": [image.domain for image in images],
+        "replicate": [image.replicate for image in images],
+        "seed": pa.nulls(len(images), pa.int64()),  # nobody knows it
+        "status": ["failed" if row.error else "ok" for row in rows],
+        "error": [row.error for row in rows],
+        "image": [
+            None if row.png is None else {"bytes": row.png, "path": f"{Path(image.id).stem}.png"}
+            for image, row in zip(images, rows, strict=True)
+        ],
+    }
+
+
+def _ratings(images: Sequence[Rated]) -> dict[str, Any]:
+    return {
+        RATING: pa.array([image.rating for image in images], pa.float32()),
+        origin.COUNT: [image.n_ratings for image in images],
+    }
+
+
+def _codes(rows: Sequence[import_images.Encoded], family: Family) -> pa.Array:
+    """Codes as fixed-size lists, null where there are none."""
+    blank = np.zeros(family.code_shape, import_images.stored_type(family))
+    codes = np.stack([blank if row.codes is None else row.codes for row in rows])
+    flat = codes.reshape(len(rows), -1)
+    missing = pa.array([row.codes is None for row in rows])
+    return pa.FixedSizeListArray.from_arrays(pa.array(flat.ravel()), flat.shape[1], mask=missing)

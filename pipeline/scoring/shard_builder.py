@@ -1,0 +1,213 @@
+"""One scored shard at a time: generated, or completed from its stored images.
+
+Sampling runs in the caller; decoding, scoring, encoding and writing follow it in lanes, batch by
+batch. A shard is committed before the next one begins, so a kill costs one shard at most.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+import pyarrow as pa
+from torch import Tensor
+
+from pipeline.errors import InputError
+from pipeline.generators.base import Family, of_rows
+from pipeline.scoring import sampling
+from pipeline.scoring.shard_plan import Found, Planned
+from pipeline.scoring.worker_threads import Lanes
+from pipeline.storage import embeddings, fingerprint, shards
+from pipeline.storage.embeddings import Embeddings
+from pipeline.storage.shard_writer import Entry, Writer, writing
+from rewards.panel import Panel, library_versions
+
+Scores = Mapping[str, np.ndarray]
+
+
+@dataclass(frozen=True)
+class Job:
+    """What makes rows, and how."""
+
+    family: Family
+    panel: Panel
+    seed: int
+    images_per_prompt: int
+    batch_size: int
+    compiled: bool = False
+    """Whether the family's network is; its images then differ in their last bits."""
+
+    @property
+    def device(self) -> str:
+        """Where the family's network is: cpu or cuda."""
+        return next(self.family.network.parameters()).device.type
+
+    def rows(self, shard: Planned) -> list[sampling.Row]:
+        return sampling.rows_of(
+            shard.prompts, seed=self.seed, images_per_prompt=self.images_per_prompt
+        )
+
+
+class Done(NamedTuple):
+    """How a shard came to be what it should be, and what the manifest says of it."""
+
+    how: Literal["kept", "completed", "made"]
+    entry: Entry | None  # None for a kept one: nothing was written
+
+
+class Maker:
+    """Brings shards up to date; `tell` is called with every number of finished rows."""
+
+    def __init__(self, job: Job, lanes: Lanes, tell: Callable[[int], object]) -> None:
+        self._job, self._lanes, self._tell = job, lanes, tell
+
+    def bring(self, shard: Planned, found: Found | None) -> Done:
+        """Do what a shard still needs, given what was found of it.
+
+        Raises InputError when the disk is full (finished shards stay) or a reward model gives
+        NaN or an infinity.
+        """
+        if found and found.complete:
+            return Done("kept", None)
+        completed = found and self._complete(shard, found)
+        return Done("completed", completed) if completed else Done("made", self._make(shard))
+
+    def _make(self, shard: Planned) -> Entry:
+        """From nothing: embeddings, images, scores."""
+        embedded, digest = self._embed(shard)
+        rows, size = self._job.rows(shard), self._job.batch_size
+        batches = sampling.sample(self._job.family, rows, embedded, size)
+        with (
+            writing(shard.path, self._schema(shard, digest)) as writer,
+            self._lanes.settled(),
+        ):
+            self._lanes.finish.put(self._job.panel.forget)
+            for start, sampled in zip(range(0, len(rows), size), batches, strict=True):
+                batch = rows[start : start + size]
+                self._lanes.finish.put(partial(self._finish, batch, sampled, writer))
+        return writer.entry()
+
+    def _finish(
+        self, rows: Sequence[sampling.Row], sampled: sampling.Sampled, writer: Writer
+    ) -> None:
+        images = sampling.decode(self._job.family, sampled)
+        scores = self._score(self._job.panel, rows, images, sampled.usable)
+        self._lanes.store.put(partial(self._store, rows, sampled, images, scores, writer))
+
+    def _store(
+        self,
+        rows: Sequence[sampling.Row],
+        sampled: sampling.Sampled,
+        images: Tensor,
+        scores: Scores,
+        writer: Writer,
+    ) -> None:
+        pngs = self._lanes.each(sampling.encode_png, images)
+        columns = _origin(rows, sampled.usable) | {
+            "image": _image_column(rows, pngs),
+            "codes": _codes_column(sampled.codes[: len(rows)].numpy()),
+            **_score_columns(scores, sampled.usable),
+        }
+        writer.add(pa.table({name: columns[name] for name in writer.schema.names}, writer.schema))
+        self._tell(len(rows))
+
+    def _complete(self, shard: Planned, found: Found) -> Entry | None:
+        """Fill what a shard lacks from its stored images; None if they must be made anew.
+
+        That is so when its embeddings are lost and cannot be made again to the same bytes: images
+        and embeddings would no longer belong together.
+        """
+        digest = shards.read_metadata(shard.path)["tgo.embeddings"]["sha256"]
+        if not found.embeddings_intact and self._embed(shard)[1] != digest:
+            return None
+        table = shards.read_shard(shard.path)
+        columns = {name: table[name] for name in (*shards.FIXED_COLUMNS, *found.rewards)}
+        missing = [name for name in shard.rewards if name not in found.rewards]
+        if missing:
+            images = [sampling.decode_png(image["bytes"]) for image in table["image"].to_pylist()]
+            usable = table["status"].to_numpy() == "ok"
+            panel = self._job.panel.only(missing)
+            scores = self._score(panel, self._job.rows(shard), images, usable)
+            columns |= _score_columns(scores, usable)
+        schema = self._schema(shard, digest)
+        with writing(shard.path, schema) as writer:
+            writer.add(pa.table({name: columns[name] for name in schema.names}, schema))
+        self._tell(table.num_rows)
+        return writer.entry()
+
+    def _score(
+        self,
+        panel: Panel,
+        rows: Sequence[sampling.Row],
+        images: Sequence[np.ndarray] | Tensor,
+        usable: np.ndarray,
+    ) -> Scores:
+        """Scores per reward model [N]; InputError names a usable sample without a finite one."""
+        texts = [row.prompt.text for row in rows]
+        scores = sampling.score(panel, images, texts, self._job.batch_size)
+        for name, values in scores.items():
+            bad = ~np.isfinite(values) & usable
+            if bad.any():
+                place = int(bad.argmax())
+                raise InputError(
+                    f"{rows[place].id}: its {name} score is {values[place]}; check the checkpoint "
+                    f"rewards.{name} and generator.dtype (float16 may overflow). Finished shards "
+                    "stay"
+                )
+        return scores
+
+    def _embed(self, shard: Planned) -> tuple[Embeddings, str]:
+        """Embed and store a shard's prompts; the file's sha256 ties it to its shard."""
+        job = self._job
+        texts = [prompt.text for prompt in shard.prompts]
+        encoded = embeddings.stored(sampling.embed(job.family, [*texts, ""], job.batch_size))
+        embedded = Embeddings(of_rows(encoded, slice(-1)), of_rows(encoded, -1))
+        ids = [prompt.id for prompt in shard.prompts]
+        return embedded, embeddings.write(shard.embeddings, embedded, ids)
+
+    def _schema(self, shard: Planned, embeddings_sha256: str) -> pa.Schema:
+        names = sorted(shard.rewards)
+        facts, libraries = self._job.panel.describe(), {"libraries": library_versions()}
+        family = self._job.family
+        dtype = str(family.code_dtype).removeprefix("torch.")
+        return shards.scored_schema(
+            names,
+            family.code_shape,
+            {
+                "tgo.fingerprint": {"images": shard.images, "rewards": shard.rewards},
+                "tgo.codes": {"shape": family.code_shape, "dtype": dtype},
+                "tgo.rewards": {name: facts[name] | libraries for name in names},
+                "tgo.embeddings": {"sha256": embeddings_sha256},
+                "tgo.versions": fingerprint.versions(),
+            },
+        )
+
+
+def _origin(rows: Sequence[sampling.Row], usable: np.ndarray) -> dict[str, Any]:
+    """The columns that say where a row comes from and whether it may be used."""
+    return {
+        "id": [row.id for row in rows],
+        "prompt": [row.prompt.text for row in rows],
+        "prompt_id": [row.prompt.id for row in rows],
+        "domain": [row.prompt.domain for row in rows],
+        "replicate": [row.replicate for row in rows],
+        "seed": [row.seed for row in rows],
+        "status": pa.array(["ok" if fine else "failed" for fine in usable]),
+        "error": ["" if fine else "sampling gave NaN or infinite codes" for fine in usable],
+    }
+
+
+def _score_columns(scores: Scores, usable: np.ndarray) -> dict[str, pa.Array]:
+    return {name: pa.array(values, mask=~usable) for name, values in scores.items()}
+
+
+def _image_column(rows: Sequence[sampling.Row], pngs: Sequence[bytes]) -> list[dict[str, Any]]:
+    return [{"bytes": png, "path": f"{row.id}.png"} for row, png in zip(rows, pngs, strict=True)]
+
+
+def _codes_column(codes: np.ndarray) -> pa.Array:
+    flat = codes.reshape(len(codes), -1)
+    return pa.FixedSizeListArray.from_arrays(pa.array(flat.ravel()), flat.shape[1])

@@ -1,0 +1,1 @@
+"""Commands to look and to check: plan, verify, inspect, sql."""

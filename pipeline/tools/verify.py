@@ -1,0 +1,179 @@
+"""`tgo verify`: every byte the stages wrote, against checksums and against each other."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from pipeline import layout
+from pipeline.config.settings import Settings
+from pipeline.errors import InputError
+from pipeline.labelling import labeller
+from pipeline.scoring import shard_plan, sampling
+from pipeline.storage import embeddings, manifest, shards
+
+
+def run(settings: Settings) -> None:
+    """Check all folders of shards that there are; InputError if anything is wrong.
+
+    Prints one line a folder and one a problem.
+    """
+    checked, problems = 0, 0
+    for folder in scored_folders():
+        found = list(scored_problems(folder, embeddings_of(folder)))
+        _tell(folder, found)
+        _tell_of_aside(shard_plan.aside(folder))
+        checked, problems = checked + 1, problems + len(found)
+    if shards.present(layout.LABELLED):
+        found = list(labelled_problems(layout.SCORED, layout.LABELLED, settings))
+        _tell(layout.LABELLED, found)
+        checked, problems = checked + 1, problems + len(found)
+    if not checked:
+        raise InputError(f"{layout.SCORED}: there is nothing to verify yet; run `tgo score` first")
+    if problems:
+        raise InputError(
+            f"{problems} problems found; run the stages that write those files again "
+            "(`dvc repro`), they keep what is right"
+        )
+
+
+def scored_folders() -> list[Path]:
+    """Every folder of scored shards: the training images and those of evaluations."""
+    folders = {
+        path.parent for root in (layout.EVALUATED, layout.VALIDATED) for path in _below(root)
+    }
+    return [folder for folder in (layout.SCORED, *sorted(folders)) if shards.present(folder)]
+
+
+def embeddings_of(folder: Path) -> Path:
+    """Where the prompt embeddings of a scored folder lie."""
+    if folder == layout.SCORED:
+        return layout.EMBEDDINGS
+    root, name, set_name = folder.parents[1], folder.parent.name, folder.name
+    return root / layout.EMBEDDINGS.name / name / set_name
+
+
+def scored_problems(folder: Path, embeddings_folder: Path) -> Iterator[str]:
+    """What is wrong with a folder of scored shards, a line each."""
+    try:
+        paths = shards.shard_paths(folder)
+    except InputError as error:
+        yield str(error)
+        paths = shards.present(folder)
+    entries = manifest.read(folder)
+    if not entries:
+        yield f"{folder / manifest.NAME}: is missing or damaged; `tgo score` writes it again"
+    for name in sorted(entries.keys() - {path.name for path in paths}):
+        yield f"{folder / name}: is in the manifest, but not there"
+    for path in sorted({*folder.glob("*.parquet")} - {*paths}):
+        yield f"{path}: does not belong there; `tgo score` sets it aside"
+    seen: set[str] = set()
+    for path in paths:
+        try:
+            yield from _shard_problems(path, entries, embeddings_folder, seen)
+        except InputError as error:
+            yield str(error)
+
+
+def labelled_problems(scored: Path, labelled: Path, settings: Settings) -> Iterator[str]:
+    """What is wrong with labels: other rows than the scored ones, other values than the rule's."""
+    record = labelled / layout.THRESHOLD.name
+    try:
+        facts = json.loads(record.read_text())
+    except (OSError, ValueError):
+        yield f"{record}: is missing or damaged; run `tgo label` again"
+        return
+    rule = settings.label.model_dump() | {"reward": settings.label.name}
+    if facts != facts | rule:
+        yield f"{record}: its labels are not those of params.yaml; run `tgo label` again"
+        return
+    names = {path.name for path in shards.present(scored)}
+    for name in sorted(names ^ {path.name for path in shards.present(labelled)}):
+        yield f"{labelled / name}: scored and labelled shards do not correspond; run `tgo label`"
+    try:
+        made = labeller.make(scored, settings.label, threads=settings.threads)
+    except InputError as error:
+        yield f"{labelled}: cannot be checked: {error}"
+        return
+    if facts["threshold"] != float(made.cutoffs.overall[0]):
+        yield f"{record}: its threshold is not that of the scores; run `tgo label` again"
+    for path in made.paths:
+        if (labelled / path.name).exists():
+            try:
+                yield from _label_problems(made, path, labelled / path.name)
+            except InputError as error:
+                yield str(error)
+
+
+def _shard_problems(
+    path: Path,
+    entries: dict[str, manifest.Entry],
+    embeddings_folder: Path,
+    seen: set[str],
+) -> Iterator[str]:
+    table = shards.read_shard(path)  # every page's checksum
+    listed = entries.get(path.name)
+    if entries and not listed:
+        yield f"{path}: is not in the manifest"
+    if listed and manifest.entry(path) != listed:
+        yield f"{path}: its bytes are not those of the manifest"
+    metadata = shards.read_metadata(path)
+    if "tgo.fingerprint" not in metadata:
+        yield f"{path}: has no fingerprint, so it was not written by `tgo score`"
+        return
+    ids = set(table["id"].to_pylist())
+    if len(ids) != table.num_rows or ids & seen:
+        yield f"{path}: an id occurs twice"
+    seen |= ids
+    for row in table.select(["id", "image", "status"]).to_pylist():
+        if row["image"] is None and row["status"] != "ok":
+            continue  # an imported picture that could not be read
+        try:
+            sampling.decode_png(row["image"]["bytes"])
+        except (OSError, TypeError, ValueError) as error:
+            yield f"{path}: the image of {row['id']} cannot be decoded ({error})"
+    usable = pc.equal(table["status"], "ok")
+    for reward in metadata["tgo.rewards"]:
+        scores = table.filter(usable)[reward].to_numpy()
+        if not np.isfinite(scores).all():
+            yield f"{path}: {reward} has scores that are missing, NaN or infinite"
+    embedded = embeddings.path_for(embeddings_folder, path)
+    if not embeddings.is_intact(embedded, metadata["tgo.embeddings"]["sha256"]):
+        yield f"{embedded}: is missing, or not the file that {path.name} was made with"
+
+
+def _label_problems(made: labeller.Plan, scored: Path, labelled: Path) -> Iterator[str]:
+    table = shards.read_shard(labelled)
+    if not table["id"].equals(shards.read_shard(scored, ["id"])["id"]):
+        yield f"{labelled}: its ids are not those of {scored}; run `tgo label` again"
+        return
+    wanted = pa.concat_tables(made.table(marked) for marked in made.marked(scored, ["id"]))
+    if not _same(table, wanted):
+        yield f"{labelled}: its labels are not those of params.yaml; run `tgo label` again"
+
+
+def _same(one: pa.Table, other: pa.Table) -> bool:
+    return one.column_names == other.column_names and all(
+        one[name].equals(other[name]) for name in one.column_names
+    )
+
+
+def _below(root: Path) -> list[Path]:
+    return sorted(root.rglob("shard-*.parquet")) if root.exists() else []
+
+
+def _tell_of_aside(folder: Path) -> None:
+    """Not a problem any more, but somebody should look and then delete it."""
+    if files := sorted(folder.glob("*")):
+        print(f"{folder}: {len(files)} damaged or foreign files were set aside here")
+
+
+def _tell(folder: Path, problems: list[str]) -> None:
+    print(f"{folder}: {'ok' if not problems else f'{len(problems)} problems'}")
+    for problem in problems:
+        print(f"  {problem}")

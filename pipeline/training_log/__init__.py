@@ -1,0 +1,1 @@
+"""What a training run tells of itself: health bands and sample images."""

@@ -1,0 +1,255 @@
+"""Rated pictures become scored shards that stages two and three take for any others."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import torch
+from PIL import Image
+from typer.testing import CliRunner
+
+from pipeline import layout
+from pipeline.cli import app
+from pipeline.config import settings
+from pipeline.errors import InputError
+from pipeline.generators.diffusion import Diffusion
+from pipeline.tools import verify
+from pipeline.scoring import import_images, import_ratings
+from pipeline.sources import ratings
+from pipeline.sources.prompts import id_of
+from pipeline.sources.rating_tables import Source
+from pipeline.storage import embeddings, manifest, origin, shards
+from tests import workspace
+from tests.rated import BAD, COUNT, write_rated
+from tests.stage_one import contents, score_into
+
+
+def bring(root: Path, family: Any, source: Path, **changes: Any) -> import_ratings.Summary:
+    """Import into `root`: shards of six rows, batches of four."""
+    return import_ratings.import_ratings(
+        family,
+        ratings.read(Source(str(source))),
+        root / "scored",
+        **{
+            "embeddings_folder": root / "embeddings",
+            "batch_size": 4,
+            "rows_per_shard": 6,
+            **changes,
+        },
+    )
+
+
+@pytest.fixture(scope="module")
+def rated(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_rated(tmp_path_factory.mktemp("rated") / "images")
+
+
+@pytest.fixture(scope="module")
+def whole(
+    rated: Path, tiny_family: Diffusion, tmp_path_factory: pytest.TempPathFactory
+) -> dict[str, bytes]:
+    """Every byte of an uninterrupted import."""
+    root = tmp_path_factory.mktemp("whole")
+    summary = bring(root, tiny_family, rated)
+    assert (summary.shards, summary.made, summary.failed) == (4, 4, 2)
+    assert str(summary).endswith(
+        "2 images failed (the first: 07.png: no image that Pillow can read)"
+    )
+    return contents(root)
+
+
+def put_back(root: Path, files: dict[str, bytes]) -> None:
+    for name, data in files.items():
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).write_bytes(data)
+
+
+def test_every_picture_has_its_row(
+    whole: dict[str, bytes], tiny_family: Diffusion, rated: Path, tmp_path: Path
+) -> None:
+    put_back(tmp_path, whole)
+    paths = shards.shard_paths(tmp_path / "scored")
+    rows = [row for path in paths for row in shards.read_shard(path).to_pylist()]
+    assert [row["id"] for row in rows] == [f"{number:02d}.png" for number in range(COUNT)]
+    for number, row in enumerate(rows):
+        assert row["prompt"] == f"a red circle {number // 2}"
+        assert row["prompt_id"] == id_of(row["prompt"])
+        assert (row["replicate"], row["domain"]) == (number % 2, f"d{number % 2}")
+        assert row["seed"] is None
+        assert row["rating"] == (2.5 if number == 0 else 1 + 7 * number % 5)
+        assert row["n_ratings"] == (2 if number == 0 else 1)
+        broken = number in BAD
+        assert (row["status"], bool(row["error"])) == ("failed" if broken else "ok", broken)
+        assert (row["image"] is None) == (row["codes"] is None) == broken
+    assert rows[12]["error"] == "cannot be read (No such file or directory)"
+    image = np.array(Image.open(io.BytesIO(rows[3]["image"]["bytes"])))
+    assert image.shape == (16, 16, 3)
+    pixels = torch.from_numpy(image).permute(2, 0, 1)[None]
+    wanted = tiny_family.encode(pixels)[0].numpy()
+    stored = shards.read_codes(paths[0])
+    assert np.allclose(stored[3], wanted, atol=2e-3)
+    assert stored.dtype == np.float16
+    assert np.isnan(shards.read_codes(paths[1])[1]).all()
+
+
+def test_prompts_are_embedded_once_a_shard(
+    whole: dict[str, bytes], tiny_family: Diffusion, tmp_path: Path
+) -> None:
+    put_back(tmp_path, whole)
+    shard = shards.shard_paths(tmp_path / "scored")[0]
+    found = embeddings.read(embeddings.path_for(tmp_path / "embeddings", shard))
+    wanted = embeddings.stored(tiny_family.encode_prompts(["a red circle 1"]))
+    for name, value in wanted.items():
+        assert found.prompts[name].shape[0] == 3
+        assert torch.allclose(found.prompts[name][1].float(), value[0].float(), atol=1e-3)
+
+
+def test_a_killed_import_goes_on_to_the_same_bytes(
+    whole: dict[str, bytes],
+    rated: Path,
+    tiny_family: Diffusion,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    class Killed(BaseException):
+        pass
+
+    written: list[Path] = []
+    write = shards.write_shard
+
+    def until_killed(path: Path, table: Any) -> None:
+        if len(written) == 2:
+            raise Killed
+        written.append(path)
+        write(path, table)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(shards, "write_shard", until_killed)
+        with pytest.raises(Killed):
+            bring(tmp_path, tiny_family, rated)
+    assert contents(tmp_path) != whole
+    summary = bring(tmp_path, tiny_family, rated)
+    assert (summary.made, summary.rated) == (2, 0)
+    assert contents(tmp_path) == whole
+    assert bring(tmp_path, tiny_family, rated).made == 0
+
+
+def test_damage_is_made_good(
+    whole: dict[str, bytes], rated: Path, tiny_family: Diffusion, tmp_path: Path
+) -> None:
+    put_back(tmp_path, whole)
+    paths = shards.shard_paths(tmp_path / "scored")
+    paths[0].write_bytes(paths[0].read_bytes()[:-9])
+    embeddings.path_for(tmp_path / "embeddings", paths[1]).unlink()
+    pq.write_table(pa.table({"id": ["x"]}), paths[2])
+    (tmp_path / "scored" / manifest.NAME).unlink()
+    assert bring(tmp_path, tiny_family, rated).made == 3
+    aside = tmp_path / ".scored.aside"
+    assert len(list(aside.iterdir())) == 2  # the truncated and the foreign one
+    shutil.rmtree(aside)
+    assert contents(tmp_path) == whole
+
+
+def test_other_pictures_and_ratings_change_their_own_shards_only(
+    whole: dict[str, bytes], rated: Path, tiny_family: Diffusion, tmp_path: Path
+) -> None:
+    put_back(tmp_path / "made", whole)
+    source = write_rated(tmp_path / "images")
+    assert bring(tmp_path / "made", tiny_family, source).made == 0  # where it lies says nothing
+    old = source / "03.png"
+    Image.open(old).rotate(90, expand=True).save(old)
+    os.utime(old, (0, 0))
+    assert bring(tmp_path / "made", tiny_family, source).made == 1
+    table = source / "metadata.csv"
+    table.write_text(table.read_text().replace("19.png,a red circle 9,", "19.png,a red circle 9,1"))
+    codes = shards.read_codes(tmp_path / "made/scored" / shards.shard_name(3, 4))
+    summary = bring(tmp_path / "made", tiny_family, source)
+    assert (summary.made, summary.rated) == (0, 4)
+    last = shards.shard_paths(tmp_path / "made/scored")[3]
+    assert shards.read_shard(last, ["rating"])["rating"].to_pylist()[-1] > 10
+    assert np.array_equal(shards.read_codes(last), codes)
+
+
+def test_prompts_cross_shards_only_when_they_must(tmp_path: Path) -> None:
+    lines = [f"{n}.png,p{n // 5},1" for n in range(10)] + [f"x{n}.png,many,1" for n in range(9)]
+    (tmp_path / "r.csv").write_text("\n".join(["file,prompt,rating", *lines]))
+    images = ratings.read(Source(str(tmp_path / "r.csv"))).images
+    parts = import_ratings.plan(images, tmp_path, tmp_path, 6)
+    assert [len(part.images) for part in parts] == [5, 5, 6, 3]
+    assert [image for part in parts for image in part.images] == images
+
+
+def test_imported_and_generated_shards_do_not_replace_each_other(
+    whole: dict[str, bytes],
+    rated: Path,
+    tiny_family: Diffusion,
+    tiny_panel: Any,
+    tmp_path: Path,
+) -> None:
+    put_back(tmp_path / "imported", whole)
+    assert origin.of(tmp_path / "imported/scored") == "imported"
+    assert origin.of(tmp_path / "nowhere") is None
+    with pytest.raises(InputError, match="holds imported ratings, which `tgo score` would"):
+        origin.require(tmp_path / "imported/scored", "generated")
+    with pytest.raises(InputError, match=r"holds no imported ratings, .* run `tgo import` first"):
+        origin.require_ratings(tmp_path / "nowhere")
+    score_into(tmp_path / "made", tiny_family, tiny_panel)
+    with pytest.raises(InputError, match="holds generated images, which `tgo import` would"):
+        bring(tmp_path / "made", tiny_family, rated)
+
+
+def test_pictures_are_cut_around_their_middle(tmp_path: Path) -> None:
+    wide = Image.new("RGB", (60, 20), "red")
+    wide.paste((0, 0, 255), (20, 0, 40, 20))
+    wide.save(tmp_path / "wide.png")
+    image = import_images.fit(ratings.Pictures(), tmp_path / "wide.png", (10, 10)).image
+    assert image is not None
+    assert image.shape == (3, 10, 10)
+    assert image[2, 2:-2, 2:-2].min() > 250
+    assert image[0, 2:-2, 2:-2].max() < 5
+
+
+@pytest.mark.slow
+def test_from_ratings_to_a_tuned_model(
+    tiny_generator: Path,
+    tiny_rewards: dict[str, str],
+    rated: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Import, label, train, evaluate, report: no reward model is asked before the evaluation."""
+    from pipeline.labelling import label
+    from pipeline.evaluation import evaluate
+    from pipeline.page import report
+    from pipeline.scoring import score
+    from trainer import train
+
+    rewards = {name: tiny_rewards[name] for name in ("clip", "aesthetic")}
+    workspace.fill(tmp_path, tiny_generator, rewards)
+    workspace.change(tmp_path, {"label": {"reward": "rating"}, "score": {"prompts": 1}})
+    monkeypatch.chdir(tmp_path)
+    chosen = settings.load("params.yaml")
+    done = CliRunner().invoke(app, ["import", str(rated)], catch_exceptions=False)
+    assert "20 images of 10 prompts, 21 ratings (stars)" in done.stdout
+    facts = label.run(chosen)
+    assert (facts["reward"], facts["unit"], facts["n"]) == ("rating", "stars", 18)
+    assert facts["excluded"] == 2
+    verify.run(chosen)
+    before = contents(layout.SCORED)
+    score.run(chosen)  # what `dvc repro` begins with
+    assert contents(layout.SCORED) == before
+    train.run(chosen)
+    assert (layout.TUNED / "model_index.json").is_file()
+    assert {"clip", "aesthetic"} <= evaluate.run(chosen)["seen"].keys()
+    page = report.run(chosen).read_text()
+    assert "rating (stars)" in page
+    assert json.loads(layout.METRICS.read_text())["seen"]["clip"]["base"] is not None

@@ -1,0 +1,109 @@
+from __future__ import annotations
+
+import shutil
+import socket
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pipeline.config import preset, settings
+from pipeline.errors import InputError
+from pipeline.tools import costs, run_plan
+
+ROOT = Path(__file__).parents[3]
+PRESETS = sorted(path.stem for path in (ROOT / "presets").glob("*.yaml"))
+
+
+@pytest.fixture
+def params(tmp_path: Path) -> Path:
+    return Path(shutil.copy(ROOT / "params.yaml", tmp_path))
+
+
+def planned(params: Path, name: str, **options: Any) -> dict[str, str]:
+    """The plan's lines by their first word."""
+    preset.apply(name, ROOT / "presets", params)
+    told = [line.partition(" ") for line in run_plan.lines(settings.load(params), **options)]
+    return {word: rest.strip() for word, _, rest in told[::-1]}  # of two lines the first
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_every_preset_is_planned_without_network_or_models(
+    params: Path, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: Any) -> None:
+        raise AssertionError("the plan reached for the network")
+
+    monkeypatch.setattr(socket.socket, "connect", refuse)
+    plan = planned(params, name)
+    assert {"generator", "score", "storage", "together", "launch"} <= plan.keys()
+    assert "tgo score" in plan["launch"]
+
+
+def test_the_command_loads_neither_torch_nor_diffusers(params: Path) -> None:
+    code = (
+        "import sys; sys.argv = ['tgo', 'plan', '--params', sys.argv[1]]\n"
+        "from pipeline.cli import app\n"
+        "try: app()\n"
+        "except SystemExit as end: assert end.code == 0, end.code\n"
+        "print({'torch', 'diffusers', 'transformers'} & sys.modules.keys())"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(params)],
+        cwd=ROOT,
+        check=True,
+        capture_output=True,
+        text=True,
+    )
+    assert done.stdout.splitlines()[-1] == "set()"
+    assert "2,048 images of 512 prompts in 8 shards of 256 rows" in done.stdout
+
+
+def test_hours_and_terabytes_follow_from_the_settings(params: Path) -> None:
+    found = settings.load(params)
+    cost = costs.Cost(forward=0.5, decode=1.0, side=512, codes=100, conditions=1000, png=2.0)
+    # 16 steps, twice for guidance; the miniature rewards count nothing
+    assert costs.scoring(found, cost) == (2048, 16 * 2 * 0.5 + 1.0)
+    assert costs.scoring(found, cost).hours(17.0) == pytest.approx(2048 / 3600)
+    assert costs.training(found, cost) == (300 * 64, 4 * 0.5)
+    assert costs.evaluating(found, cost).images == 2 * 3 * 128 * 2
+    assert costs.storage(found, cost) == {
+        "images": 2048 * 2.0 * 512**2,
+        "codes": 2048 * 100.0,
+        "embeddings": 512 * 1000.0,
+    }
+
+
+def test_an_unknown_model_or_gpu_is_named(params: Path) -> None:
+    values = settings.load(params).model_dump()
+    values["generator"]["model"] = "someone/else"
+    other = settings.validate(values, "params.yaml")
+    told = "\n".join(run_plan.lines(other))
+    assert "generator.model = 'someone/else' is not among" in told
+    assert "not here   generator.model = someone/else" in told
+    with pytest.raises(InputError, match="--gpu h300: not known; use one of h200"):
+        list(run_plan.lines(other, gpu="h300"))
+    with pytest.raises(InputError, match="--share"):
+        list(run_plan.lines(other, share=1.5))
+
+
+def test_more_gpus_shorten_the_days_and_not_the_bill(params: Path) -> None:
+    values = settings.load(params).model_dump()
+    values["generator"]["model"] = "stable-diffusion-v1-5/stable-diffusion-v1-5"
+    large = settings.validate(values, "params.yaml")
+    one, eight = (
+        next(line for line in run_plan.lines(large, gpus=gpus) if line.startswith("together"))
+        for gpus in (1, 8)
+    )
+    assert one.split(" GPU hours")[0] == eight.split(" GPU hours")[0]
+    days = [float(line.split(": ")[1].split(" days")[0]) for line in (one, eight)]
+    assert days[1] == pytest.approx(days[0] / 8, rel=0.01)
+
+
+def test_a_launch_command_must_run_its_stage(params: Path) -> None:
+    values = settings.load(params).model_dump()
+    values["launch"]["score"] = "torchrun --nproc-per-node 8"
+    with pytest.raises(InputError, match=r"launch\.score = .* runs no `tgo score`"):
+        settings.validate(values, "params.yaml")

@@ -1,0 +1,64 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from pipeline.errors import InputError
+from pipeline.page import gallery
+from pipeline.training_log import sample_strips
+
+
+def images(seed: int) -> np.ndarray:
+    return np.random.default_rng(seed).integers(0, 256, (3, 5, 4, 3), dtype=np.uint8)
+
+
+def test_strips_come_back_as_they_were_oldest_first(tmp_path: Path) -> None:
+    sample_strips.describe(tmp_path, {"prompts": ["a", "b", "c"], "steps": 4})
+    for update in (100, 0, 20):
+        sample_strips.write(tmp_path, update, images(update))
+    found = list(sample_strips.read(tmp_path))
+    assert [update for update, _ in found] == [0, 20, 100]
+    for update, shown in found:
+        np.testing.assert_array_equal(np.stack(shown), images(update))
+    assert sample_strips.facts(tmp_path) == {"prompts": ["a", "b", "c"], "steps": 4}
+
+
+def test_the_same_images_are_the_same_bytes(tmp_path: Path) -> None:
+    for name in ("one", "two"):
+        sample_strips.write(tmp_path / name, 7, images(1))
+    one, two = (tmp_path / name / "update-00000007.png" for name in ("one", "two"))
+    assert one.read_bytes() == two.read_bytes()
+
+
+def test_an_empty_folder_has_nothing(tmp_path: Path) -> None:
+    assert sample_strips.facts(tmp_path / "none") == {}
+    assert list(sample_strips.read(tmp_path / "none")) == []
+
+
+def test_damage_is_named(tmp_path: Path) -> None:
+    sample_strips.describe(tmp_path, {"prompts": ["a", "b", "c"]})
+    sample_strips.write(tmp_path, 3, images(0))
+    path = tmp_path / "update-00000003.png"
+    path.write_bytes(path.read_bytes()[:60])
+    with pytest.raises(InputError, match=r"update-00000003\.png: is damaged"):
+        list(sample_strips.read(tmp_path))
+    (tmp_path / sample_strips.FACTS).write_text("{")
+    with pytest.raises(InputError, match=r"prompts\.json: is damaged"):
+        sample_strips.facts(tmp_path)
+
+
+def test_the_report_shows_a_few_strips_from_the_first_to_the_last(tmp_path: Path) -> None:
+    sample_strips.describe(tmp_path, {"prompts": ["a", "b", "c"]})
+    assert gallery.progress(tmp_path) == ([], [])
+    for update in range(0, 1100, 100):
+        sample_strips.write(tmp_path, update, images(update))
+    updates, rows = gallery.progress(tmp_path)
+    assert updates == [0, 200, 400, 600, 800, 1000]
+    assert [prompt for prompt, _ in rows] == ["a", "b", "c"]
+    for _, shown in rows:
+        assert len(shown) == len(updates)
+        assert all(
+            source.startswith("data:image/png") and size == [4, 5] for source, *size in shown
+        )
