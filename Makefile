@@ -34,9 +34,10 @@ test: setup
 lint: setup
 	ruff check
 	ruff format --check
+	@mkdir -p .venv/source && ln -sfn ../.. .venv/source/tgo   # where mypy finds tgo.pipeline and so on
 	mypy
 
 world: setup
-	python -m data.world.build prompts
-	torchrun --standalone --nproc-per-node 2 -m data.world.build --threads 1 diffusion masked
-	python -m data.world.build rewards
+	python -m tgo.data.world.build prompts
+	torchrun --standalone --nproc-per-node 2 -m tgo.data.world.build --threads 1 diffusion masked
+	python -m tgo.data.world.build rewards

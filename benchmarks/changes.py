@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from pipeline.config.settings import Settings
+from tgo.pipeline.config.settings import Settings
 
 
 def changed(settings: Settings, changes: Mapping[str, Any]) -> Settings:

@@ -21,13 +21,14 @@ from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Any
 
+from tgo.pipeline import layout
+from tgo.pipeline.config.settings import Settings, load
+from tgo.pipeline.evaluation import evaluate
+from tgo.pipeline.labelling import label
+from tgo.pipeline.storage.atomic import write_json
+from tgo.trainer import train
+
 from benchmarks.changes import changed
-from pipeline import layout
-from pipeline.config.settings import Settings, load
-from pipeline.labelling import label
-from pipeline.evaluation import evaluate
-from pipeline.storage.atomic import write_json
-from trainer import train
 
 ROOT = Path("data/claims")
 SEEDS = (0, 1, 2)

@@ -31,19 +31,19 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from tgo.pipeline.generators.base import of_rows
+from tgo.pipeline.generators.diffusion import Diffusion
+from tgo.pipeline.scoring import sampling as produce
+from tgo.pipeline.scoring.score import score_prompts
+from tgo.pipeline.sources.prompts import Prompt
+from tgo.pipeline.storage.embeddings import Embeddings, stored
+from tgo.pipeline.tools.costs import GPUS
+from tgo.rewards.panel import Panel
 from torch.profiler import ProfilerActivity, profile
 from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks import reward_sizes
 from benchmarks.generator_sizes import MINIATURE, SIZES, write_model
-from pipeline.generators.base import of_rows
-from pipeline.generators.diffusion import Diffusion
-from pipeline.tools.costs import GPUS
-from pipeline.scoring import sampling as produce
-from pipeline.scoring.score import score_prompts
-from pipeline.sources.prompts import Prompt
-from pipeline.storage.embeddings import Embeddings, stored
-from rewards.panel import Panel
 
 SUBJECTS = ("a red circle", "a blue square", "a green triangle", "a yellow circle")
 

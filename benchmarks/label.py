@@ -27,11 +27,10 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-
-from pipeline.config.settings import Label
-from pipeline.labelling import label, labeller
-from pipeline.labelling.diagnostics import examine
-from pipeline.storage import shards
+from tgo.pipeline.config.settings import Label
+from tgo.pipeline.labelling import label, labeller
+from tgo.pipeline.labelling.diagnostics import examine
+from tgo.pipeline.storage import shards
 
 ROWS_PER_SHARD = 1_000_000
 ROWS_PER_GROUP = 1 << 16

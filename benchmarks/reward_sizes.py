@@ -5,11 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from tgo.rewards import aesthetic, clip, hpsv2, imagereward, pickscore
+from tgo.rewards.blip import TextConfig, VisionConfig
+from tgo.rewards.heads import LinearHead
 from transformers import CLIPConfig, CLIPModel, CLIPTokenizer
-
-from rewards import aesthetic, clip, hpsv2, imagereward, pickscore
-from rewards.blip import TextConfig, VisionConfig
-from rewards.heads import LinearHead
 
 WORLD = Path("data/world/rewards")
 NAMES = ("pickscore", "hpsv2", "imagereward", "clip", "aesthetic")

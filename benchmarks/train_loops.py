@@ -9,21 +9,21 @@ from functools import partial
 from typing import Any
 
 import torch
+from tgo.pipeline import runtime
+from tgo.pipeline.generators import load_generator
+from tgo.trainer.distributed import World
+from tgo.trainer.journal import Log, summary
+from tgo.trainer.learner import Learner
+from tgo.trainer.loggers import Loggers
+from tgo.trainer.networks import Networks
+from tgo.trainer.objectives import load_objective
+from tgo.trainer.reference_cache import load_cache
+from tgo.trainer.rows import LabelledRows
+from tgo.trainer.speed import Speed, peak
+from tgo.trainer.stream import Stream
 from torch import Tensor, nn
 
 from benchmarks.train_rows import Place, with_train
-from pipeline import runtime
-from pipeline.generators import load_generator
-from trainer.distributed import World
-from trainer.journal import Log, summary
-from trainer.learner import Learner
-from trainer.loggers import Loggers
-from trainer.networks import Networks
-from trainer.objectives import load_objective
-from trainer.reference_cache import load_cache
-from trainer.rows import LabelledRows
-from trainer.speed import Speed, peak
-from trainer.stream import Stream
 
 LOG_EVERY = 10
 

@@ -14,12 +14,13 @@ import argparse
 import json
 from typing import Any
 
+from tgo.pipeline import layout
+from tgo.pipeline.config.settings import load
+from tgo.pipeline.evaluation import evaluate
+from tgo.pipeline.storage.atomic import write_json
+
 from benchmarks.changes import changed
 from benchmarks.claims import trained_all
-from pipeline import layout
-from pipeline.config.settings import load
-from pipeline.evaluation import evaluate
-from pipeline.storage.atomic import write_json
 
 VARIANTS: dict[str, dict[str, Any]] = {
     "tracked": {"train.noise": "tracked"},

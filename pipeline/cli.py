@@ -15,14 +15,13 @@ from types import FrameType
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
-
-from pipeline import data_commands
-from pipeline.errors import InputError
-from pipeline.layout import EXPORT, PARAMS, PRESETS
-from rewards.errors import RewardError
+from tgo.pipeline import data_commands
+from tgo.pipeline.errors import InputError
+from tgo.pipeline.layout import EXPORT, PARAMS, PRESETS
+from tgo.rewards.errors import RewardError
 
 if TYPE_CHECKING:
-    from pipeline.config.settings import Settings
+    from tgo.pipeline.config.settings import Settings
 
 app = typer.Typer(
     help="Align text-to-image models with scalar feedback: score, label, train, evaluate, report.",
@@ -62,7 +61,7 @@ class Split(StrEnum):
 def score(params: Params = PARAMS) -> None:
     """Stage one: make images of the training prompts and score them."""
     settings = _checked(params)
-    from pipeline.scoring import score
+    from tgo.pipeline.scoring import score
 
     score.run(settings)
 
@@ -83,12 +82,12 @@ def label(
     if variation and not preview:
         raise InputError("--try shows settings without writing them; add --preview")
     if preview:
-        from pipeline.labelling import preview as shown
-        from pipeline.layout import SCORED
+        from tgo.pipeline.labelling import preview as shown
+        from tgo.pipeline.layout import SCORED
 
         shown.run(settings, SCORED, variation or [])
         return
-    from pipeline.labelling import label
+    from tgo.pipeline.labelling import label
 
     label.run(settings)
 
@@ -97,7 +96,7 @@ def label(
 def train(params: Params = PARAMS) -> None:
     """Stage three: fine-tune the generator on the labels."""
     settings = _checked(params)
-    from trainer import train
+    from tgo.trainer import train
 
     train.run(settings)
 
@@ -111,7 +110,7 @@ def evaluate(
 ) -> None:
     """Compare the tuned model with the base model: same prompts, same seeds."""
     settings = _checked(params)
-    from pipeline.evaluation import evaluate
+    from tgo.pipeline.evaluation import evaluate
 
     evaluate.run(settings, split.value)
 
@@ -120,7 +119,7 @@ def evaluate(
 def report(params: Params = PARAMS) -> None:
     """Write reports/index.html, one page that shows everything."""
     settings = _checked(params)
-    from pipeline.page import report
+    from tgo.pipeline.page import report
 
     report.run(settings)
 
@@ -135,7 +134,7 @@ def export(
 ) -> None:
     """Bundle the tuned model with its card, scores and evidence, ready for `hf upload`."""
     settings = _checked(params)
-    from pipeline.publishing import export
+    from tgo.pipeline.publishing import export
 
     export.run(settings, params, output, kind.value)
 
@@ -144,7 +143,7 @@ def export(
 def verify(params: Params = PARAMS) -> None:
     """Check every shard and label on disk: checksums, images, ids, scores."""
     settings = _checked(params)
-    from pipeline.tools import verify
+    from tgo.pipeline.tools import verify
 
     verify.run(settings)
 
@@ -153,7 +152,7 @@ def verify(params: Params = PARAMS) -> None:
 def rewards(params: Params = PARAMS) -> None:
     """List the reward models: who offers them, what is loaded from where, what is missing."""
     settings = _checked(params)
-    from pipeline.scoring import list_rewards
+    from tgo.pipeline.scoring import list_rewards
 
     list_rewards.show(settings.rewards)
 
@@ -183,7 +182,7 @@ def rate(
     if not sources:
         entries = _checked(params).rewards
         sources = {name: entry.model_dump() for name, entry in entries.items()}
-    from pipeline.scoring.score_images import rate, summary
+    from tgo.pipeline.scoring.score_images import rate, summary
 
     table = rate(
         data,
@@ -206,7 +205,7 @@ def preset(
     params: Params = PARAMS,
 ) -> None:
     """Fill params.yaml from presets/NAME.yaml; comments stay."""
-    from pipeline.config import preset
+    from tgo.pipeline.config import preset
 
     for change in preset.apply(name, PRESETS, params) or [f"{params}: already as {name} says"]:
         print(change)
@@ -223,7 +222,7 @@ def plan(
 ) -> None:
     """Say what a run would do and cost; checks the settings and loads nothing."""
     settings = _checked(params)
-    from pipeline.tools import run_plan
+    from tgo.pipeline.tools import run_plan
 
     for line in run_plan.lines(settings, gpu=gpu, gpus=gpus, share=share):
         print(line)
@@ -238,7 +237,7 @@ def main() -> None:
     except (InputError, RewardError) as error:
         _fail(str(error))
     except OSError as error:
-        from pipeline.storage.atomic import explain, is_disks_fault
+        from tgo.pipeline.storage.atomic import explain, is_disks_fault
 
         if not is_disks_fault(error):
             raise
@@ -247,7 +246,7 @@ def main() -> None:
 
 def _checked(params: Path) -> Settings:
     """The settings, before the stage is imported: torch takes seconds, a typo should not."""
-    from pipeline.config.settings import load
+    from tgo.pipeline.config.settings import load
 
     return load(params)
 

@@ -7,8 +7,7 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-
-from pipeline.layout import LABELLED, PARAMS, SCORED
+from tgo.pipeline.layout import LABELLED, PARAMS, SCORED
 
 app = typer.Typer()
 
@@ -44,9 +43,9 @@ def prompts(
     ] = None,
 ) -> None:
     """Check prompt lists: how many, in which domains, and what is wrong on which line."""
-    from pipeline.config import settings
-    from pipeline.config.prompt_settings import PromptSet
-    from pipeline.sources import prompts
+    from tgo.pipeline.config import settings
+    from tgo.pipeline.config.prompt_settings import PromptSet
+    from tgo.pipeline.sources import prompts
 
     if sources:
         chosen = format.value if format else None
@@ -85,11 +84,11 @@ def import_(
     params: Annotated[Path, typer.Option("--params", help="The settings file.")] = PARAMS,
 ) -> None:
     """Bring images with human ratings into data/scored; goes on where it was when run again."""
-    from pipeline.config import settings
+    from tgo.pipeline.config import settings
 
     chosen = settings.load(params)
-    from pipeline.scoring import import_ratings
-    from pipeline.sources.rating_tables import Source
+    from tgo.pipeline.scoring import import_ratings
+    from tgo.pipeline.sources.rating_tables import Source
 
     columns = {
         "rating": rating_column,
@@ -114,12 +113,12 @@ def inspect(
     ] = 6,
 ) -> None:
     """What scores look like: counts, quantiles, correlations; --html for the images."""
-    from pipeline.tools import inspection
+    from tgo.pipeline.tools import inspection
 
     found = inspection.look(folder)
     inspection.show(found)
     if html is not None:
-        from pipeline.tools import inspection_page
+        from tgo.pipeline.tools import inspection_page
 
         print(f"page: {inspection_page.write(found, html, images)}")
 
@@ -133,7 +132,7 @@ def sql(
     csv: Annotated[bool, typer.Option("--csv", help="Print all rows, as CSV.")] = False,
 ) -> None:
     """Ask DuckDB about the shards: tgo sql "select domain, avg(clip) from scored group by 1"."""
-    from pipeline.tools import sql
+    from tgo.pipeline.tools import sql
 
     answer = sql.ask(query, scored=scored, labelled=labelled)
     if csv:

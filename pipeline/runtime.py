@@ -7,12 +7,12 @@ import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pipeline.config.settings import Settings
-from pipeline.errors import InputError
+from tgo.pipeline.config.settings import Settings
+from tgo.pipeline.errors import InputError
 
 if TYPE_CHECKING:
-    from pipeline.generators.base import Family
-    from rewards.panel import Panel
+    from tgo.pipeline.generators.base import Family
+    from tgo.rewards.panel import Panel
 
 
 def prepare(settings: Settings) -> str:
@@ -60,7 +60,7 @@ def require_compiler(key: str) -> None:
 
 def load_family(settings: Settings, device: str, model: Path | None = None) -> Family:
     """The generator of the settings, or another `model` of its family, compiled if they say so."""
-    from pipeline.generators import load_generator
+    from tgo.pipeline.generators import load_generator
 
     family = load_generator(settings.generator, model, device=device)
     if settings.generator.compile:
@@ -72,8 +72,7 @@ def load_family(settings: Settings, device: str, model: Path | None = None) -> F
 def load_panel(settings: Settings, device: str) -> Panel:
     """The reward models of the settings on a device, compiled if the settings say so."""
     import torch
-
-    from rewards.panel import Panel
+    from tgo.rewards.panel import Panel
 
     entries = {name: entry.model_dump() for name, entry in settings.rewards.items()}
     dtype = getattr(torch, settings.generator.dtype)

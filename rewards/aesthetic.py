@@ -12,15 +12,14 @@ from pathlib import Path
 from typing import ClassVar
 
 import torch
+from tgo.rewards import checkpoint
+from tgo.rewards.base import Batch, Provenance
+from tgo.rewards.clip import PUBLISHED, Tower, load_tower
+from tgo.rewards.cosine import ImageTower
+from tgo.rewards.errors import CheckpointError
+from tgo.rewards.heads import Affine, LinearHead, collapse
+from tgo.rewards.source import Files, Source, hub_id
 from torch import Tensor
-
-from rewards import checkpoint
-from rewards.base import Batch, Provenance
-from rewards.clip import PUBLISHED, Tower, load_tower
-from rewards.cosine import ImageTower
-from rewards.errors import CheckpointError
-from rewards.heads import Affine, LinearHead, collapse
-from rewards.source import Files, Source, hub_id
 
 WEIGHTS = "sac+logos+ava1-l14-linearMSE.pth"
 CONFIG = "aesthetic_config.json"

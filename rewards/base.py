@@ -8,11 +8,10 @@ from typing import Any, ClassVar, NamedTuple, Protocol, TypeVar, cast
 
 import torch
 from PIL import Image
+from tgo.rewards.images import Placement, View, render, render_original
+from tgo.rewards.pictures import Picture
+from tgo.rewards.texts import Encoder, TextStore
 from torch import Tensor, nn
-
-from rewards.images import Placement, View, render, render_original
-from rewards.pictures import Picture
-from rewards.texts import Encoder, TextStore
 
 T = TypeVar("T")
 

@@ -13,9 +13,8 @@ import torch
 from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError
 from safetensors.torch import load_file
+from tgo.rewards.errors import CheckpointError
 from torch import Tensor, nn
-
-from rewards.errors import CheckpointError
 
 PUBLISHED_SHA256 = {
     "HPS_v2.1_compressed.pt": "c57a38fb4a2f7e7c15bf00da2ea377cdf165448b4dd1052a484c215a998c9837",

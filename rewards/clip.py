@@ -10,14 +10,13 @@ from pathlib import Path
 from typing import ClassVar, NamedTuple
 
 import torch
+from tgo.rewards import checkpoint, ftfy_tokens, huggingface
+from tgo.rewards.cosine import CosineModel, ImageTower
+from tgo.rewards.errors import CheckpointError
+from tgo.rewards.images import View
+from tgo.rewards.source import Files, Source
 from torch import nn
 from transformers import CLIPModel
-
-from rewards import checkpoint, ftfy_tokens, huggingface
-from rewards.cosine import CosineModel, ImageTower
-from rewards.errors import CheckpointError
-from rewards.images import View
-from rewards.source import Files, Source
 
 PUBLISHED = "openai/clip-vit-large-patch14"
 FILES = Files(weights=(huggingface.WEIGHTS,), needed=(huggingface.CONFIG,), published=PUBLISHED)

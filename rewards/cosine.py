@@ -6,12 +6,11 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import torch
+from tgo.rewards.base import Batch, Provenance
+from tgo.rewards.images import View
+from tgo.rewards.texts import Encoder
 from torch import Tensor
 from torch.nn.functional import normalize
-
-from rewards.base import Batch, Provenance
-from rewards.images import View
-from rewards.texts import Encoder
 
 
 class ImageTower:

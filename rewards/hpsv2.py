@@ -15,15 +15,14 @@ from typing import Any, ClassVar
 import open_clip
 import torch
 from open_clip.model import CLIP
+from tgo.rewards import checkpoint, ftfy_tokens
+from tgo.rewards.cosine import CosineModel, ImageTower
+from tgo.rewards.errors import CheckpointError
+from tgo.rewards.images import View
+from tgo.rewards.source import Files, Source
+from tgo.rewards.texts import Encoder, cut, place_of
 from torch import Tensor
 from torch.nn.functional import normalize
-
-from rewards import checkpoint, ftfy_tokens
-from rewards.cosine import CosineModel, ImageTower
-from rewards.errors import CheckpointError
-from rewards.images import View
-from rewards.source import Files, Source
-from rewards.texts import Encoder, cut, place_of
 
 VERSIONS = {"HPS_v2.1_compressed.pt": "2.1", "HPS_v2_compressed.pt": "2.0"}
 WEIGHTS = "HPS_v2.1_compressed.pt"

@@ -12,17 +12,16 @@ from pathlib import Path
 from typing import ClassVar
 
 import torch
+from tgo.rewards import checkpoint
+from tgo.rewards.base import Batch, Provenance
+from tgo.rewards.blip import TextConfig, TextEncoder, VisionConfig, VisionEncoder
+from tgo.rewards.errors import CheckpointError
+from tgo.rewards.heads import Affine, LinearHead, collapse
+from tgo.rewards.images import View
+from tgo.rewards.source import Files, Source
+from tgo.rewards.texts import cut
 from torch import Tensor, nn
 from transformers import BertTokenizer
-
-from rewards import checkpoint
-from rewards.base import Batch, Provenance
-from rewards.blip import TextConfig, TextEncoder, VisionConfig, VisionEncoder
-from rewards.errors import CheckpointError
-from rewards.heads import Affine, LinearHead, collapse
-from rewards.images import View
-from rewards.source import Files, Source
-from rewards.texts import cut
 
 MEAN, STD = 0.16717362830052426, 1.0333394966054072
 """The standardisation that the official package subtracts and divides by."""

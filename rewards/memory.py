@@ -9,8 +9,7 @@ import gc
 from collections.abc import Callable
 
 import torch
-
-from rewards.errors import OutOfMemoryError
+from tgo.rewards.errors import OutOfMemoryError
 
 
 def is_exhausted(error: BaseException) -> bool:

@@ -28,13 +28,12 @@ from typing import Any, ClassVar
 from unittest import mock
 
 import torch
+from tgo.rewards import checkpoint, hpsv2, imagereward
+from tgo.rewards.base import Batch, Provenance
+from tgo.rewards.blip import TextConfig, VisionConfig
+from tgo.rewards.errors import CheckpointError
+from tgo.rewards.source import Source
 from torch import Tensor
-
-from rewards import checkpoint, hpsv2, imagereward
-from rewards.base import Batch, Provenance
-from rewards.blip import TextConfig, VisionConfig
-from rewards.errors import CheckpointError
-from rewards.source import Source
 
 _NEVER_CALLED = {
     "turtle": "forward",

@@ -8,14 +8,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from tgo.rewards import aesthetic, clip, registry
+from tgo.rewards.base import Batch, Images, RewardModel, describe
+from tgo.rewards.errors import CheckpointError
+from tgo.rewards.memory import is_exhausted, too_large
+from tgo.rewards.registry import Wanted, load
+from tgo.rewards.texts import TextStore
 from torch import Tensor, nn
-
-from rewards import aesthetic, clip, registry
-from rewards.base import Batch, Images, RewardModel, describe
-from rewards.errors import CheckpointError
-from rewards.memory import is_exhausted, too_large
-from rewards.registry import Wanted, load
-from rewards.texts import TextStore
 
 __all__ = ["LIBRARIES", "Panel", "load"]
 

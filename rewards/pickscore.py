@@ -11,14 +11,13 @@ from pathlib import Path
 from typing import ClassVar
 
 import torch
+from tgo.rewards import checkpoint, huggingface
+from tgo.rewards.cosine import CosineModel
+from tgo.rewards.errors import CheckpointError
+from tgo.rewards.images import View
+from tgo.rewards.source import Files, Source
 from torch import Tensor
 from transformers import CLIPModel, CLIPTokenizer
-
-from rewards import checkpoint, huggingface
-from rewards.cosine import CosineModel
-from rewards.errors import CheckpointError
-from rewards.images import View
-from rewards.source import Files, Source
 
 PUBLISHED = "yuvalkirstain/PickScore_v1"
 FILES = Files(

@@ -19,16 +19,15 @@ from types import ModuleType
 from typing import Any
 
 import torch
-
-from rewards.base import RewardModel
-from rewards.errors import CheckpointError
+from tgo.rewards.base import RewardModel
+from tgo.rewards.errors import CheckpointError
 
 BUILT_IN = {
-    "pickscore": "rewards.pickscore",
-    "hpsv2": "rewards.hpsv2",
-    "imagereward": "rewards.imagereward",
-    "clip": "rewards.clip",
-    "aesthetic": "rewards.aesthetic",
+    "pickscore": "tgo.rewards.pickscore",
+    "hpsv2": "tgo.rewards.hpsv2",
+    "imagereward": "tgo.rewards.imagereward",
+    "clip": "tgo.rewards.clip",
+    "aesthetic": "tgo.rewards.aesthetic",
 }
 GROUP = "tgo.rewards"
 
@@ -101,7 +100,7 @@ def load(
     """
     want = wanted(entry)
     if want.backend == "official":
-        from rewards import official
+        from tgo.rewards import official
 
         if want.options or want.module:
             raise CheckpointError(f"{name}: backend: official takes neither options nor a module")

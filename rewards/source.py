@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from rewards.errors import CheckpointError
+from tgo.rewards.errors import CheckpointError
 
 _HUB = re.compile(
     r"(?P<repo>[\w-][\w.-]*/[\w-][\w.-]*?)"

@@ -9,8 +9,8 @@ import pytest
 from hypothesis import settings
 
 if TYPE_CHECKING:
-    from pipeline.generators.diffusion import Diffusion
-    from rewards.panel import Panel
+    from tgo.pipeline.generators.diffusion import Diffusion
+    from tgo.rewards.panel import Panel
 
 # a slow or busy machine is no failure, and a found example must be found again
 settings.register_profile("project", deadline=None, derandomize=True)
@@ -44,6 +44,6 @@ def tiny_family(tiny_generator: Path) -> Diffusion:
 @pytest.fixture(scope="session")
 def tiny_panel(tiny_rewards: dict[str, str]) -> Panel:
     """Two reward models, loaded: enough for most tests, and faster than five."""
-    from rewards.panel import Panel
+    from tgo.rewards.panel import Panel
 
     return Panel.load({name: tiny_rewards[name] for name in ("clip", "aesthetic")})

@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from tgo.pipeline.generators import FAMILIES
+from tgo.pipeline.generators.base import Conditions, Corruption, of_rows
+from tgo.pipeline.generators.latent import Latent
 
-from pipeline.generators import FAMILIES
-from pipeline.generators.base import Conditions, Corruption, of_rows
-from pipeline.generators.latent import Latent
 from tests.family_models import write as write_latent
 from tests.family_parts import RESOLUTION
 from tests.masked_models import write_random_amused, write_random_meissonic

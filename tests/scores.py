@@ -9,9 +9,8 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-
-from pipeline.config.settings import Label
-from pipeline.storage import shards
+from tgo.pipeline.config.settings import Label
+from tgo.pipeline.storage import shards
 
 PLAIN: dict[str, Any] = {
     "reward": "clip",

@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from pipeline.config import settings
-from pipeline.config.settings import Settings
+from tgo.pipeline.config import settings
+from tgo.pipeline.config.settings import Settings
 
 PARAMS = Path(__file__).parents[1] / "params.yaml"
 NAMED = ("rewards", "prompts")  # their keys are names: such a group is replaced, not merged

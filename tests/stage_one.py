@@ -5,9 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from pipeline.generators.diffusion import Diffusion
-from pipeline.scoring.score import Summary, score_prompts
-from pipeline.sources.prompts import Prompt
+from tgo.pipeline.generators.diffusion import Diffusion
+from tgo.pipeline.scoring.score import Summary, score_prompts
+from tgo.pipeline.sources.prompts import Prompt
 
 PROMPTS = [Prompt(f"p{number}", f"a red circle {number}", "all") for number in range(10)]
 SIZES = {"seed": 0, "images_per_prompt": 2, "batch_size": 4, "rows_per_shard": 6}

@@ -11,14 +11,13 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 import torch
+from tgo.pipeline.errors import InputError
+from tgo.pipeline.seeds import sample_seed
 from torch import Tensor, nn
 
-from pipeline.errors import InputError
-from pipeline.seeds import sample_seed
-
 if TYPE_CHECKING:
-    from pipeline.config.train_settings import Lora
-    from pipeline.generators.base import Family
+    from tgo.pipeline.config.train_settings import Lora
+    from tgo.pipeline.generators.base import Family
 
 NAME = "default"
 """The adapter's name in peft, which is part of its parameters' names."""

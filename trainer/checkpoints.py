@@ -29,13 +29,12 @@ from typing import Any
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
+from tgo.pipeline.errors import InputError
+from tgo.pipeline.storage.atomic import canonical
+from tgo.pipeline.storage.fingerprint import difference
+from tgo.trainer import sharded
+from tgo.trainer.distributed import World
 from torch import Tensor
-
-from pipeline.errors import InputError
-from pipeline.storage.atomic import canonical
-from pipeline.storage.fingerprint import difference
-from trainer import sharded
-from trainer.distributed import World
 
 KEEP = 2
 """Whole checkpoints that stay: should the newest be damaged, the one before it is used."""

@@ -9,10 +9,10 @@ from __future__ import annotations
 from collections.abc import Generator
 from contextlib import closing
 
-from pipeline.errors import InputError
-from trainer.order import Position
-from trainer.rows import LabelledRows
-from trainer.stream import START, Batch, Stream, joined
+from tgo.pipeline.errors import InputError
+from tgo.trainer.order import Position
+from tgo.trainer.rows import LabelledRows
+from tgo.trainer.stream import START, Batch, Stream, joined
 
 
 class ClassStream:

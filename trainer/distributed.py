@@ -16,10 +16,9 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
+from tgo.pipeline.errors import InputError
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
-
-from pipeline.errors import InputError
 
 
 @dataclass(frozen=True)

@@ -12,15 +12,14 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 import torch
+from tgo.pipeline.errors import InputError
+from tgo.pipeline.generators.base import Corruption, Timed
+from tgo.pipeline.seeds import sample_seed
 from torch import Tensor
 
-from pipeline.errors import InputError
-from pipeline.generators.base import Corruption, Timed
-from pipeline.seeds import sample_seed
-
 if TYPE_CHECKING:
-    from pipeline.config.train_settings import Train
-    from pipeline.generators.base import Family
+    from tgo.pipeline.config.train_settings import Train
+    from tgo.pipeline.generators.base import Family
 
 BLOCK = 64
 """Units (samples, or pairs) that share a generator."""

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from pipeline.config.train_settings import AUTO, Train
-from pipeline.generators.base import Family
-from pipeline.storage.fingerprint import code_sha256
-from trainer.rows import LabelledRows
+from tgo.pipeline.config.train_settings import AUTO, Train
+from tgo.pipeline.generators.base import Family
+from tgo.pipeline.storage.fingerprint import code_sha256
+from tgo.trainer.rows import LabelledRows
 
 FREE = {
     "accumulate",

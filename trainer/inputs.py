@@ -5,14 +5,13 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, NamedTuple
 
 import torch
+from tgo.pipeline.generators.base import Conditions, Corruption
+from tgo.trainer.draws import Draws
+from tgo.trainer.stream import Batch
 from torch import Tensor
 
-from pipeline.generators.base import Conditions, Corruption
-from trainer.draws import Draws
-from trainer.stream import Batch
-
 if TYPE_CHECKING:
-    from trainer.reference_cache import ReferenceCache
+    from tgo.trainer.reference_cache import ReferenceCache
 
 
 class Given(NamedTuple):

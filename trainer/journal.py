@@ -13,13 +13,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from tgo.pipeline.errors import InputError
+from tgo.trainer.distributed import World
+from tgo.trainer.loggers import Loggers
+from tgo.trainer.objectives import Outcome, Terms
+from tgo.trainer.speed import Speed
 from torch import Tensor
-
-from pipeline.errors import InputError
-from trainer.distributed import World
-from trainer.loggers import Loggers
-from trainer.objectives import Outcome, Terms
-from trainer.speed import Speed
 
 Sums = dict[str, float]
 

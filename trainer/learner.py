@@ -8,26 +8,25 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import torch
+from tgo.pipeline.errors import InputError
+from tgo.pipeline.generators.base import Conditions, Corruption, Regressor, gaussian
+from tgo.trainer import sharded
+from tgo.trainer.distributed import World, exchanging, whole
+from tgo.trainer.draws import Draws
+from tgo.trainer.inputs import Given, Inputs, exact
+from tgo.trainer.journal import Statistics
+from tgo.trainer.networks import Networks
+from tgo.trainer.objectives import Objective, Outcome, Terms
+from tgo.trainer.optimizers import learning_rates, make_optimizer
+from tgo.trainer.speed import counted
+from tgo.trainer.stream import Batch
 from torch import Tensor, nn
 
-from pipeline.errors import InputError
-from pipeline.generators.base import Conditions, Corruption, Regressor, gaussian
-from trainer import sharded
-from trainer.distributed import World, exchanging, whole
-from trainer.draws import Draws
-from trainer.inputs import Given, Inputs, exact
-from trainer.journal import Statistics
-from trainer.networks import Networks
-from trainer.objectives import Objective, Outcome, Terms
-from trainer.optimizers import learning_rates, make_optimizer
-from trainer.speed import counted
-from trainer.stream import Batch
-
 if TYPE_CHECKING:
-    from pipeline.config.train_settings import Train
-    from pipeline.generators.base import Family
-    from trainer.checkpoints import Checkpoint
-    from trainer.reference_cache import ReferenceCache
+    from tgo.pipeline.config.train_settings import Train
+    from tgo.pipeline.generators.base import Family
+    from tgo.trainer.checkpoints import Checkpoint
+    from tgo.trainer.reference_cache import ReferenceCache
 
 
 class Learner:

@@ -17,12 +17,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
-
-from pipeline.errors import InputError
-from pipeline.storage.atomic import write_json
+from tgo.pipeline.errors import InputError
+from tgo.pipeline.storage.atomic import write_json
 
 if TYPE_CHECKING:
-    from pipeline.config.settings import Settings
+    from tgo.pipeline.config.settings import Settings
 
 Line = Mapping[str, Any]
 Pictures = Mapping[str, np.ndarray]

@@ -10,9 +10,8 @@ import json
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from tgo.pipeline.publishing.model_card import LORA
 from torch import Tensor, nn
-
-from pipeline.publishing.model_card import LORA
 
 PARTS = ("unet", "transformer")
 """What diffusers calls the network of a pipeline, and so the prefix of its adapters' names."""

@@ -8,15 +8,14 @@ from contextlib import AbstractContextManager, contextmanager
 from typing import TYPE_CHECKING, Any
 
 import torch
+from tgo.pipeline.errors import InputError
+from tgo.trainer import adapters
+from tgo.trainer.distributed import World
 from torch import Tensor, nn
 
-from pipeline.errors import InputError
-from trainer import adapters
-from trainer.distributed import World
-
 if TYPE_CHECKING:
-    from pipeline.config.train_settings import Train
-    from pipeline.generators.base import Family
+    from tgo.pipeline.config.train_settings import Train
+    from tgo.pipeline.generators.base import Family
 
 _CAST = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
 """Layers that autocast computes in bfloat16: their frozen weights can be kept in it as well."""

@@ -6,12 +6,11 @@ from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any
 
 import torch
+from tgo.pipeline.errors import InputError
 from torch import nn
 
-from pipeline.errors import InputError
-
 if TYPE_CHECKING:
-    from pipeline.config.train_settings import Train
+    from tgo.pipeline.config.train_settings import Train
 
 
 def make_optimizer(train: Train, parameters: Iterable[nn.Parameter]) -> torch.optim.Optimizer:

@@ -11,8 +11,7 @@ from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
-
-from pipeline.errors import InputError
+from tgo.pipeline.errors import InputError
 
 
 class Position(NamedTuple):

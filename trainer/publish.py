@@ -7,17 +7,16 @@ import shutil
 from pathlib import Path
 
 from safetensors import SafetensorError
+from tgo.pipeline import layout
+from tgo.pipeline.config.settings import Settings
+from tgo.pipeline.errors import InputError
+from tgo.pipeline.generators import load_generator
+from tgo.pipeline.generators.base import Family
+from tgo.pipeline.publishing import model_card
+from tgo.trainer import adapters, lora_file
+from tgo.trainer.distributed import World
+from tgo.trainer.learner import Learner
 from torch import nn
-
-from pipeline import layout
-from pipeline.config.settings import Settings
-from pipeline.errors import InputError
-from pipeline.generators import load_generator
-from pipeline.generators.base import Family
-from pipeline.publishing import model_card
-from trainer import adapters, lora_file
-from trainer.distributed import World
-from trainer.learner import Learner
 
 
 def publish(

@@ -9,10 +9,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from pipeline.generators.base import Conditions, Family, joined
-from pipeline.storage import embeddings
-from pipeline.storage.shards import read_shard, shard_paths
-from trainer.rows import PromptTable
+from tgo.pipeline.generators.base import Conditions, Family, joined
+from tgo.pipeline.storage import embeddings
+from tgo.pipeline.storage.shards import read_shard, shard_paths
+from tgo.trainer.rows import PromptTable
 
 BATCH = 64
 """Prompts encoded at once; the last batch is not padded."""

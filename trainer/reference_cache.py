@@ -24,23 +24,22 @@ import pyarrow.parquet as pq
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save
+from tgo.pipeline.errors import InputError
+from tgo.pipeline.generators.base import Conditions, Corruption
+from tgo.pipeline.seeds import sample_seed
+from tgo.pipeline.storage.atomic import canonical, replacing
+from tgo.pipeline.storage.fingerprint import code_sha256
+from tgo.pipeline.storage.shards import read_codes, read_metadata, read_shard
 from torch import Tensor
 from tqdm import tqdm
 
-from pipeline.errors import InputError
-from pipeline.generators.base import Conditions, Corruption
-from pipeline.seeds import sample_seed
-from pipeline.storage.atomic import canonical, replacing
-from pipeline.storage.fingerprint import code_sha256
-from pipeline.storage.shards import read_codes, read_metadata, read_shard
-
 if TYPE_CHECKING:
-    from pipeline.config.train_settings import Train
-    from pipeline.generators.base import Family
-    from trainer.distributed import World
-    from trainer.objectives import Objective
-    from trainer.rows import LabelledRows, PromptTable
-    from trainer.stream import Batch
+    from tgo.pipeline.config.train_settings import Train
+    from tgo.pipeline.generators.base import Family
+    from tgo.trainer.distributed import World
+    from tgo.trainer.objectives import Objective
+    from tgo.trainer.rows import LabelledRows, PromptTable
+    from tgo.trainer.stream import Batch
 
 NAME = "log_likelihood"
 OK = "ok"

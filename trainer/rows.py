@@ -23,15 +23,14 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import torch
 from safetensors import safe_open
-
-from pipeline.errors import InputError
-from pipeline.storage.atomic import canonical
-from pipeline.storage.embeddings import is_intact, path_for, tensors_of
-from pipeline.storage.shards import read_metadata, read_shard, shard_paths
+from tgo.pipeline.errors import InputError
+from tgo.pipeline.storage.atomic import canonical
+from tgo.pipeline.storage.embeddings import is_intact, path_for, tensors_of
+from tgo.pipeline.storage.shards import read_metadata, read_shard, shard_paths
 
 if TYPE_CHECKING:
-    from pipeline.generators.base import Conditions
-    from trainer.objectives.base import Rows, Signal
+    from tgo.pipeline.generators.base import Conditions
+    from tgo.trainer.objectives.base import Rows, Signal
 
 
 @dataclass(frozen=True)

@@ -16,19 +16,18 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-
-from pipeline.generators.base import of_rows
-from pipeline.training_log import sample_strips
-from pipeline.evaluation.evaluate import evaluation_seed
-from pipeline.scoring import sampling
-from pipeline.sources import prompts
-from pipeline.storage import embeddings
+from tgo.pipeline.evaluation.evaluate import evaluation_seed
+from tgo.pipeline.generators.base import of_rows
+from tgo.pipeline.scoring import sampling
+from tgo.pipeline.sources import prompts
+from tgo.pipeline.storage import embeddings
+from tgo.pipeline.training_log import sample_strips
 
 if TYPE_CHECKING:
-    from pipeline.config.settings import Settings
-    from pipeline.generators.base import Family
-    from trainer.learner import Learner
-    from trainer.loggers import Loggers
+    from tgo.pipeline.config.settings import Settings
+    from tgo.pipeline.generators.base import Family
+    from tgo.trainer.learner import Learner
+    from tgo.trainer.loggers import Loggers
 
 
 class Samples:

@@ -19,7 +19,7 @@ from torch.distributed.checkpoint.state_dict import (
 from torch.optim import Optimizer
 
 if TYPE_CHECKING:
-    from trainer.checkpoints import Checkpoint
+    from tgo.trainer.checkpoints import Checkpoint
 
 _OPTIONS = StateDictOptions(flatten_optimizer_state_dict=True, ignore_frozen_params=True)
 

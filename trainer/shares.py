@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
-from pipeline.config.train_settings import Train
-from pipeline.errors import InputError
-from trainer.classes import ClassStream
-from trainer.distributed import World
-from trainer.objectives import Objective
-from trainer.rows import LabelledRows
-from trainer.stream import Stream
+from tgo.pipeline.config.train_settings import Train
+from tgo.pipeline.errors import InputError
+from tgo.trainer.classes import ClassStream
+from tgo.trainer.distributed import World
+from tgo.trainer.objectives import Objective
+from tgo.trainer.rows import LabelledRows
+from tgo.trainer.stream import Stream
 
 
 def make_stream(rows: LabelledRows, train: Train, world: World) -> Stream | ClassStream:

@@ -14,12 +14,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+from tgo.pipeline.errors import InputError
+from tgo.pipeline.generators.base import Conditions
+from tgo.trainer.order import Order, Position, Window
+from tgo.trainer.rows import LabelledRows
 from torch import Tensor
-
-from pipeline.errors import InputError
-from pipeline.generators.base import Conditions
-from trainer.order import Order, Position, Window
-from trainer.rows import LabelledRows
 
 WINDOW = 64
 """Row groups shuffled together, and held in memory (twice when reading ahead)."""

@@ -17,34 +17,33 @@ from tempfile import TemporaryDirectory
 from typing import Any, NoReturn
 
 import torch
+from tgo.pipeline import layout, runtime
+from tgo.pipeline.config.settings import Settings
+from tgo.pipeline.config.train_settings import Train
+from tgo.pipeline.errors import InputError
+from tgo.pipeline.generators import load_generator
+from tgo.pipeline.generators.base import Family
+from tgo.pipeline.storage.locks import hold
+from tgo.pipeline.training_log import health
+from tgo.trainer.checkpoints import Checkpoint, Checkpoints
+from tgo.trainer.classes import ClassStream
+from tgo.trainer.distributed import World, joined
+from tgo.trainer.fingerprint import fingerprint
+from tgo.trainer.journal import Log, summary
+from tgo.trainer.learner import Learner
+from tgo.trainer.loggers import load_loggers
+from tgo.trainer.objectives import load_objective
+from tgo.trainer.order import Position
+from tgo.trainer.publish import publish
+from tgo.trainer.quality import prefixed_tables
+from tgo.trainer.reference_cache import load_cache
+from tgo.trainer.rows import LabelledRows
+from tgo.trainer.samples import Samples
+from tgo.trainer.shares import check_world, make_stream
+from tgo.trainer.signals import StopRequest, stop_requests
+from tgo.trainer.speed import UNKNOWN, Speed, peak
+from tgo.trainer.stream import START, Batch, Stream
 from tqdm import tqdm
-
-from pipeline import layout, runtime
-from pipeline.config.settings import Settings
-from pipeline.config.train_settings import Train
-from pipeline.errors import InputError
-from pipeline.generators import load_generator
-from pipeline.generators.base import Family
-from pipeline.training_log import health
-from pipeline.storage.locks import hold
-from trainer.checkpoints import Checkpoint, Checkpoints
-from trainer.classes import ClassStream
-from trainer.distributed import World, joined
-from trainer.fingerprint import fingerprint
-from trainer.journal import Log, summary
-from trainer.learner import Learner
-from trainer.loggers import load_loggers
-from trainer.objectives import load_objective
-from trainer.order import Position
-from trainer.publish import publish
-from trainer.quality import prefixed_tables
-from trainer.reference_cache import load_cache
-from trainer.rows import LabelledRows
-from trainer.samples import Samples
-from trainer.shares import check_world, make_stream
-from trainer.signals import StopRequest, stop_requests
-from trainer.speed import UNKNOWN, Speed, peak
-from trainer.stream import START, Batch, Stream
 
 
 def run(

@@ -16,11 +16,10 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
+from tgo.data.world.fit import BUILD, SEED, first_rank_first
+from tgo.data.world.render import QUALITIES, draw, draw_quality
+from tgo.data.world.scene import caption, confuse, draw_scene
 from tqdm import tqdm
-
-from data.world.fit import BUILD, SEED, first_rank_first
-from data.world.render import QUALITIES, draw, draw_quality
-from data.world.scene import caption, confuse, draw_scene
 
 CHUNK = 1024
 CHUNKS = 48

@@ -14,12 +14,11 @@ import os
 from pathlib import Path
 
 import torch
-
-from data.world.bank import load_bank
-from data.world.diffusion_model import build_diffusion
-from data.world.masked_model import build_masked
-from data.world.prompts import write_prompts
-from data.world.reward_models import build_reward_models, measure
+from tgo.data.world.bank import load_bank
+from tgo.data.world.diffusion_model import build_diffusion
+from tgo.data.world.masked_model import build_masked
+from tgo.data.world.prompts import write_prompts
+from tgo.data.world.reward_models import build_reward_models, measure
 
 WORLD = Path("data/world")
 PARTS = ("prompts", "diffusion", "masked", "rewards")

@@ -13,9 +13,8 @@ from functools import cache
 import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
-
-from data.world.render import LARGE, PALETTE, SIDE, SMALL, inside
-from data.world.scene import BACKGROUNDS, COLOURS, SHAPES, Scene, Thing, parse
+from tgo.data.world.render import LARGE, PALETTE, SIDE, SMALL, inside
+from tgo.data.world.scene import BACKGROUNDS, COLOURS, SHAPES, Scene, Thing, parse
 
 TEMPLATE = 24  # pixels a side of the normalised outline that shapes are compared in
 SMALLEST = 36  # pixels; the smallest thing of the world covers about 60

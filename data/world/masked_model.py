@@ -10,6 +10,18 @@ from pathlib import Path
 import numpy as np
 import torch
 from diffusers import AmusedScheduler, AutoencoderKL, UVit2DModel, __version__
+from tgo.data.world.bank import load_bank
+from tgo.data.world.fit import fit, ranks, share
+from tgo.data.world.quantizer import (
+    CODES,
+    bank_codes,
+    find_centres,
+    new_quantizer,
+    train_decoder,
+)
+from tgo.data.world.scene import parse
+from tgo.data.world.text_encoder import FACTS, WIDTH, facts, tokenize
+from tgo.pipeline.generators.masking import draw_masks
 from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import (
@@ -18,19 +30,6 @@ from transformers import (
     CLIPTextModelWithProjection,
     CLIPTokenizer,
 )
-
-from data.world.bank import load_bank
-from data.world.fit import fit, ranks, share
-from data.world.quantizer import (
-    CODES,
-    bank_codes,
-    find_centres,
-    new_quantizer,
-    train_decoder,
-)
-from data.world.scene import parse
-from data.world.text_encoder import FACTS, WIDTH, facts, tokenize
-from pipeline.generators.masking import draw_masks
 
 SIDE = 16  # tokens
 MASK = CODES  # the token that says "hidden"

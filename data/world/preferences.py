@@ -10,17 +10,13 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from open_clip.model import CLIP
-from torch import Tensor, nn
-from torch.nn import functional as F
-from transformers import CLIPModel, CLIPTokenizer
-
-from data.world.bank import Bank
-from data.world.candidates import Candidates
-from data.world.contrastive import tokens_of
-from data.world.fit import Loss, fit
-from data.world.raters import POPULATIONS, Population
-from data.world.scene import caption, confuse, parse
-from data.world.towers import (
+from tgo.data.world.bank import Bank
+from tgo.data.world.candidates import Candidates
+from tgo.data.world.contrastive import tokens_of
+from tgo.data.world.fit import Loss, fit
+from tgo.data.world.raters import POPULATIONS, Population
+from tgo.data.world.scene import caption, confuse, parse
+from tgo.data.world.towers import (
     BLIP_VISION,
     HPS_CONFIG,
     WORDS,
@@ -31,9 +27,9 @@ from data.world.towers import (
     to_blip,
     to_open_clip,
 )
-from data.world.vocabulary import learn_tokenizer
-from rewards import hpsv2
-from rewards.imagereward import (
+from tgo.data.world.vocabulary import learn_tokenizer
+from tgo.rewards import hpsv2
+from tgo.rewards.imagereward import (
     MEAN,
     STD,
     VOCABULARY,
@@ -41,6 +37,9 @@ from rewards.imagereward import (
     load_tokenizer,
     tokenize,
 )
+from torch import Tensor, nn
+from torch.nn import functional as F
+from transformers import CLIPModel, CLIPTokenizer
 
 PROMPTS = 32  # a batch; each with all of its pictures
 CALIBRATION = 512  # prompts over whose pictures rewards get their mean and deviation

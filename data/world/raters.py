@@ -13,9 +13,8 @@ from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-
-from data.world.render import QUALITIES
-from data.world.scene import Scene, Thing
+from tgo.data.world.render import QUALITIES
+from tgo.data.world.scene import Scene, Thing
 
 MERITS = ("share", "whole", *QUALITIES, "clean")
 """What a judgement is made of, each in [0, 1]: the share of the caption's promises that are kept,

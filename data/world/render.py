@@ -7,8 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-
-from data.world.scene import BACKGROUNDS, COLOURS, PLACES, SHAPES, Scene
+from tgo.data.world.scene import BACKGROUNDS, COLOURS, PLACES, SHAPES, Scene
 
 SIDE = 64
 QUALITIES = ("contrast", "sharpness", "harmony", "composition")

@@ -8,23 +8,22 @@ from pathlib import Path
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from tgo.data.world.bank import Bank
+from tgo.data.world.candidates import Candidates, load_candidates
+from tgo.data.world.contrastive import train_clip
+from tgo.data.world.fit import SEED, fit
+from tgo.data.world.preferences import train_hpsv2, train_imagereward, train_pickscore
+from tgo.data.world.raters import POPULATIONS
+from tgo.data.world.render import draw, draw_quality
+from tgo.data.world.scene import caption, confuse, draw_scene
+from tgo.data.world.towers import HPS_CONFIG, pixels
+from tgo.rewards import aesthetic, clip, hpsv2, imagereward, pickscore
+from tgo.rewards.aesthetic import EMBEDDING
+from tgo.rewards.heads import LinearHead
+from tgo.rewards.panel import Panel
 from torch import Tensor
 from torch.nn import functional as F
 from transformers import CLIPModel
-
-from data.world.bank import Bank
-from data.world.candidates import Candidates, load_candidates
-from data.world.contrastive import train_clip
-from data.world.fit import SEED, fit
-from data.world.preferences import train_hpsv2, train_imagereward, train_pickscore
-from data.world.raters import POPULATIONS
-from data.world.render import draw, draw_quality
-from data.world.scene import caption, confuse, draw_scene
-from data.world.towers import HPS_CONFIG, pixels
-from rewards import aesthetic, clip, hpsv2, imagereward, pickscore
-from rewards.aesthetic import EMBEDDING
-from rewards.heads import LinearHead
-from rewards.panel import Panel
 
 NAMES = ("pickscore", "hpsv2", "imagereward", "clip", "aesthetic")
 TRAINING, HELD_OUT = range(16), range(900, 902)  # chunks of candidates

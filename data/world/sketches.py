@@ -11,9 +11,8 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-
-from data.world.raters import Wear
-from data.world.render import (
+from tgo.data.world.raters import Wear
+from tgo.data.world.render import (
     LARGE,
     PALETTE,
     SIDE,
@@ -25,7 +24,7 @@ from data.world.render import (
     lay_out,
     smooth_field,
 )
-from data.world.scene import (
+from tgo.data.world.scene import (
     BACKGROUNDS,
     COLOURS,
     SHAPES,

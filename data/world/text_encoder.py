@@ -6,12 +6,8 @@ from collections.abc import Sequence
 
 import numpy as np
 import torch
-from torch import Tensor, nn
-from torch.nn import functional as F
-from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
-
-from data.world.fit import fit, share
-from data.world.scene import (
+from tgo.data.world.fit import fit, share
+from tgo.data.world.scene import (
     BACKGROUNDS,
     COLOURS,
     PLACES,
@@ -21,6 +17,9 @@ from data.world.scene import (
     Scene,
     parse,
 )
+from torch import Tensor, nn
+from torch.nn import functional as F
+from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 WORDS = 24  # tokens a prompt is padded to; the longest caption has 17
 WIDTH = 96

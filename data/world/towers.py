@@ -13,14 +13,13 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from open_clip.tokenizer import SimpleTokenizer
+from tgo.data.world.render import SIDE
+from tgo.rewards import ftfy_tokens
+from tgo.rewards.aesthetic import EMBEDDING
+from tgo.rewards.blip import TextConfig, VisionConfig
+from tgo.rewards.images import View, render
 from torch import Tensor
 from transformers import CLIPConfig, CLIPTokenizer
-
-from data.world.render import SIDE
-from rewards import ftfy_tokens
-from rewards.aesthetic import EMBEDDING
-from rewards.blip import TextConfig, VisionConfig
-from rewards.images import View, render
 
 PATCH, WIDTH, DEPTH, HEADS = 8, 96, 3, 3  # of every vision tower
 TEXT_WIDTH, TEXT_DEPTH, TEXT_HEADS = 48, 2, 3

@@ -14,10 +14,9 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
+from tgo.rewards.base import Batch, Provenance
+from tgo.rewards.errors import RewardError
 from torch import Tensor
-
-from rewards.base import Batch, Provenance
-from rewards.errors import RewardError
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -10,8 +10,7 @@ from itertools import pairwise
 from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, model_validator
-
-from pipeline.config.fields import Group, Percentile, Positive
+from tgo.pipeline.config.fields import Group, Percentile, Positive
 
 GLOBAL, PROMPT = "global", "prompt"
 RATING = "rating"

@@ -15,10 +15,9 @@ from typing import Any
 
 from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
-
-from pipeline.config import settings
-from pipeline.errors import InputError
-from pipeline.storage.atomic import replacing
+from tgo.pipeline.config import settings
+from tgo.pipeline.errors import InputError
+from tgo.pipeline.storage.atomic import replacing
 
 EXTENDS = "extends"
 REPLACED = ("prompts.tests", "rewards", "label.reward")

@@ -13,12 +13,11 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
 from pydantic import AfterValidator, Field, ValidationError, field_validator, model_validator
-
-from pipeline.config.fields import Count, Group, Seed, Source
-from pipeline.config.label_settings import PROMPT, RATING, Label
-from pipeline.config.prompt_settings import Prompts
-from pipeline.config.train_settings import Train
-from pipeline.errors import InputError
+from tgo.pipeline.config.fields import Count, Group, Seed, Source
+from tgo.pipeline.config.label_settings import PROMPT, RATING, Label
+from tgo.pipeline.config.prompt_settings import Prompts
+from tgo.pipeline.config.train_settings import Train
+from tgo.pipeline.errors import InputError
 
 REWARDS = ("pickscore", "hpsv2", "imagereward", "clip", "aesthetic")
 

@@ -6,8 +6,7 @@ import math
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, PlainValidator
-
-from pipeline.config.fields import Count, Fraction, Group, NonNegative, Positive, Seed
+from tgo.pipeline.config.fields import Count, Fraction, Group, NonNegative, Positive, Seed
 
 AUTO = "auto"
 

@@ -14,15 +14,14 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-
-from pipeline import layout
-from pipeline.config.settings import Settings
-from pipeline.errors import InputError
-from pipeline.evaluation import paired_images, stats
-from pipeline.seeds import sample_seed
-from pipeline.sources import prompts
-from pipeline.sources.prompts import Prompt
-from pipeline.storage.atomic import write_json
+from tgo.pipeline import layout
+from tgo.pipeline.config.settings import Settings
+from tgo.pipeline.errors import InputError
+from tgo.pipeline.evaluation import paired_images, stats
+from tgo.pipeline.seeds import sample_seed
+from tgo.pipeline.sources import prompts
+from tgo.pipeline.sources.prompts import Prompt
+from tgo.pipeline.storage.atomic import write_json
 
 Split = Literal["tests", "validation"]
 BASE, TUNED = "base", "tuned"
@@ -194,8 +193,8 @@ def _generate(
     split: Split,
 ) -> dict[str, dict[str, Any]]:
     """Bring every model's folders up to date; returns what decided the images, by model."""
-    from pipeline.runtime import load_family, load_panel, prepare
-    from pipeline.scoring.score import score_prompts
+    from tgo.pipeline.runtime import load_family, load_panel, prepare
+    from tgo.pipeline.scoring.score import score_prompts
 
     device = prepare(settings)
     panel = load_panel(settings, device)

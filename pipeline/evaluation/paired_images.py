@@ -9,9 +9,8 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-
-from pipeline.errors import InputError
-from pipeline.storage import shards
+from tgo.pipeline.errors import InputError
+from tgo.pipeline.storage import shards
 
 Judge = Callable[[NDArray[np.uint8], list[str]], Sequence[Any]]
 _FACTS = ["id", "prompt", "prompt_id", "seed", "status"]

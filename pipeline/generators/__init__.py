@@ -7,18 +7,18 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from pipeline.config.settings import Generator
-    from pipeline.generators.base import Family
+    from tgo.pipeline.config.settings import Generator
+    from tgo.pipeline.generators.base import Family
 
 FAMILIES = {
-    "diffusion": "pipeline.generators.diffusion:Diffusion",
-    "sdxl": "pipeline.generators.sdxl:StableDiffusionXL",
-    "sd3": "pipeline.generators.sd3:StableDiffusion3",
-    "flux": "pipeline.generators.flux:Flux",
-    "zimage": "pipeline.generators.zimage:ZImage",
-    "wan": "pipeline.generators.wan:Wan",
-    "amused": "pipeline.generators.amused:Amused",
-    "meissonic": "pipeline.generators.meissonic:Meissonic",
+    "diffusion": "tgo.pipeline.generators.diffusion:Diffusion",
+    "sdxl": "tgo.pipeline.generators.sdxl:StableDiffusionXL",
+    "sd3": "tgo.pipeline.generators.sd3:StableDiffusion3",
+    "flux": "tgo.pipeline.generators.flux:Flux",
+    "zimage": "tgo.pipeline.generators.zimage:ZImage",
+    "wan": "tgo.pipeline.generators.wan:Wan",
+    "amused": "tgo.pipeline.generators.amused:Amused",
+    "meissonic": "tgo.pipeline.generators.meissonic:Meissonic",
 }
 """generator.family in params.yaml -> the class; imported only when chosen."""
 

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
+from tgo.pipeline.generators.base import Conditions
+from tgo.pipeline.generators.masked import Masked
 from torch import Tensor, nn
-
-from pipeline.generators.base import Conditions
-from pipeline.generators.masked import Masked
 
 
 class Amused(Masked):

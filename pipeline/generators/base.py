@@ -12,10 +12,9 @@ from pathlib import Path
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import torch
+from tgo.pipeline.errors import InputError
+from tgo.pipeline.generators.text_encoders import Texts
 from torch import Tensor, nn
-
-from pipeline.errors import InputError
-from pipeline.generators.text_encoders import Texts
 
 Conditions = dict[str, Tensor]
 """What a prompt gives the network, by name (`embeddings`, `pooled`, `mask`, ...).

@@ -10,11 +10,10 @@ from collections.abc import Sequence
 from typing import Any, ClassVar
 
 import torch
+from tgo.pipeline.errors import InputError
+from tgo.pipeline.generators.base import Conditions, Corruption, with_unconditional
+from tgo.pipeline.generators.latent import Latent
 from torch import Tensor, nn
-
-from pipeline.errors import InputError
-from pipeline.generators.base import Conditions, Corruption, with_unconditional
-from pipeline.generators.latent import Latent
 
 DETERMINISTIC = (
     "DDIMScheduler",

@@ -12,12 +12,11 @@ from pathlib import Path
 from typing import Any, ClassVar, Self
 
 import torch
+from tgo.pipeline.errors import InputError
+from tgo.pipeline.generators.base import Conditions, Corruption, check_size, gaussian
+from tgo.pipeline.generators.model_folder import ModelFolder
+from tgo.pipeline.generators.text_encoders import Texts
 from torch import Tensor, nn
-
-from pipeline.errors import InputError
-from pipeline.generators.base import Conditions, Corruption, check_size, gaussian
-from pipeline.generators.model_folder import ModelFolder
-from pipeline.generators.text_encoders import Texts
 
 
 class Latent:

@@ -13,13 +13,18 @@ from typing import Any, ClassVar
 
 import torch
 from diffusers import AmusedScheduler
+from tgo.pipeline.errors import InputError
+from tgo.pipeline.generators.base import Conditions, Corruption, check_size, with_unconditional
+from tgo.pipeline.generators.masking import (
+    TEMPERATURES,
+    draw_masks,
+    draw_tokens,
+    hidden_counts,
+    least_confident,
+)
+from tgo.pipeline.generators.model_folder import ModelFolder
+from tgo.pipeline.generators.text_encoders import Texts
 from torch import Tensor, nn
-
-from pipeline.errors import InputError
-from pipeline.generators.base import Conditions, Corruption, check_size, with_unconditional
-from pipeline.generators.model_folder import ModelFolder
-from pipeline.generators.masking import TEMPERATURES, draw_masks, draw_tokens, hidden_counts, least_confident
-from pipeline.generators.text_encoders import Texts
 
 PARTS = ("scheduler", "text_encoder", "tokenizer", "transformer", "vqvae")
 AESTHETIC_SCORE = 6.0  # what the published pipelines tell the network of every image

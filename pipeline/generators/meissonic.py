@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
+from tgo.pipeline.generators.base import Conditions
+from tgo.pipeline.generators.masked import Masked
+from tgo.pipeline.generators.meissonic_transformer import MeissonicTransformer
 from torch import Tensor, nn
-
-from pipeline.generators.base import Conditions
-from pipeline.generators.masked import Masked
-from pipeline.generators.meissonic_transformer import MeissonicTransformer
 
 
 class Meissonic(Masked):

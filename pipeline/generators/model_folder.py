@@ -10,8 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-
-from pipeline.errors import InputError
+from tgo.pipeline.errors import InputError
 
 _REMEDY = "restore it (`git checkout` or `make world` for the embedded world, else download again)"
 

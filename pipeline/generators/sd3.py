@@ -6,11 +6,10 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
+from tgo.pipeline.generators.base import Conditions
+from tgo.pipeline.generators.flow import Flow
 from torch import Tensor, nn
 from torch.nn.functional import pad
-
-from pipeline.generators.base import Conditions
-from pipeline.generators.flow import Flow
 
 T5_TOKENS = 256
 

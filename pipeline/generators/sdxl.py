@@ -6,10 +6,9 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
+from tgo.pipeline.generators.base import Conditions
+from tgo.pipeline.generators.diffusion import Diffusion
 from torch import Tensor, nn
-
-from pipeline.generators.base import Conditions
-from pipeline.generators.diffusion import Diffusion
 
 
 class StableDiffusionXL(Diffusion):

@@ -6,9 +6,8 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
+from tgo.pipeline.generators.model_folder import ModelFolder
 from torch import nn
-
-from pipeline.generators.model_folder import ModelFolder
 
 
 class Texts:

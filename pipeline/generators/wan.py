@@ -7,10 +7,9 @@ from collections.abc import Sequence
 
 import ftfy
 import torch
+from tgo.pipeline.generators.base import Conditions
+from tgo.pipeline.generators.flow import Flow
 from torch import Tensor, nn
-
-from pipeline.generators.base import Conditions
-from pipeline.generators.flow import Flow
 
 T5_TOKENS = 512
 

@@ -5,10 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
+from tgo.pipeline.generators.base import Conditions
+from tgo.pipeline.generators.flow import STEPS, Flow
 from torch import Tensor, nn
-
-from pipeline.generators.base import Conditions
-from pipeline.generators.flow import STEPS, Flow
 
 TOKENS = 512
 

@@ -10,17 +10,16 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-
-from pipeline.config.label_settings import PROMPT, Label
-from pipeline.errors import InputError
-from pipeline.labelling.stats import reliability
-from pipeline.labelling import subsample
-from pipeline.labelling.score_reader import Feed
-from pipeline.labelling.labeller import Plan
-from pipeline.labelling.subsample import Sample
-from pipeline.labelling.thresholds import ByColumn, Global, drawn
-from pipeline.labelling.label_counts import Ends
-from pipeline.storage import shards
+from tgo.pipeline.config.label_settings import PROMPT, Label
+from tgo.pipeline.errors import InputError
+from tgo.pipeline.labelling import subsample
+from tgo.pipeline.labelling.label_counts import Ends
+from tgo.pipeline.labelling.labeller import Plan
+from tgo.pipeline.labelling.score_reader import Feed
+from tgo.pipeline.labelling.stats import reliability
+from tgo.pipeline.labelling.subsample import Sample
+from tgo.pipeline.labelling.thresholds import ByColumn, Global, drawn
+from tgo.pipeline.storage import shards
 
 SHOWN_GROUPS = 50
 """Groups of a column whose intervals are estimated and whose figures are shown, largest first."""

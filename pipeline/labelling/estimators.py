@@ -11,12 +11,11 @@ from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-
-from pipeline.config.label_settings import Label
-from pipeline.labelling.stats import mixtures
-from pipeline.labelling.score_reader import Feed, Part
-from pipeline.labelling.stats.moments import Moments
-from pipeline.labelling.stats.quantiles import Selection, from_keys, ranks, to_keys
+from tgo.pipeline.config.label_settings import Label
+from tgo.pipeline.labelling.score_reader import Feed, Part
+from tgo.pipeline.labelling.stats import mixtures
+from tgo.pipeline.labelling.stats.moments import Moments
+from tgo.pipeline.labelling.stats.quantiles import Selection, from_keys, ranks, to_keys
 
 Scores = NDArray[np.float32]
 _FIXED_POINT = 2.0**42  # steps of the oracle's terms: their sum does not depend on its order

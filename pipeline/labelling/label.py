@@ -13,18 +13,17 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
-
-from pipeline import layout
-from pipeline.config.settings import Label, Settings
-from pipeline.labelling import plot_data, labeller, summary
-from pipeline.labelling.diagnostics import Examined, examine
-from pipeline.labelling.score_reader import in_order, numbers
-from pipeline.labelling.labeller import Plan
-from pipeline.labelling.label_counts import Tally, count
-from pipeline.labelling.weights import EXCLUDED
-from pipeline.storage import shards
-from pipeline.storage.atomic import Commits, remove_partials, write_json
-from pipeline.storage.locks import hold
+from tgo.pipeline import layout
+from tgo.pipeline.config.settings import Label, Settings
+from tgo.pipeline.labelling import labeller, plot_data, summary
+from tgo.pipeline.labelling.diagnostics import Examined, examine
+from tgo.pipeline.labelling.label_counts import Tally, count
+from tgo.pipeline.labelling.labeller import Plan
+from tgo.pipeline.labelling.score_reader import in_order, numbers
+from tgo.pipeline.labelling.weights import EXCLUDED
+from tgo.pipeline.storage import shards
+from tgo.pipeline.storage.atomic import Commits, remove_partials, write_json
+from tgo.pipeline.storage.locks import hold
 
 
 def run(settings: Settings) -> dict[str, Any]:

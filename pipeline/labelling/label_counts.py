@@ -6,11 +6,10 @@ from collections import Counter
 from dataclasses import dataclass, field
 
 import numpy as np
-
-from pipeline.labelling.score_reader import encode
-from pipeline.labelling.labeller import Marked
-from pipeline.labelling.thresholds import Scores
-from pipeline.labelling.weights import EXCLUDED
+from tgo.pipeline.labelling.labeller import Marked
+from tgo.pipeline.labelling.score_reader import encode
+from tgo.pipeline.labelling.thresholds import Scores
+from tgo.pipeline.labelling.weights import EXCLUDED
 
 
 @dataclass(frozen=True)

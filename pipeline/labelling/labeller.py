@@ -11,17 +11,16 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
-
-from pipeline.config.label_settings import Label
-from pipeline.errors import InputError
-from pipeline.labelling import thresholds
-from pipeline.labelling.score_reader import Feed, Part, in_order, numbers, usable_rows
-from pipeline.labelling.stats.moments import Moments
-from pipeline.labelling.scalar import Ranks, Scalar, Scores, unit_of
-from pipeline.labelling.stats.quantiles import Selection
-from pipeline.labelling.weights import labels, targets, weights
-from pipeline.storage import shards
-from pipeline.storage.atomic import canonical
+from tgo.pipeline.config.label_settings import Label
+from tgo.pipeline.errors import InputError
+from tgo.pipeline.labelling import thresholds
+from tgo.pipeline.labelling.scalar import Ranks, Scalar, Scores, unit_of
+from tgo.pipeline.labelling.score_reader import Feed, Part, in_order, numbers, usable_rows
+from tgo.pipeline.labelling.stats.moments import Moments
+from tgo.pipeline.labelling.stats.quantiles import Selection
+from tgo.pipeline.labelling.weights import labels, targets, weights
+from tgo.pipeline.storage import shards
+from tgo.pipeline.storage.atomic import canonical
 
 
 @dataclass(frozen=True)

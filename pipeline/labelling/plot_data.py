@@ -13,8 +13,7 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-
-from pipeline.storage.atomic import replacing
+from tgo.pipeline.storage.atomic import replacing
 
 BINS = 60
 FIELDS = ("score", "from", "to", "count", "label", "threshold")

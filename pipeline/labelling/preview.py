@@ -13,13 +13,12 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-
-from pipeline.config import settings
-from pipeline.config.label_settings import Label
-from pipeline.config.settings import Settings
-from pipeline.errors import InputError
-from pipeline.labelling import labeller
-from pipeline.labelling.stats.quantiles import rank
+from tgo.pipeline.config import settings
+from tgo.pipeline.config.label_settings import Label
+from tgo.pipeline.config.settings import Settings
+from tgo.pipeline.errors import InputError
+from tgo.pipeline.labelling import labeller
+from tgo.pipeline.labelling.stats.quantiles import rank
 
 SAME_KEYS = {
     "estimator": ("percentile", "value", "oracle_beta", "ordinal"),

@@ -15,10 +15,9 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-
-from pipeline.config.label_settings import Label
-from pipeline.errors import InputError
-from pipeline.labelling.stats.moments import Moments
+from tgo.pipeline.config.label_settings import Label
+from tgo.pipeline.errors import InputError
+from tgo.pipeline.labelling.stats.moments import Moments
 
 Scores = NDArray[np.float32]
 Mask = NDArray[np.bool_]

@@ -16,10 +16,9 @@ from typing import Any, TypeVar
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
-
-from pipeline.errors import InputError
-from pipeline.labelling.scalar import Mask, Scalar, Scores
-from pipeline.storage import shards
+from tgo.pipeline.errors import InputError
+from tgo.pipeline.labelling.scalar import Mask, Scalar, Scores
+from tgo.pipeline.storage import shards
 
 S = TypeVar("S")
 T = TypeVar("T")

@@ -12,12 +12,11 @@ from dataclasses import dataclass, replace
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
-
-from pipeline.labelling.score_reader import encode, in_order, numbers
-from pipeline.labelling.labeller import Plan
-from pipeline.labelling.scalar import Scores
-from pipeline.labelling.thresholds import PROMPT_COLUMN
-from pipeline.storage.hashing import hash_strings
+from tgo.pipeline.labelling.labeller import Plan
+from tgo.pipeline.labelling.scalar import Scores
+from tgo.pipeline.labelling.score_reader import encode, in_order, numbers
+from tgo.pipeline.labelling.thresholds import PROMPT_COLUMN
+from tgo.pipeline.storage.hashing import hash_strings
 
 PROMPTS = 1 << 14
 ROWS = 1 << 17

@@ -7,14 +7,13 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-
-from pipeline.config.label_settings import PROMPT
-from pipeline.labelling.stats.reliability import expected_errors
-from pipeline.labelling.diagnostics import SHOWN_GROUPS, Examined
-from pipeline.labelling.labeller import Plan
-from pipeline.labelling.thresholds import LEAST_ROWS, ByColumn
-from pipeline.labelling.label_counts import Tally
-from pipeline.labelling.stats.quantiles import percentiles
+from tgo.pipeline.config.label_settings import PROMPT
+from tgo.pipeline.labelling.diagnostics import SHOWN_GROUPS, Examined
+from tgo.pipeline.labelling.label_counts import Tally
+from tgo.pipeline.labelling.labeller import Plan
+from tgo.pipeline.labelling.stats.quantiles import percentiles
+from tgo.pipeline.labelling.stats.reliability import expected_errors
+from tgo.pipeline.labelling.thresholds import LEAST_ROWS, ByColumn
 
 FEW_ROWS, FEW_PROMPTS, FEW_IN_GROUP = 500, 100, 30
 BALANCED = (0.2, 0.8)

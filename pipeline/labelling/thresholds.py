@@ -17,12 +17,11 @@ from typing import Protocol
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
-
-from pipeline.config.label_settings import PROMPT, Label
-from pipeline.errors import InputError
-from pipeline.labelling.estimators import Estimate, Scores, gathered, oracle_of_all, streamed
-from pipeline.labelling.score_reader import Feed, Part, encode, in_order, names_in, places_in
-from pipeline.storage.hashing import hash_strings
+from tgo.pipeline.config.label_settings import PROMPT, Label
+from tgo.pipeline.errors import InputError
+from tgo.pipeline.labelling.estimators import Estimate, Scores, gathered, oracle_of_all, streamed
+from tgo.pipeline.labelling.score_reader import Feed, Part, encode, in_order, names_in, places_in
+from tgo.pipeline.storage.hashing import hash_strings
 
 PROMPT_COLUMN = "prompt_id"
 LEAST_ROWS = 2

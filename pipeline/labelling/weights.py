@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 from numpy.typing import NDArray
-
-from pipeline.config.label_settings import Label
-from pipeline.labelling.scalar import Mask, Ranks, Scores
+from tgo.pipeline.config.label_settings import Label
+from tgo.pipeline.labelling.scalar import Mask, Ranks, Scores
 
 POSITIVE, NEGATIVE, EXCLUDED = 1, 0, -1
 

@@ -7,12 +7,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from markupsafe import Markup
-
-from pipeline.page import plots
-from pipeline.page.feedback_views import scalar_title
-from pipeline.training_log.health import BANDS
-from pipeline.page.run_files import Inputs
-from pipeline.page.views import TITLES
+from tgo.pipeline.page import plots
+from tgo.pipeline.page.feedback_views import scalar_title
+from tgo.pipeline.page.run_files import Inputs
+from tgo.pipeline.page.views import TITLES
+from tgo.pipeline.training_log.health import BANDS
 
 
 class Figure(NamedTuple):

@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from pipeline.page.views import TITLES, percent
+from tgo.pipeline.page.views import TITLES, percent
 
 Facts = list[tuple[str, str]]
 

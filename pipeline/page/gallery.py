@@ -10,9 +10,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-
-from pipeline.training_log import sample_strips
-from pipeline.evaluation.paired_images import Judge, Pairs, ask, decode, read_images
+from tgo.pipeline.evaluation.paired_images import Judge, Pairs, ask, decode, read_images
+from tgo.pipeline.training_log import sample_strips
 
 COLUMNS = 6  # of sample images in the page, however long a run was
 LARGEST = 384  # pixels a side in the page; larger images are shown smaller, never linked

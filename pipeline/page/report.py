@@ -12,15 +12,14 @@ from pathlib import Path
 from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined, Template
-
-from pipeline import layout
-from pipeline.config.settings import Settings
-from pipeline.page import charts, feedback_views, gallery, run_files, plots, views
-from pipeline.training_log import health
-from pipeline.evaluation.evaluate import load_judge
-from pipeline.page.run_files import Inputs
-from pipeline.storage import shards
-from pipeline.storage.atomic import replacing
+from tgo.pipeline import layout
+from tgo.pipeline.config.settings import Settings
+from tgo.pipeline.evaluation.evaluate import load_judge
+from tgo.pipeline.page import charts, feedback_views, gallery, plots, run_files, views
+from tgo.pipeline.page.run_files import Inputs
+from tgo.pipeline.storage import shards
+from tgo.pipeline.storage.atomic import replacing
+from tgo.pipeline.training_log import health
 
 INDEX = layout.REPORTS / "index.html"
 FIGURES = layout.REPORTS / "figures"
@@ -61,7 +60,7 @@ def _figures(found: Inputs) -> dict[str, charts.Figure]:
 def _template(formats: views.Formats) -> Template:
     """The page's template; everything that is not our own markup is escaped."""
     environment = Environment(
-        loader=PackageLoader("pipeline"),
+        loader=PackageLoader("tgo.pipeline"),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,

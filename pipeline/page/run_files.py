@@ -10,13 +10,12 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
-
-from pipeline import layout
-from pipeline.config.settings import Settings
-from pipeline.errors import InputError
-from pipeline.evaluation.evaluate import FACTS, folder
-from pipeline.evaluation.paired_images import Pairs, read_pairs
-from pipeline.storage import shards
+from tgo.pipeline import layout
+from tgo.pipeline.config.settings import Settings
+from tgo.pipeline.errors import InputError
+from tgo.pipeline.evaluation.evaluate import FACTS, folder
+from tgo.pipeline.evaluation.paired_images import Pairs, read_pairs
+from tgo.pipeline.storage import shards
 
 
 @dataclass(frozen=True)

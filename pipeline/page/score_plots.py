@@ -5,8 +5,7 @@ from __future__ import annotations
 import matplotlib
 import numpy as np
 from numpy.typing import ArrayLike
-
-from pipeline.page.plots import LIGHT, STYLE, WIDE, bin_edges, panel, to_svg
+from tgo.pipeline.page.plots import LIGHT, STYLE, WIDE, bin_edges, panel, to_svg
 
 
 def histogram(scores: ArrayLike, unit: str, median: float) -> str:

@@ -11,10 +11,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from markupsafe import Markup, escape
-
-from pipeline.config.settings import Settings
-from pipeline.evaluation.evaluate import FACTS, GOLD
-from pipeline.evaluation.stats import Interval
+from tgo.pipeline.config.settings import Settings
+from tgo.pipeline.evaluation.evaluate import FACTS, GOLD
+from tgo.pipeline.evaluation.stats import Interval
 
 
 class _Titles(dict[str, str]):

@@ -15,14 +15,14 @@ import shutil
 from pathlib import Path
 from typing import Any, Literal
 
-from pipeline import layout
-from pipeline.config.settings import Settings
-from pipeline.errors import InputError
-from pipeline.generators import load_generator
-from pipeline.page import run_files
-from pipeline.publishing import model_card
-from pipeline.training_log import sample_strips
-from pipeline.evaluation.evaluate import FACTS
+from tgo.pipeline import layout
+from tgo.pipeline.config.settings import Settings
+from tgo.pipeline.errors import InputError
+from tgo.pipeline.evaluation.evaluate import FACTS
+from tgo.pipeline.generators import load_generator
+from tgo.pipeline.page import run_files
+from tgo.pipeline.publishing import model_card
+from tgo.pipeline.training_log import sample_strips
 
 EVIDENCE = "tgo"
 

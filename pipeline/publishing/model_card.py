@@ -12,10 +12,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from pipeline.config.settings import Settings
-from pipeline.page import views
-from pipeline.evaluation.evaluate import FACTS, GOLD
-from pipeline.page.feedback_views import threshold_facts
+from tgo.pipeline.config.settings import Settings
+from tgo.pipeline.evaluation.evaluate import FACTS, GOLD
+from tgo.pipeline.page import views
+from tgo.pipeline.page.feedback_views import threshold_facts
 
 NAME = "README.md"
 LORA = "pytorch_lora_weights.safetensors"
@@ -66,7 +66,7 @@ def render(
         eval_results=_results(settings, metrics) if metrics else None,
     )
     environment = Environment(
-        loader=PackageLoader("pipeline"),
+        loader=PackageLoader("tgo.pipeline"),
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,

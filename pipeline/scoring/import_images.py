@@ -13,15 +13,14 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 import torch
 from PIL import Image, ImageOps
+from tgo.pipeline.scoring import sampling
+from tgo.rewards.errors import PictureError
+from tgo.rewards.pictures import decode
 from torch import Tensor
 
-from pipeline.scoring import sampling
-from rewards.errors import PictureError
-from rewards.pictures import decode
-
 if TYPE_CHECKING:
-    from pipeline.generators.base import Family
-    from pipeline.sources.pictures import Pictures, Place
+    from tgo.pipeline.generators.base import Family
+    from tgo.pipeline.sources.pictures import Pictures, Place
 
 
 class Encoded(NamedTuple):

@@ -11,20 +11,19 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from tgo.pipeline import layout
+from tgo.pipeline.config.settings import Settings
+from tgo.pipeline.generators.base import Family
+from tgo.pipeline.scoring import shard_plan
+from tgo.pipeline.scoring.import_shards import Job, Planned
+from tgo.pipeline.sources import ratings
+from tgo.pipeline.sources.rating_tables import Source
+from tgo.pipeline.sources.ratings import Rated, Ratings
+from tgo.pipeline.storage import card, embeddings, fingerprint, manifest, origin, shards
+from tgo.pipeline.storage.atomic import remove_partials
+from tgo.pipeline.storage.locks import hold
+from tgo.pipeline.storage.shard_writer import Entry
 from tqdm import tqdm
-
-from pipeline import layout
-from pipeline.config.settings import Settings
-from pipeline.generators.base import Family
-from pipeline.scoring import shard_plan
-from pipeline.scoring.import_shards import Job, Planned
-from pipeline.sources import ratings
-from pipeline.sources.rating_tables import Source
-from pipeline.sources.ratings import Rated, Ratings
-from pipeline.storage import card, embeddings, fingerprint, manifest, origin, shards
-from pipeline.storage.atomic import remove_partials
-from pipeline.storage.locks import hold
-from pipeline.storage.shard_writer import Entry
 
 
 @dataclass(frozen=True)
@@ -48,8 +47,8 @@ class Summary:
 
 def run(settings: Settings, source: Source) -> None:
     """Command `import`: read a source and bring data/scored to hold its images and ratings."""
-    from pipeline.generators import load_generator
-    from pipeline.runtime import prepare
+    from tgo.pipeline.generators import load_generator
+    from tgo.pipeline.runtime import prepare
 
     origin.require(layout.SCORED, "imported")
     found = ratings.read(source)

@@ -10,15 +10,14 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-
-from pipeline.config.label_settings import RATING
-from pipeline.generators.base import Family, of_rows
-from pipeline.scoring import import_images, sampling
-from pipeline.sources.prompts import id_of
-from pipeline.sources.ratings import Rated, Ratings
-from pipeline.storage import embeddings, fingerprint, origin, shards
-from pipeline.storage.atomic import canonical
-from pipeline.storage.embeddings import Embeddings
+from tgo.pipeline.config.label_settings import RATING
+from tgo.pipeline.generators.base import Family, of_rows
+from tgo.pipeline.scoring import import_images, sampling
+from tgo.pipeline.sources.prompts import id_of
+from tgo.pipeline.sources.ratings import Rated, Ratings
+from tgo.pipeline.storage import embeddings, fingerprint, origin, shards
+from tgo.pipeline.storage.atomic import canonical
+from tgo.pipeline.storage.embeddings import Embeddings
 
 _SAMPLING = ("sampler", "steps", "guidance_scale")
 """What of a family's description has no say in how it encodes."""
@@ -48,7 +47,9 @@ class Job:
             "generator": {key: described[key] for key in described if key not in _SAMPLING},
             "batch_size": batch_size,
             "threads": torch.get_num_threads(),
-            "code": fingerprint.code_sha256("pipeline.scoring.import_images", type(family).__module__),
+            "code": fingerprint.code_sha256(
+                "tgo.pipeline.scoring.import_images", type(family).__module__
+            ),
         }
         rated = [[image.id, image.rating, image.n_ratings] for image in found.images]
         self._facts = {

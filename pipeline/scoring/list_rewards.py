@@ -7,10 +7,10 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import NamedTuple
 
-from pipeline.config.settings import Reward
-from rewards import checkpoint, registry
-from rewards.errors import RewardError
-from rewards.source import Files, cached, hub_id
+from tgo.pipeline.config.settings import Reward
+from tgo.rewards import checkpoint, registry
+from tgo.rewards.errors import RewardError
+from tgo.rewards.source import Files, cached, hub_id
 
 _PACKAGES = {"hpsv2": "hpsv2", "imagereward": "ImageReward"}
 

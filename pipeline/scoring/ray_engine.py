@@ -15,19 +15,18 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from tgo.pipeline import layout
+from tgo.pipeline.config.settings import Settings
+from tgo.pipeline.errors import InputError
+from tgo.pipeline.scoring import score, shard_plan
+from tgo.pipeline.scoring.score import Summary
+from tgo.pipeline.scoring.shard_builder import Done, Maker
+from tgo.pipeline.scoring.worker_share import Share
+from tgo.pipeline.scoring.worker_threads import open_lanes
+from tgo.pipeline.sources import prompts
+from tgo.pipeline.storage import locks
+from tgo.rewards.errors import RewardError
 from tqdm import tqdm
-
-from pipeline import layout
-from pipeline.config.settings import Settings
-from pipeline.errors import InputError
-from pipeline.scoring import shard_plan, score
-from pipeline.scoring.worker_threads import open_lanes
-from pipeline.scoring.shard_builder import Done, Maker
-from pipeline.scoring.score import Summary
-from pipeline.scoring.worker_share import Share
-from pipeline.sources import prompts
-from pipeline.storage import locks
-from rewards.errors import RewardError
 
 RESTARTS = 3
 """Times an actor may die before the run ends: a machine that fails, not a shard that kills."""

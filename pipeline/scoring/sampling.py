@@ -14,16 +14,15 @@ from typing import TYPE_CHECKING, NamedTuple, TypeVar
 import numpy as np
 import torch
 from PIL import Image
+from tgo.pipeline.generators.base import joined, of_rows
+from tgo.pipeline.seeds import sample_seed
 from torch import Tensor
 
-from pipeline.generators.base import joined, of_rows
-from pipeline.seeds import sample_seed
-
 if TYPE_CHECKING:
-    from pipeline.generators.base import Conditions, Family
-    from pipeline.sources.prompts import Prompt
-    from pipeline.storage.embeddings import Embeddings
-    from rewards.panel import Panel
+    from tgo.pipeline.generators.base import Conditions, Family
+    from tgo.pipeline.sources.prompts import Prompt
+    from tgo.pipeline.storage.embeddings import Embeddings
+    from tgo.rewards.panel import Panel
 
 T = TypeVar("T")
 

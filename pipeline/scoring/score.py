@@ -15,20 +15,19 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
+from tgo.pipeline import layout
+from tgo.pipeline.config.settings import Settings
+from tgo.pipeline.generators.base import Family
+from tgo.pipeline.scoring import shard_plan, worker_share
+from tgo.pipeline.scoring.shard_builder import Done, Job, Maker
+from tgo.pipeline.scoring.shard_plan import Found, Planned
+from tgo.pipeline.scoring.worker_share import ALL, Share
+from tgo.pipeline.scoring.worker_threads import open_lanes
+from tgo.pipeline.sources import prompts
+from tgo.pipeline.sources.prompts import Prompt
+from tgo.pipeline.storage import card, fingerprint, locks, manifest, origin, shards
+from tgo.rewards.panel import Panel
 from tqdm import tqdm
-
-from pipeline import layout
-from pipeline.config.settings import Settings
-from pipeline.generators.base import Family
-from pipeline.scoring import shard_plan, worker_share
-from pipeline.scoring.shard_plan import Found, Planned
-from pipeline.scoring.worker_threads import open_lanes
-from pipeline.scoring.shard_builder import Done, Job, Maker
-from pipeline.scoring.worker_share import ALL, Share
-from pipeline.sources import prompts
-from pipeline.sources.prompts import Prompt
-from pipeline.storage import card, fingerprint, locks, manifest, origin, shards
-from rewards.panel import Panel
 
 
 @dataclass(frozen=True)
@@ -69,7 +68,7 @@ def run(settings: Settings) -> None:
     share = worker_share.from_environment()
     origin.require(layout.SCORED, "generated")
     if settings.engine == "ray":
-        from pipeline.scoring import ray_engine
+        from tgo.pipeline.scoring import ray_engine
 
         summary = ray_engine.run(settings, share)
     else:
@@ -99,7 +98,7 @@ def plan_run(settings: Settings) -> Run:
 
 def load_models(settings: Settings, model: Path | None = None) -> tuple[Family, Panel]:
     """The generator (or another `model` of its family) and the reward models, on the device."""
-    from pipeline.runtime import load_family, load_panel, prepare
+    from tgo.pipeline.runtime import load_family, load_panel, prepare
 
     device = prepare(settings)
     return load_family(settings, device, model), load_panel(settings, device)

@@ -1,6 +1,6 @@
 """Scores for images that are already there: a folder with prompts, or any dataset.
 
-    from pipeline.scoring.score_images import rate
+    from tgo.pipeline.scoring.score_images import rate
     scores = rate("images", "prompts.csv", rewards={"clip": "openai/clip-vit-large-patch14"})
     print(scores.to_pandas())
 
@@ -19,17 +19,16 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
+from tgo.pipeline.errors import InputError
+from tgo.pipeline.sources.samples import Samples, open_samples
+from tgo.pipeline.storage import fingerprint
+from tgo.pipeline.storage.atomic import canonical, remove_partials
+from tgo.pipeline.storage.locks import hold
+from tgo.pipeline.storage.shards import annotated, read_metadata, read_shard, write_shard
+from tgo.rewards.errors import PictureError
+from tgo.rewards.panel import Panel, library_versions
+from tgo.rewards.pictures import Picture, decode
 from tqdm import tqdm
-
-from pipeline.errors import InputError
-from pipeline.sources.samples import Samples, open_samples
-from pipeline.storage import fingerprint
-from pipeline.storage.atomic import canonical, remove_partials
-from pipeline.storage.locks import hold
-from pipeline.storage.shards import annotated, read_metadata, read_shard, write_shard
-from rewards.errors import PictureError
-from rewards.panel import Panel, library_versions
-from rewards.pictures import Picture, decode
 
 PART = 1024
 """Rows a part: what a kill can cost."""
@@ -85,7 +84,7 @@ def _rate_into(
     decides = {
         "rewards": fingerprint.reward_parts(panel),
         "batch_size": batch_size,
-        "code": fingerprint.code_sha256("pipeline.scoring.score_images"),
+        "code": fingerprint.code_sha256("tgo.pipeline.scoring.score_images"),
     }
     folder = output.parent / f".{output.name}.parts"
     with hold(folder):

@@ -13,17 +13,16 @@ from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import pyarrow as pa
+from tgo.pipeline.errors import InputError
+from tgo.pipeline.generators.base import Family, of_rows
+from tgo.pipeline.scoring import sampling
+from tgo.pipeline.scoring.shard_plan import Found, Planned
+from tgo.pipeline.scoring.worker_threads import Lanes
+from tgo.pipeline.storage import embeddings, fingerprint, shards
+from tgo.pipeline.storage.embeddings import Embeddings
+from tgo.pipeline.storage.shard_writer import Entry, Writer, writing
+from tgo.rewards.panel import Panel, library_versions
 from torch import Tensor
-
-from pipeline.errors import InputError
-from pipeline.generators.base import Family, of_rows
-from pipeline.scoring import sampling
-from pipeline.scoring.shard_plan import Found, Planned
-from pipeline.scoring.worker_threads import Lanes
-from pipeline.storage import embeddings, fingerprint, shards
-from pipeline.storage.embeddings import Embeddings
-from pipeline.storage.shard_writer import Entry, Writer, writing
-from rewards.panel import Panel, library_versions
 
 Scores = Mapping[str, np.ndarray]
 

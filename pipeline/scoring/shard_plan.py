@@ -10,11 +10,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pipeline.errors import InputError
-from pipeline.sources.prompts import Prompt
-from pipeline.storage import embeddings, fingerprint, manifest, shards
-from pipeline.storage.atomic import remove_partials
-from pipeline.storage.shard_writer import Entry
+from tgo.pipeline.errors import InputError
+from tgo.pipeline.sources.prompts import Prompt
+from tgo.pipeline.storage import embeddings, fingerprint, manifest, shards
+from tgo.pipeline.storage.atomic import remove_partials
+from tgo.pipeline.storage.shard_writer import Entry
 
 
 @dataclass(frozen=True, eq=False)

@@ -10,7 +10,7 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from pipeline.errors import InputError
+from tgo.pipeline.errors import InputError
 
 
 @dataclass(frozen=True)

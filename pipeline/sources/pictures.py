@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from pipeline.errors import InputError
+from tgo.pipeline.errors import InputError
 
 
 class Cell(NamedTuple):

@@ -13,10 +13,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from pipeline.config.prompt_settings import PromptSet
-from pipeline.errors import InputError
-from pipeline.sources import tables
-from pipeline.sources.tables import Table
+from tgo.pipeline.config.prompt_settings import PromptSet
+from tgo.pipeline.errors import InputError
+from tgo.pipeline.sources import tables
+from tgo.pipeline.sources.tables import Table
 
 HPSV2_STYLES = ("anime", "concept-art", "paintings", "photo")
 USUAL = {

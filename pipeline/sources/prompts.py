@@ -15,10 +15,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from pipeline.config.prompt_settings import PromptSet
-from pipeline.errors import InputError
-from pipeline.sources import prompt_layouts
-from pipeline.sources.tables import Table, listed
+from tgo.pipeline.config.prompt_settings import PromptSet
+from tgo.pipeline.errors import InputError
+from tgo.pipeline.sources import prompt_layouts
+from tgo.pipeline.sources.tables import Table, listed
 
 
 class Prompt(NamedTuple):

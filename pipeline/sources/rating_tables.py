@@ -9,11 +9,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from pipeline.errors import InputError
-from pipeline.sources import tables
-from pipeline.sources.pictures import Cell, Pictures, Place
-from pipeline.sources.prompt_layouts import USUAL
-from pipeline.sources.tables import Table, listed
+from tgo.pipeline.errors import InputError
+from tgo.pipeline.sources import tables
+from tgo.pipeline.sources.pictures import Cell, Pictures, Place
+from tgo.pipeline.sources.prompt_layouts import USUAL
+from tgo.pipeline.sources.tables import Table, listed
 
 Columns = Mapping[str, str | None]
 NAMES: dict[str, tuple[str, ...]] = {

@@ -13,10 +13,10 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from pipeline.errors import InputError
-from pipeline.sources.pictures import Pictures, Place
-from pipeline.sources.prompts import id_of
-from pipeline.sources.rating_tables import Rating, RatingTable, Source
+from tgo.pipeline.errors import InputError
+from tgo.pipeline.sources.pictures import Pictures, Place
+from tgo.pipeline.sources.prompts import id_of
+from tgo.pipeline.sources.rating_tables import Rating, RatingTable, Source
 
 
 class Rated(NamedTuple):

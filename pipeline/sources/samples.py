@@ -9,9 +9,8 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import pyarrow as pa
-
-from pipeline.errors import InputError
-from pipeline.sources.tables import load_dataset
+from tgo.pipeline.errors import InputError
+from tgo.pipeline.sources.tables import load_dataset
 
 _NAMES = ("file_name", "image", "file", "path", "id")
 _TEXTS = ("prompt", "text", "caption")

@@ -16,8 +16,7 @@ from typing import Any, NamedTuple
 
 import pyarrow as pa
 import pyarrow.parquet as pq
-
-from pipeline.errors import InputError
+from tgo.pipeline.errors import InputError
 
 SUFFIXES = {
     ".txt": "text",

@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from pipeline.errors import InputError
+from tgo.pipeline.errors import InputError
 
 _BEHIND = 4  # files that wait for the disk at once
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)

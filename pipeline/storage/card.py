@@ -8,9 +8,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from pipeline.config.label_settings import RATING
-from pipeline.storage import manifest, shards
-from pipeline.storage.atomic import replacing
+from tgo.pipeline.config.label_settings import RATING
+from tgo.pipeline.storage import manifest, shards
+from tgo.pipeline.storage.atomic import replacing
 
 NAME = "README.md"
 _SIZES = ("1K", "10K", "100K", "1M", "10M", "100M", "1B", "10B", "100B", "1T")
@@ -52,7 +52,7 @@ def render(folder: Path) -> str:
         ],
     )
     environment = Environment(
-        loader=PackageLoader("pipeline"),
+        loader=PackageLoader("tgo.pipeline"),
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,

@@ -15,10 +15,9 @@ from typing import Any, NamedTuple
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
-
-from pipeline.errors import InputError
-from pipeline.generators.base import Conditions
-from pipeline.storage.atomic import replacing
+from tgo.pipeline.errors import InputError
+from tgo.pipeline.generators.base import Conditions
+from tgo.pipeline.storage.atomic import replacing
 
 UNCONDITIONAL = "unconditional."
 

@@ -19,10 +19,10 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from pipeline.generators.base import Family
-from pipeline.sources.prompts import Prompt
-from pipeline.storage.atomic import canonical
-from rewards.panel import Panel
+from tgo.pipeline.generators.base import Family
+from tgo.pipeline.sources.prompts import Prompt
+from tgo.pipeline.storage.atomic import canonical
+from tgo.rewards.panel import Panel
 
 FORMAT = 1  # raise it when the meaning or layout of a shard's columns changes
 LIBRARIES = ("torch", "diffusers", "transformers", "open_clip_torch", "pyarrow", "pillow")
@@ -46,7 +46,7 @@ def images_part(
         "images_per_prompt": images_per_prompt,
         "batch_size": batch_size,
         "threads": torch.get_num_threads(),
-        "code": code_sha256("pipeline.scoring.sampling", type(family).__module__),
+        "code": code_sha256("tgo.pipeline.scoring.sampling", type(family).__module__),
     }
 
 
@@ -60,7 +60,7 @@ def reward_parts(panel: Panel) -> dict[str, dict[str, Any]]:
     facts, modules = panel.describe(), panel.modules()
     return {
         name: facts[name]
-        | {"code": code_sha256("pipeline.scoring.sampling", "rewards.panel", modules[name])}
+        | {"code": code_sha256("tgo.pipeline.scoring.sampling", "tgo.rewards.panel", modules[name])}
         for name in panel.names
     }
 
@@ -92,7 +92,7 @@ def code_sha256(*modules: str) -> str:
         module = pending.pop()
         if module not in reached:
             reached[module], imports = _source(module)
-            pending += [name for name in imports if name.split(".")[0] in ("pipeline", "rewards")]
+            pending += [name for name in imports if name.split(".")[0] == "tgo"]
     return hashlib.sha256(canonical(reached).encode()).hexdigest()
 
 
@@ -112,13 +112,13 @@ def _imports(tree: ast.AST) -> Iterator[str]:
             yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom) and node.module:
             yield node.module
-            for alias in node.names:  # `from rewards import clip` imports a module
+            for alias in node.names:  # `from tgo.rewards import clip` imports a module
                 if _is_module(f"{node.module}.{alias.name}"):
                     yield f"{node.module}.{alias.name}"
 
 
 def _is_module(name: str) -> bool:
-    if name.split(".")[0] not in ("pipeline", "rewards"):
+    if name.split(".")[0] != "tgo":
         return False
     try:
         return importlib.util.find_spec(name) is not None

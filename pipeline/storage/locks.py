@@ -18,7 +18,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import IO, Any
 
-from pipeline.errors import InputError
+from tgo.pipeline.errors import InputError
 
 _SLOT = 256
 """Bytes of the claims file that belong to one shard: its lock, and the record of who holds it."""

@@ -13,11 +13,10 @@ from pathlib import Path
 from types import MappingProxyType
 
 import pyarrow.parquet as pq
-
-from pipeline.storage.atomic import write_json
-from pipeline.storage.locks import waiting
-from pipeline.storage.shard_writer import Entry
-from pipeline.storage.shards import present
+from tgo.pipeline.storage.atomic import write_json
+from tgo.pipeline.storage.locks import waiting
+from tgo.pipeline.storage.shard_writer import Entry
+from tgo.pipeline.storage.shards import present
 
 NAME = ".manifest.json"
 

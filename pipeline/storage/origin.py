@@ -5,9 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Literal
 
-from pipeline.config.label_settings import RATING
-from pipeline.errors import InputError
-from pipeline.storage import shards
+from tgo.pipeline.config.label_settings import RATING
+from tgo.pipeline.errors import InputError
+from tgo.pipeline.storage import shards
 
 Origin = Literal["generated", "imported"]
 COUNT = "n_ratings"

@@ -10,8 +10,7 @@ from typing import BinaryIO, TypedDict
 
 import pyarrow as pa
 import pyarrow.parquet as pq
-
-from pipeline.storage.atomic import replacing
+from tgo.pipeline.storage.atomic import replacing
 
 ROWS_PER_GROUP = 64  # what a reader of one row group has to hold; a shuffle's unit
 _WRITTEN_AS_IS = ("image.bytes", "image.path", "codes.list.element")

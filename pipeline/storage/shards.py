@@ -16,10 +16,9 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-
-from pipeline.errors import InputError
-from pipeline.storage.atomic import Commits, canonical, replacing
-from pipeline.storage.shard_writer import writing
+from tgo.pipeline.errors import InputError
+from tgo.pipeline.storage.atomic import Commits, canonical, replacing
+from tgo.pipeline.storage.shard_writer import writing
 
 LABEL_ROWS_PER_GROUP = 1 << 16
 LABEL_PAGE_BYTES = 1 << 16  # before compression: pages that stay in cache cost a sixth less

@@ -10,7 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from pipeline.config.settings import Settings
+from tgo.pipeline.config.settings import Settings
 
 GPUS = {"h200": 989.0, "h100": 989.0, "a100": 312.0, "l40s": 362.0}
 """Dense bfloat16 TFLOP/s of the data sheets."""

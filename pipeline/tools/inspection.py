@@ -16,11 +16,10 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
-
-from pipeline.errors import InputError
-from pipeline.labelling.score_reader import numbers, usable_rows
-from pipeline.page.views import TITLES, Formats
-from pipeline.storage import shards
+from tgo.pipeline.errors import InputError
+from tgo.pipeline.labelling.score_reader import numbers, usable_rows
+from tgo.pipeline.page.views import TITLES, Formats
+from tgo.pipeline.storage import shards
 
 QUANTILES = ((0.0, "min"), (0.05, "5 %"), (0.5, "median"), (0.95, "95 %"), (1.0, "max"))
 

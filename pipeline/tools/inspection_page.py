@@ -14,12 +14,11 @@ import numpy as np
 import pyarrow.parquet as pq
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
-
-from pipeline.page import plots, score_plots
-from pipeline.page.gallery import LARGEST, embed
-from pipeline.tools.inspection import QUANTILES, Column, Overview
-from pipeline.storage import shards
-from pipeline.storage.atomic import replacing
+from tgo.pipeline.page import plots, score_plots
+from tgo.pipeline.page.gallery import LARGEST, embed
+from tgo.pipeline.storage import shards
+from tgo.pipeline.storage.atomic import replacing
+from tgo.pipeline.tools.inspection import QUANTILES, Column, Overview
 
 
 @dataclass(frozen=True)
@@ -60,7 +59,7 @@ def render(found: Overview, images: int) -> str:
         if len(column.there)
     ]
     environment = Environment(
-        loader=PackageLoader("pipeline"),
+        loader=PackageLoader("tgo.pipeline"),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,

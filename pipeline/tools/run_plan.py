@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
-from pipeline.config.settings import Settings
-from pipeline.errors import InputError
-from pipeline.tools import costs
-from pipeline.tools.costs import CPU_TFLOPS, GPUS, MODELS, SHARES, Cost, Work
+from tgo.pipeline.config.settings import Settings
+from tgo.pipeline.errors import InputError
+from tgo.pipeline.tools import costs
+from tgo.pipeline.tools.costs import CPU_TFLOPS, GPUS, MODELS, SHARES, Cost, Work
 
 DEFAULT_GPU = "h200"
 

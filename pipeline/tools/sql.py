@@ -12,8 +12,8 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pipeline.errors import InputError
-from pipeline.storage import shards
+from tgo.pipeline.errors import InputError
+from tgo.pipeline.storage import shards
 
 if TYPE_CHECKING:
     import duckdb

@@ -9,13 +9,12 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-
-from pipeline import layout
-from pipeline.config.settings import Settings
-from pipeline.errors import InputError
-from pipeline.labelling import labeller
-from pipeline.scoring import shard_plan, sampling
-from pipeline.storage import embeddings, manifest, shards
+from tgo.pipeline import layout
+from tgo.pipeline.config.settings import Settings
+from tgo.pipeline.errors import InputError
+from tgo.pipeline.labelling import labeller
+from tgo.pipeline.scoring import sampling, shard_plan
+from tgo.pipeline.storage import embeddings, manifest, shards
 
 
 def run(settings: Settings) -> None:

@@ -12,7 +12,7 @@ from statistics import median
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 if TYPE_CHECKING:
-    from pipeline.config.train_settings import Collapse
+    from tgo.pipeline.config.train_settings import Collapse
 
 Line = Mapping[str, Any]
 SPIKE = 5.0

@@ -14,9 +14,8 @@ from typing import Any
 
 import numpy as np
 from PIL import Image
-
-from pipeline.errors import InputError
-from pipeline.storage.atomic import replacing, write_json
+from tgo.pipeline.errors import InputError
+from tgo.pipeline.storage.atomic import replacing, write_json
 
 FACTS = "prompts.json"
 

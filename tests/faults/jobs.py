@@ -53,10 +53,10 @@ def _score(
 ) -> None:
     """Stage one; `made` gets a line a shard that is begun, `counted` the calls at each place."""
     import torch
+    from tgo.pipeline.errors import InputError
+    from tgo.pipeline.scoring.worker_share import Share
+    from tgo.rewards.panel import Panel
 
-    from pipeline.errors import InputError
-    from pipeline.scoring.worker_share import Share
-    from rewards.panel import Panel
     from tests.stage_one import PROMPTS, load_family, score_into
 
     torch.set_num_threads(1)
@@ -79,8 +79,8 @@ def _score(
 
 def _watch(fault: Fault | None) -> dict[str, int]:
     """Count the calls at each place, and die in the one that `fault` names."""
-    from pipeline.scoring import sampling
-    from pipeline.storage import shard_writer
+    from tgo.pipeline.scoring import sampling
+    from tgo.pipeline.storage import shard_writer
 
     counts = dict.fromkeys(FAULTS, 0)
 
@@ -113,7 +113,7 @@ def _nothing(*_: Any, **__: Any) -> None:
 
 
 def _note_beginnings(made: Path) -> None:
-    from pipeline.scoring.shard_builder import Maker
+    from tgo.pipeline.scoring.shard_builder import Maker
 
     make = Maker._make
 

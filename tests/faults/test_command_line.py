@@ -9,9 +9,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from tgo.pipeline.storage import shards
+from tgo.pipeline.storage.locks import hold
 
-from pipeline.storage import shards
-from pipeline.storage.locks import hold
 from tests import workspace
 from tests.scores import write_scored
 from tests.stage_one import contents

@@ -8,8 +8,8 @@ import time
 from pathlib import Path
 
 import pytest
+from tgo.pipeline.storage import card
 
-from pipeline.storage import card
 from tests import workspace
 from tests.stage_one import contents
 from tests.workspace import ROOT, TGO, change, tgo

@@ -5,9 +5,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from tgo.pipeline.errors import InputError
+from tgo.pipeline.storage import shards
 
-from pipeline.errors import InputError
-from pipeline.storage import shards
 from tests.faults import jobs
 from tests.stage_one import contents, score_into
 

@@ -9,8 +9,8 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
+from tgo.pipeline.storage import shards
 
-from pipeline.storage import shards
 from tests.faults import jobs
 from tests.faults.jobs import FAULTS, Fault
 from tests.stage_one import contents

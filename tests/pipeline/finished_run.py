@@ -15,15 +15,15 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 from PIL import Image
+from tgo.data.world.render import draw
+from tgo.data.world.scene import Scene, caption, confuse, draw_scene
+from tgo.pipeline import layout
+from tgo.pipeline.config.settings import Settings
+from tgo.pipeline.evaluation import evaluate
+from tgo.pipeline.labelling import label
+from tgo.pipeline.storage import shards
+from tgo.pipeline.storage.atomic import write_json
 
-from data.world.render import draw
-from data.world.scene import Scene, caption, confuse, draw_scene
-from pipeline import layout
-from pipeline.config.settings import Settings
-from pipeline.labelling import label
-from pipeline.evaluation import evaluate
-from pipeline.storage import shards
-from pipeline.storage.atomic import write_json
 from tests.scores import PLAIN
 from tests.settings import changed
 from tests.trainer.miniature import OBJECTIVES
@@ -95,7 +95,7 @@ def make_settings(**changes: dict[str, Any]) -> Settings:
             "log_every": 10,
             "seed": 0,
         },
-        "evaluate": {"prompts": 6, "images_per_prompt": 2, "judge": "data.world.judge:judge"},
+        "evaluate": {"prompts": 6, "images_per_prompt": 2, "judge": "tgo.data.world.judge:judge"},
         "report": {"gallery": 6},
     }
     for group, values in changes.items():

@@ -5,10 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from tgo.pipeline.cli import app
+from tgo.pipeline.errors import InputError
 from typer.testing import CliRunner
 
-from pipeline.cli import app
-from pipeline.errors import InputError
 from tests.workspace import ROOT
 
 RUNNER = CliRunner()

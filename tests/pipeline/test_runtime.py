@@ -3,9 +3,9 @@ from __future__ import annotations
 import sys
 
 import pytest
+from tgo.pipeline import runtime
+from tgo.pipeline.errors import InputError
 
-from pipeline import runtime
-from pipeline.errors import InputError
 from tests.settings import changed
 
 
@@ -13,7 +13,7 @@ from tests.settings import changed
 def test_compiling_without_a_compiler_is_refused_in_one_line(
     monkeypatch: pytest.MonkeyPatch, key: str
 ) -> None:
-    from trainer import train
+    from tgo.trainer import train
 
     monkeypatch.setenv("CXX", "no-such-compiler")
     group, name = key.split(".")

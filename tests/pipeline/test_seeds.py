@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from pipeline.seeds import sample_seed
+from tgo.pipeline.seeds import sample_seed
 
 
 def test_seeds_are_63_bit_and_fixed_for_all_time() -> None:

@@ -2,8 +2,8 @@ from __future__ import annotations
 
 import pytest
 import torch
+from tgo.rewards.panel import Panel
 
-from rewards.panel import Panel
 from tests.rewards.miniatures import write_random_panel
 
 

@@ -13,10 +13,9 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-
-from rewards import checkpoint
-from rewards.errors import CheckpointError
-from rewards.panel import Panel, load
+from tgo.rewards import checkpoint
+from tgo.rewards.errors import CheckpointError
+from tgo.rewards.panel import Panel, load
 
 WEIGHTS = {
     "pickscore": "model.safetensors",

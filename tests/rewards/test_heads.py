@@ -5,11 +5,11 @@ from pathlib import Path
 
 import pytest
 import torch
+from tgo.rewards import aesthetic, checkpoint
+from tgo.rewards.base import Batch
+from tgo.rewards.heads import LinearHead, collapse
+from tgo.rewards.panel import Panel
 
-from rewards import aesthetic, checkpoint
-from rewards.base import Batch
-from rewards.heads import LinearHead, collapse
-from rewards.panel import Panel
 from tests.rewards.miniatures import stir
 
 PUBLISHED = [4.545052, 4.679652, 4.915477]

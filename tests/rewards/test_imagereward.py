@@ -6,14 +6,14 @@ from pathlib import Path
 
 import pytest
 import torch
+from tgo.rewards import imagereward
+from tgo.rewards.base import Batch
+from tgo.rewards.blip import TextConfig, TextEncoder, VisionConfig, VisionEncoder
+from tgo.rewards.errors import CheckpointError
+from tgo.rewards.imagereward import MEAN, STD, ImageReward, ImageRewardNetwork, tokenize
 from timm.models.vision_transformer import VisionTransformer
 from transformers import BertConfig, BertModel
 
-from rewards import imagereward
-from rewards.base import Batch
-from rewards.blip import TextConfig, TextEncoder, VisionConfig, VisionEncoder
-from rewards.errors import CheckpointError
-from rewards.imagereward import MEAN, STD, ImageReward, ImageRewardNetwork, tokenize
 from tests.rewards.miniatures import random_imagereward, stir
 
 

@@ -6,14 +6,13 @@ from pathlib import Path
 
 import pytest
 import torch
+from tgo.rewards import clip, texts
+from tgo.rewards.base import Batch
+from tgo.rewards.cosine import CosineModel
+from tgo.rewards.errors import OutOfMemoryError
+from tgo.rewards.panel import Panel, load
+from tgo.rewards.texts import CHUNK, TextStore, cut, place_of
 from torch._dynamo.testing import CompileCounter
-
-from rewards import clip, texts
-from rewards.base import Batch
-from rewards.cosine import CosineModel
-from rewards.errors import OutOfMemoryError
-from rewards.panel import Panel, load
-from rewards.texts import CHUNK, TextStore, cut, place_of
 
 NAMES = ("pickscore", "hpsv2", "imagereward", "clip", "aesthetic")
 
@@ -112,7 +111,7 @@ def test_clip_and_aesthetic_share_one_tower_and_one_pass(
 
 
 def test_the_crop_is_made_once(panel: Panel, monkeypatch: pytest.MonkeyPatch) -> None:
-    from rewards import base
+    from tgo.rewards import base
 
     places = []
     real = base.render

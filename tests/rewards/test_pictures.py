@@ -12,11 +12,11 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from tgo.rewards.base import Batch
+from tgo.rewards.errors import PictureError
+from tgo.rewards.images import View
+from tgo.rewards.pictures import MAX_PIXELS, decode
 
-from rewards.base import Batch
-from rewards.errors import PictureError
-from rewards.images import View
-from rewards.pictures import MAX_PIXELS, decode
 from tests.rewards.awkward import colours, see_through, write_pictures
 
 

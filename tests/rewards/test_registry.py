@@ -9,11 +9,10 @@ from pathlib import Path
 import pytest
 import torch
 from PIL import Image
-
-from rewards import registry
-from rewards.errors import CheckpointError, RewardError
-from rewards.panel import Panel
-from rewards.registry import load
+from tgo.rewards import registry
+from tgo.rewards.errors import CheckpointError, RewardError
+from tgo.rewards.panel import Panel
+from tgo.rewards.registry import load
 
 EXAMPLE = str(Path(__file__).parents[2] / "docs/examples/compressibility.py")
 
@@ -38,7 +37,7 @@ def test_the_example_of_the_docs_scores_in_a_panel(
 
 
 def test_its_code_is_part_of_its_fingerprint(tmp_path: Path) -> None:
-    from pipeline.storage.fingerprint import reward_parts
+    from tgo.pipeline.storage.fingerprint import reward_parts
 
     codes = []
     for number, text in enumerate(("1000", "1024")):

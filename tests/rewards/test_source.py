@@ -14,12 +14,11 @@ from pathlib import Path
 import huggingface_hub.constants
 import pytest
 import torch
-
-from rewards import checkpoint, clip, imagereward, pickscore
-from rewards.base import Batch
-from rewards.errors import CheckpointError
-from rewards.panel import Panel, load
-from rewards.source import Files, HubId, Source, cached, hub_id
+from tgo.rewards import checkpoint, clip, imagereward, pickscore
+from tgo.rewards.base import Batch
+from tgo.rewards.errors import CheckpointError
+from tgo.rewards.panel import Panel, load
+from tgo.rewards.source import Files, HubId, Source, cached, hub_id
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 
@@ -174,8 +173,8 @@ def test_a_download_that_breaks_off_is_one_line(tmp_path: Path) -> None:
     server = ThreadingHTTPServer(("127.0.0.1", 0), BreaksOff)
     threading.Thread(target=server.serve_forever, daemon=True).start()
     code = (
-        "from rewards.errors import CheckpointError\n"
-        "from rewards.source import Files, Source\n"
+        "from tgo.rewards.errors import CheckpointError\n"
+        "from tgo.rewards.source import Files, Source\n"
         "try:\n    Source('some/clip', Files(('model.safetensors',)))\n"
         "except CheckpointError as error:\n    print(error)\n"
     )

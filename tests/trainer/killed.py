@@ -7,10 +7,11 @@ import signal
 from pathlib import Path
 from typing import Any
 
-from pipeline.generators.diffusion import Diffusion
+from tgo.pipeline.generators.diffusion import Diffusion
+from tgo.trainer import checkpoints, train
+from tgo.trainer.learner import Learner
+
 from tests.trainer.miniature import Place, make_settings
-from trainer import checkpoints, train
-from trainer.learner import Learner
 
 
 def die(*_: Any, **__: Any) -> None:

@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import torch
+from tgo.pipeline.config.settings import Settings
+from tgo.pipeline.storage import embeddings, shards
 
-from pipeline.config.settings import Settings
-from pipeline.storage import embeddings, shards
 from tests.scores import PLAIN
 from tests.settings import changed
 

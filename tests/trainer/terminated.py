@@ -11,9 +11,10 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from tgo.trainer import train
+from tgo.trainer.learner import Learner
+
 from tests.trainer.miniature import Place, make_settings
-from trainer import train
-from trainer.learner import Learner
 
 
 def main(root: str, model: str, name: str, last: str) -> None:

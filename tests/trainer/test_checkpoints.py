@@ -5,10 +5,9 @@ from pathlib import Path
 
 import pytest
 import torch
-
-from pipeline.errors import InputError
-from trainer import checkpoints
-from trainer.checkpoints import Checkpoint, Checkpoints
+from tgo.pipeline.errors import InputError
+from tgo.trainer import checkpoints
+from tgo.trainer.checkpoints import Checkpoint, Checkpoints
 
 RUN = {"train": {"beta": 1.0, "seed": 0}, "code": "a"}
 

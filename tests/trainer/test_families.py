@@ -10,19 +10,19 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from tgo.pipeline.config.settings import Settings
+from tgo.pipeline.generators import load_generator
+from tgo.pipeline.labelling import label
+from tgo.pipeline.scoring.sampling import decode_png
+from tgo.pipeline.storage import shards
+from tgo.trainer import adapters, lora_file, train
 
-from pipeline.config.settings import Settings
-from pipeline.generators import load_generator
-from pipeline.labelling import label
-from pipeline.scoring.sampling import decode_png
-from pipeline.storage import shards
 from tests.families import FAMILY_OF, GUIDANCE, MASKED, PROMPTS, SEEDS, sample, write
 from tests.family_parts import RESOLUTION
 from tests.stage_one import PROMPTS as TRAINING
 from tests.stage_one import score_into
 from tests.trainer.miniature import Place, make_settings
 from tests.trainer.test_train import CrashError, crash_at
-from trainer import adapters, lora_file, train
 
 LORA = {"rank": 4, "alpha": 8, "targets": None}
 KINDS = ["sd15", "sd21", "sdxl", "sd3", "flux", "zimage", "wan", "amused", "meissonic"]

@@ -3,9 +3,8 @@ from __future__ import annotations
 from pathlib import Path
 
 import yaml
-
-from pipeline.config.train_settings import Train
-from trainer.fingerprint import FREE
+from tgo.pipeline.config.train_settings import Train
+from tgo.trainer.fingerprint import FREE
 
 STAGES = yaml.safe_load(Path("dvc.yaml").read_text())["stages"]
 

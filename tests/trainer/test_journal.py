@@ -5,13 +5,12 @@ from pathlib import Path
 
 import pytest
 import torch
+from tgo.pipeline.errors import InputError
+from tgo.trainer.journal import Log, Statistics, summary
+from tgo.trainer.loggers import Loggers
+from tgo.trainer.objectives import Outcome, Terms
+from tgo.trainer.speed import Speed
 from torch import Tensor
-
-from pipeline.errors import InputError
-from trainer.journal import Log, Statistics, summary
-from trainer.loggers import Loggers
-from trainer.objectives import Outcome, Terms
-from trainer.speed import Speed
 
 BETA = 2.0
 

@@ -7,10 +7,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from tgo.pipeline.generators import load_generator
+from tgo.trainer import lora_file
 
-from pipeline.generators import load_generator
 from tests.trainer.miniature import make_settings
-from trainer import lora_file
 
 PROMPT = "a red circle"
 RANK, ALPHA = 4, 12  # not equal: the scale alpha / rank must travel with the file

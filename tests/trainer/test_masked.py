@@ -10,18 +10,18 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
+from tgo.pipeline.config.settings import Settings
+from tgo.pipeline.errors import InputError
+from tgo.pipeline.generators import load_generator
+from tgo.trainer import train
+from tgo.trainer.distributed import World
+from tgo.trainer.learner import Learner
+from tgo.trainer.objectives import load_objective
+from tgo.trainer.rows import LabelledRows
+from tgo.trainer.stream import Stream
 
-from pipeline.config.settings import Settings
-from pipeline.errors import InputError
-from pipeline.generators import load_generator
 from tests.masked_models import CODEBOOK, write_random_amused
 from tests.trainer.miniature import Place, make_settings, write_rows
-from trainer import train
-from trainer.distributed import World
-from trainer.learner import Learner
-from trainer.objectives import load_objective
-from trainer.rows import LabelledRows
-from trainer.stream import Stream
 
 
 @pytest.fixture(scope="module")

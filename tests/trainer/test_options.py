@@ -9,17 +9,17 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file
+from tgo.pipeline.errors import InputError
+from tgo.trainer import train
+from tgo.trainer.distributed import World
+from tgo.trainer.draws import BLOCK
+from tgo.trainer.learner import Learner
+from tgo.trainer.rows import LabelledRows
+from tgo.trainer.shares import make_stream
 from torch import Tensor
 
-from pipeline.errors import InputError
 from tests.trainer.miniature import Place, make_settings
 from tests.trainer.test_train import CrashError, crash_at, make_learner, run, same
-from trainer import train
-from trainer.distributed import World
-from trainer.draws import BLOCK
-from trainer.learner import Learner
-from trainer.rows import LabelledRows
-from trainer.shares import make_stream
 
 LORA = {"rank": 2, "alpha": 4.0, "targets": None}
 TIMES = {"draw": "logit_normal", "mean": 0.0, "std": 1.0, "min_snr": 5.0}
@@ -230,7 +230,7 @@ def test_what_cannot_be_done_is_named(model: Path, place: Place) -> None:
 
 @pytest.mark.parametrize("name", ["constant", "linear", "cosine"])
 def test_the_learning_rate_warms_up_and_falls(model: Path, name: str) -> None:
-    from trainer.optimizers import learning_rates
+    from tgo.trainer.optimizers import learning_rates
 
     settings = make_settings(model, updates=20, schedule={"name": name, "warmup": 4})
     rates = [learning_rates(settings.train)(update) for update in range(1, 21)]

@@ -6,20 +6,20 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from tgo.pipeline.config.settings import Settings
+from tgo.pipeline.errors import InputError
+from tgo.pipeline.generators import load_generator
+from tgo.pipeline.storage.shards import shard_paths
+from tgo.trainer.distributed import World
+from tgo.trainer.learner import Learner
+from tgo.trainer.objectives import load_objective
+from tgo.trainer.reference_cache import ReferenceCache, load_cache
+from tgo.trainer.rows import LabelledRows
+from tgo.trainer.stream import Stream
 
-from pipeline.config.settings import Settings
-from pipeline.errors import InputError
-from pipeline.generators import load_generator
-from pipeline.storage.shards import shard_paths
 from tests.trainer import parallel
 from tests.trainer.miniature import Place, make_settings
 from tests.trainer.test_train import CrashError, crash_at, run, same
-from trainer.distributed import World
-from trainer.learner import Learner
-from trainer.objectives import load_objective
-from trainer.reference_cache import ReferenceCache, load_cache
-from trainer.rows import LabelledRows
-from trainer.stream import Stream
 
 
 def cached(model: Path, **train: object) -> Settings:

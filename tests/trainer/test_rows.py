@@ -8,12 +8,12 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pytest
 import torch
+from tgo.pipeline.errors import InputError
+from tgo.pipeline.storage import embeddings, shards
+from tgo.pipeline.storage.embeddings import path_for
+from tgo.trainer.rows import LabelledRows, PromptTable, pair
 
-from pipeline.errors import InputError
-from pipeline.storage import embeddings, shards
-from pipeline.storage.embeddings import path_for
 from tests.trainer.miniature import SHAPE, TOKENS, WIDTH, Place
-from trainer.rows import LabelledRows, PromptTable, pair
 
 
 def test_rows_are_joined_by_order(place: Place) -> None:
@@ -45,7 +45,7 @@ def test_embeddings_belong_to_their_prompts(place: Place) -> None:
 def test_conditions_of_every_name_and_type_are_carried(
     place: Place, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("trainer.rows.is_intact", lambda *_: True)  # other bytes than recorded
+    monkeypatch.setattr("tgo.trainer.rows.is_intact", lambda *_: True)  # other bytes than recorded
     paths = shards.shard_paths(place.root / "scored")
     given = {
         "embeddings": torch.randn(20, 5, 3).bfloat16(),

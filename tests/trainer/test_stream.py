@@ -7,12 +7,12 @@ from contextlib import closing
 import numpy as np
 import pytest
 import torch
+from tgo.pipeline.errors import InputError
+from tgo.trainer.order import Position
+from tgo.trainer.rows import LabelledRows
+from tgo.trainer.stream import START, Batch, Stream
 
-from pipeline.errors import InputError
 from tests.trainer.miniature import SHAPE, TOKENS, WIDTH, Place
-from trainer.order import Position
-from trainer.rows import LabelledRows
-from trainer.stream import START, Batch, Stream
 
 SIZE = 11
 

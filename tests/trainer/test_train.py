@@ -11,19 +11,19 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file
+from tgo.pipeline.config.settings import Settings
+from tgo.pipeline.errors import InputError
+from tgo.pipeline.generators import load_generator
+from tgo.pipeline.generators.base import joined
+from tgo.pipeline.storage.locks import hold
+from tgo.trainer import train
+from tgo.trainer.distributed import World
+from tgo.trainer.learner import Learner
+from tgo.trainer.objectives import OBJECTIVES, load_objective
+from tgo.trainer.rows import LabelledRows
+from tgo.trainer.stream import Stream
 
-from pipeline.config.settings import Settings
-from pipeline.errors import InputError
-from pipeline.generators import load_generator
-from pipeline.generators.base import joined
-from pipeline.storage.locks import hold
 from tests.trainer.miniature import Place, make_settings
-from trainer import train
-from trainer.distributed import World
-from trainer.learner import Learner
-from trainer.objectives import OBJECTIVES, load_objective
-from trainer.rows import LabelledRows
-from trainer.stream import Stream
 
 
 def run(settings: Settings, place: Place, name: str = "run") -> dict[str, Any]:
@@ -364,7 +364,7 @@ def test_the_gap_is_the_distance_of_the_predictions(model: Path, place: Place) -
 
 
 def test_negatives_are_conditioned_on_their_phrase(model: Path, place: Place) -> None:
-    from trainer.quality import prefixed_tables
+    from tgo.trainer.quality import prefixed_tables
 
     folder = place.root / "conditions"
     rows = LabelledRows(**place.inputs)

@@ -6,13 +6,12 @@ import numpy as np
 import pytest
 import torch
 from diffusers import AutoencoderKL
-
-from data.world import candidates
-from data.world.candidates import PICTURES, make_candidates, merits, round_trip, vary
-from data.world.raters import MERITS, kept
-from data.world.render import draw, draw_quality
-from data.world.scene import draw_scene, parse
-from data.world.sketches import sketch
+from tgo.data.world import candidates
+from tgo.data.world.candidates import PICTURES, make_candidates, merits, round_trip, vary
+from tgo.data.world.raters import MERITS, kept
+from tgo.data.world.render import draw, draw_quality
+from tgo.data.world.scene import draw_scene, parse
+from tgo.data.world.sketches import sketch
 
 
 @pytest.fixture(scope="module")

@@ -5,13 +5,13 @@ from typing import Any
 
 import numpy as np
 import pytest
+from tgo.data.world.judge import judge
+from tgo.pipeline.generators import load_generator
+from tgo.pipeline.generators.base import of_rows
+from tgo.pipeline.scoring import sampling
+from tgo.pipeline.sources.prompts import Prompt
+from tgo.pipeline.storage.embeddings import Embeddings
 
-from data.world.judge import judge
-from pipeline.generators import load_generator
-from pipeline.generators.base import of_rows
-from pipeline.scoring import sampling
-from pipeline.sources.prompts import Prompt
-from pipeline.storage.embeddings import Embeddings
 from tests.settings import PARAMS, changed
 
 COUNT = 16

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import pytest
 import torch
-
-from data.world import fit as fit_module
-from data.world.fit import fit
+from tgo.data.world import fit as fit_module
+from tgo.data.world.fit import fit
 
 
 class StopError(Exception):

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-
-from data.world.judge import judge
-from data.world.render import draw, draw_quality
-from data.world.scene import caption, confuse, draw_scene
+from tgo.data.world.judge import judge
+from tgo.data.world.render import draw, draw_quality
+from tgo.data.world.scene import caption, confuse, draw_scene
 
 
 def test_right_on_clean_pictures():

@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from data.world.prompts import LISTS, write_prompts
-from data.world.scene import UNSEEN, parse
+from tgo.data.world.prompts import LISTS, write_prompts
+from tgo.data.world.scene import UNSEEN, parse
 
 COMMITTED = Path(__file__).parents[2] / "data" / "prompts"
 

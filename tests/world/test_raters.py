@@ -6,9 +6,8 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-
-from data.world.raters import MERITS, POPULATIONS, Wear, kept
-from data.world.scene import Scene, Thing, draw_scene
+from tgo.data.world.raters import MERITS, POPULATIONS, Wear, kept
+from tgo.data.world.scene import Scene, Thing, draw_scene
 
 RED = Thing("circle", "red", "small", "top left")
 BLUE = Thing("square", "blue", "large", "bottom right")

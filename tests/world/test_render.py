@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-
-from data.world.render import QUALITIES, SIDE, draw, draw_quality, lay_out
-from data.world.scene import draw_scene
+from tgo.data.world.render import QUALITIES, SIDE, draw, draw_quality, lay_out
+from tgo.data.world.scene import draw_scene
 
 
 def scenes(count, seed=0):

@@ -6,16 +6,15 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-
-from data.world import contrastive, fit, preferences, reward_models
-from data.world.bank import Bank
-from data.world.candidates import Candidates
-from data.world.contrastive import REMARKS, remark
-from data.world.raters import MERITS
-from data.world.render import QUALITIES, draw, draw_quality
-from data.world.reward_models import NAMES, agreement, build_reward_models, measure
-from data.world.scene import caption, draw_scene
-from rewards.panel import Panel
+from tgo.data.world import contrastive, fit, preferences, reward_models
+from tgo.data.world.bank import Bank
+from tgo.data.world.candidates import Candidates
+from tgo.data.world.contrastive import REMARKS, remark
+from tgo.data.world.raters import MERITS
+from tgo.data.world.render import QUALITIES, draw, draw_quality
+from tgo.data.world.reward_models import NAMES, agreement, build_reward_models, measure
+from tgo.data.world.scene import caption, draw_scene
+from tgo.rewards.panel import Panel
 
 
 def little_bank(rng: np.random.Generator, count: int = 256) -> Bank:

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-
-from data.world.render import QUALITIES
-from data.world.scene import Scene, Thing, caption, draw_scene, parse
-from data.world.sketches import Sketch, drawn_scene, paint, sketch, wear
+from tgo.data.world.render import QUALITIES
+from tgo.data.world.scene import Scene, Thing, caption, draw_scene, parse
+from tgo.data.world.sketches import Sketch, drawn_scene, paint, sketch, wear
 
 CALM = np.zeros(1, np.float32)
 

@@ -5,13 +5,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from torch.nn import functional as F
-from transformers import CLIPModel
-
-from data.world.contrastive import new_clip, tokens_of
-from data.world.render import draw
-from data.world.scene import caption, draw_scene
-from data.world.towers import (
+from tgo.data.world.contrastive import new_clip, tokens_of
+from tgo.data.world.render import draw
+from tgo.data.world.scene import caption, draw_scene
+from tgo.data.world.towers import (
     BLIP_VISION,
     HPS_CONFIG,
     WORDS,
@@ -21,9 +18,11 @@ from data.world.towers import (
     to_blip,
     to_open_clip,
 )
-from data.world.vocabulary import learn_tokenizer
-from rewards import hpsv2
-from rewards.blip import VisionEncoder
+from tgo.data.world.vocabulary import learn_tokenizer
+from tgo.rewards import hpsv2
+from tgo.rewards.blip import VisionEncoder
+from torch.nn import functional as F
+from transformers import CLIPModel
 
 RNG = np.random.default_rng(0)
 SCENES = [draw_scene(RNG) for _ in range(64)]

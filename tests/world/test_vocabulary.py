@@ -6,9 +6,8 @@ import subprocess
 import sys
 
 import numpy as np
-
-from data.world.scene import caption, draw_scene
-from data.world.vocabulary import learn_tokenizer
+from tgo.data.world.scene import caption, draw_scene
+from tgo.data.world.vocabulary import learn_tokenizer
 
 RNG = np.random.default_rng(0)
 CAPTIONS = [caption(draw_scene(RNG)) for _ in range(500)]
@@ -25,7 +24,7 @@ def test_every_word_is_one_token() -> None:
 def test_other_processes_learn_the_same_numbers() -> None:
     program = (
         "import sys\n"
-        "from data.world.vocabulary import learn_tokenizer\n"
+        "from tgo.data.world.vocabulary import learn_tokenizer\n"
         "texts = sys.argv[1].splitlines()\n"
         "print(learn_tokenizer(texts, 24)(texts).input_ids)"
     )

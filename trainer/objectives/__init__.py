@@ -5,7 +5,7 @@ objective turns log-likelihoods, labels, weights or scores into a loss and knows
 family.
 """
 
-from trainer.objectives.base import Objective, Outcome, State, Terms
-from trainer.objectives.registry import OBJECTIVES, load_objective
+from tgo.trainer.objectives.base import Objective, Outcome, State, Terms
+from tgo.trainer.objectives.registry import OBJECTIVES, load_objective
 
 __all__ = ["OBJECTIVES", "Objective", "Outcome", "State", "Terms", "load_objective"]

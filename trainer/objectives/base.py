@@ -8,9 +8,8 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 import torch
+from tgo.trainer.objectives.beta import Beta
 from torch import Tensor
-
-from trainer.objectives.beta import Beta
 
 State = dict[str, Tensor]
 """What an objective carries from update to update: float32 scalars on the device."""

@@ -21,8 +21,8 @@ import torch
 from torch import Tensor
 
 if TYPE_CHECKING:
-    from pipeline.config.train_settings import AutoBeta
-    from trainer.objectives.base import State
+    from tgo.pipeline.config.train_settings import AutoBeta
+    from tgo.trainer.objectives.base import State
 
 RANGE = 1e3
 """An automatic beta stays within its start divided and multiplied by this."""

@@ -10,16 +10,15 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
+from tgo.pipeline.config.train_settings import AUTO
+from tgo.pipeline.errors import InputError
+from tgo.trainer.objectives import labels, pairs, scores
+from tgo.trainer.objectives.base import Objective, Outcome, Rows, State, Terms
+from tgo.trainer.objectives.beta import Beta
 from torch import Tensor
 
-from pipeline.config.train_settings import AUTO
-from pipeline.errors import InputError
-from trainer.objectives import labels, pairs, scores
-from trainer.objectives.base import Objective, Outcome, Rows, State, Terms
-from trainer.objectives.beta import Beta
-
 if TYPE_CHECKING:
-    from pipeline.config.train_settings import PairChoice, Train
+    from tgo.pipeline.config.train_settings import PairChoice, Train
 
 Loss = Callable[[Terms, State], Outcome]
 

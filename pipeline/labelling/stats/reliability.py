@@ -8,13 +8,12 @@ from math import acos, pi, sqrt
 
 import numpy as np
 from numpy.typing import NDArray
-
-from pipeline.config.label_settings import Label
-from pipeline.labelling.stats import mixtures
-from pipeline.labelling.estimators import gathered
-from pipeline.labelling.thresholds import drawn
-from pipeline.labelling.stats.quantiles import percentiles, rank
-from pipeline.labelling.weights import labels
+from tgo.pipeline.config.label_settings import Label
+from tgo.pipeline.labelling.estimators import gathered
+from tgo.pipeline.labelling.stats import mixtures
+from tgo.pipeline.labelling.stats.quantiles import percentiles, rank
+from tgo.pipeline.labelling.thresholds import drawn
+from tgo.pipeline.labelling.weights import labels
 
 REPLICATES = 1000
 _REPLICATES_OF_FITS = 200  # a mixture is fitted anew for every replicate

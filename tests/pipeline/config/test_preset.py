@@ -4,9 +4,8 @@ import shutil
 from pathlib import Path
 
 import pytest
-
-from pipeline.config import preset, settings
-from pipeline.errors import InputError
+from tgo.pipeline.config import preset, settings
+from tgo.pipeline.errors import InputError
 
 ROOT = Path(__file__).parents[3]
 

@@ -6,9 +6,8 @@ from typing import Any
 
 import pytest
 from ruamel.yaml import YAML
-
-from pipeline.config import settings
-from pipeline.errors import InputError
+from tgo.pipeline.config import settings
+from tgo.pipeline.errors import InputError
 
 ROOT = Path(__file__).parents[3]
 

@@ -10,14 +10,14 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from tgo.pipeline import layout
+from tgo.pipeline.config.settings import Settings
+from tgo.pipeline.errors import InputError
+from tgo.pipeline.evaluation import evaluate, paired_images
+from tgo.pipeline.generators import load_generator
+from tgo.pipeline.seeds import sample_seed
+from tgo.pipeline.storage import shards
 
-from pipeline import layout
-from pipeline.config.settings import Settings
-from pipeline.errors import InputError
-from pipeline.generators import load_generator
-from pipeline.evaluation import evaluate, paired_images
-from pipeline.seeds import sample_seed
-from pipeline.storage import shards
 from tests.models import write_random_diffusion
 from tests.pipeline import finished_run
 from tests.rewards.miniatures import write_random_panel
@@ -113,7 +113,7 @@ def test_judge_that_does_not_know_the_prompts(tmp_path: Path) -> None:
         paired_images.judge_folder(tmp_path / "base", judge, ["p0-000"])
 
 
-@pytest.mark.parametrize("dotted", ["no.such:judge", "pipeline.evaluation.stats:no_such_judge"])
+@pytest.mark.parametrize("dotted", ["no.such:judge", "tgo.pipeline.evaluation.stats:no_such_judge"])
 def test_judge_that_cannot_be_imported(dotted: str) -> None:
     with pytest.raises(InputError, match=r"evaluate\.judge = .* cannot be imported"):
         evaluate.load_judge(dotted)

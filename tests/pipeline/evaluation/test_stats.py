@@ -7,8 +7,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
-
-from pipeline.evaluation.stats import Interval, bootstrap_mean, mean_by_prompt, paired_difference, win_rate
+from tgo.pipeline.evaluation.stats import (
+    Interval,
+    bootstrap_mean,
+    mean_by_prompt,
+    paired_difference,
+    win_rate,
+)
 
 scores = st.floats(-100, 100, allow_nan=False, width=32)
 pairs = st.integers(1, 30).flatmap(
@@ -39,7 +44,7 @@ def test_interval_agrees_with_the_normal_approximation() -> None:
 def test_batches_do_not_change_the_statistics(monkeypatch: pytest.MonkeyPatch) -> None:
     values = np.random.default_rng(2).normal(size=40)
     whole = bootstrap_mean(values, resamples=999)
-    monkeypatch.setattr("pipeline.evaluation.stats._BATCH_VALUES", 40 * 7)
+    monkeypatch.setattr("tgo.pipeline.evaluation.stats._BATCH_VALUES", 40 * 7)
     assert bootstrap_mean(values, resamples=999) == whole
 
 

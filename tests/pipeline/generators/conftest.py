@@ -6,8 +6,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from tgo.pipeline.generators.latent import Latent
 
-from pipeline.generators.latent import Latent
 from tests.families import load, write
 
 

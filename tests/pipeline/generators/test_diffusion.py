@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from tgo.pipeline.errors import InputError
+from tgo.pipeline.generators.base import Corruption, Timed, of_rows
+from tgo.pipeline.generators.diffusion import Diffusion
 
-from pipeline.errors import InputError
-from pipeline.generators.base import Corruption, Timed, of_rows
-from pipeline.generators.diffusion import Diffusion
 from tests.models import write_random_diffusion
 
 PROMPTS = ["a red circle", "a blue square on a dog", "a green triangle above a yellow circle"]

@@ -8,11 +8,11 @@ from typing import Any
 
 import pytest
 import torch
+from tgo.pipeline.errors import InputError
+from tgo.pipeline.generators.flow import Flow
+from tgo.pipeline.generators.latent import Latent
+from tgo.pipeline.storage.embeddings import stored
 
-from pipeline.errors import InputError
-from pipeline.generators.flow import Flow
-from pipeline.generators.latent import Latent
-from pipeline.storage.embeddings import stored
 from tests.families import FLOWS, GUIDANCE, PROMPTS, SEEDS, case, load, sample
 
 

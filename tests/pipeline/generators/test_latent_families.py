@@ -11,12 +11,12 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from tgo.pipeline.generators.base import of_rows
+from tgo.pipeline.generators.latent import Latent
+from tgo.pipeline.scoring import sampling
+from tgo.pipeline.sources.prompts import Prompt
+from tgo.pipeline.storage.embeddings import Embeddings, stored
 
-from pipeline.generators.base import of_rows
-from pipeline.generators.latent import Latent
-from pipeline.scoring import sampling
-from pipeline.sources.prompts import Prompt
-from pipeline.storage.embeddings import Embeddings, stored
 from tests.families import GUIDANCE, PROMPTS, SEEDS, case, load, sample
 from tests.family_models import KINDS
 from tests.family_parts import RESOLUTION

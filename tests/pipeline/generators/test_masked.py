@@ -10,12 +10,12 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from tgo.pipeline.errors import InputError
+from tgo.pipeline.generators.amused import Amused
+from tgo.pipeline.generators.base import Conditions, Corruption, Regressor, of_rows
+from tgo.pipeline.generators.masked import Masked
+from tgo.pipeline.generators.meissonic import Meissonic
 
-from pipeline.errors import InputError
-from pipeline.generators.amused import Amused
-from pipeline.generators.base import Conditions, Corruption, Regressor, of_rows
-from pipeline.generators.masked import Masked
-from pipeline.generators.meissonic import Meissonic
 from tests.masked_models import CODEBOOK, write_random_amused, write_random_meissonic
 
 PROMPTS = ["a red circle", "a blue square on a dog", "a green triangle above a yellow circle"]

@@ -7,8 +7,13 @@ import numpy as np
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-
-from pipeline.generators.masking import cosine_share, draw_masks, draw_tokens, hidden_counts, least_confident
+from tgo.pipeline.generators.masking import (
+    cosine_share,
+    draw_masks,
+    draw_tokens,
+    hidden_counts,
+    least_confident,
+)
 
 
 @given(st.integers(1, 64), st.integers(1, 300))

@@ -7,10 +7,10 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import save_file
+from tgo.pipeline.errors import InputError
+from tgo.pipeline.generators.meissonic_transformer import MeissonicTransformer
+from tgo.pipeline.generators.model_folder import ModelFolder
 
-from pipeline.errors import InputError
-from pipeline.generators.model_folder import ModelFolder
-from pipeline.generators.meissonic_transformer import MeissonicTransformer
 from tests.masked_models import write_random_meissonic
 
 Shapes = dict[str, tuple[int, ...]]

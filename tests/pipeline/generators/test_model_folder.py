@@ -12,9 +12,9 @@ from pathlib import Path
 
 import pytest
 import torch
+from tgo.pipeline.errors import InputError
+from tgo.pipeline.generators.model_folder import ModelFolder
 
-from pipeline.errors import InputError
-from pipeline.generators.model_folder import ModelFolder
 from tests.families import load
 from tests.hub import serving
 
@@ -42,8 +42,8 @@ def test_a_repository_in_the_cache_needs_no_network(
 
 FETCH = """
 import json, sys
-from pipeline.errors import InputError
-from pipeline.generators.model_folder import ModelFolder
+from tgo.pipeline.errors import InputError
+from tgo.pipeline.generators.model_folder import ModelFolder
 from tests.families import load
 from tests.hub import serving
 

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 import torch
+from tgo.pipeline.errors import InputError
+from tgo.pipeline.generators import FAMILIES
+from tgo.pipeline.generators.latent import Latent
 
-from pipeline.errors import InputError
-from pipeline.generators import FAMILIES
-from pipeline.generators.latent import Latent
 from tests.families import PROMPTS, SEEDS, case, load, sample
 
 
@@ -60,6 +60,6 @@ def test_the_resolution_is_a_setting(folders: Callable[[str], Path]) -> None:
 def test_the_settings_name_every_family() -> None:
     from typing import get_args
 
-    from pipeline.config.settings import Generator
+    from tgo.pipeline.config.settings import Generator
 
     assert set(get_args(Generator.model_fields["family"].annotation)) == set(FAMILIES)

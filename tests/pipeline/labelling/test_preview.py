@@ -4,13 +4,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from tgo.pipeline import cli, layout
+from tgo.pipeline.config import settings
+from tgo.pipeline.errors import InputError
+from tgo.pipeline.labelling import preview
+from tgo.pipeline.storage import shards
 from typer.testing import CliRunner
 
-from pipeline import cli, layout
-from pipeline.config import settings
-from pipeline.errors import InputError
-from pipeline.labelling import preview
-from pipeline.storage import shards
 from tests import workspace
 from tests.scores import make_rule, write_scored
 

@@ -4,11 +4,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from tgo.pipeline.errors import InputError
+from tgo.pipeline.labelling import label, labeller
+from tgo.pipeline.labelling.scalar import Ranks
+from tgo.pipeline.storage import shards
 
-from pipeline.errors import InputError
-from pipeline.labelling import label, labeller
-from pipeline.labelling.scalar import Ranks
-from pipeline.storage import shards
 from tests.scores import make_rule, write_scored
 
 RNG = np.random.default_rng(0)
@@ -66,7 +66,9 @@ def test_missing_scores_follow_the_rule(tmp_path: Path, gap: float) -> None:
     assert np.flatnonzero(np.isnan(excluded)).tolist() == [0, 10, 20, 30]
     available = scores_of(folder, **both, missing="available")
     assert np.flatnonzero(np.isnan(available)).tolist() == [10]
-    one = labeller.make(folder, make_rule(reward="aesthetic", missing="exclude", standardise="z-score"))
+    one = labeller.make(
+        folder, make_rule(reward="aesthetic", missing="exclude", standardise="z-score")
+    )
     z = np.concatenate([marked.part.scores for marked in one.each()])
     np.testing.assert_allclose(available[0], z[0], rtol=1e-6)
     assert one.missing == {"aesthetic": 1}

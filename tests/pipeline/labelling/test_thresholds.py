@@ -8,11 +8,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
+from tgo.pipeline.errors import InputError
+from tgo.pipeline.labelling import label, labeller, thresholds
+from tgo.pipeline.labelling.estimators import gathered
+from tgo.pipeline.storage import shards
 
-from pipeline.errors import InputError
-from pipeline.labelling import label, labeller, thresholds
-from pipeline.labelling.estimators import gathered
-from pipeline.storage import shards
 from tests.scores import make_rule, write_scored
 
 
@@ -226,7 +226,7 @@ def test_threads_change_nothing(tmp_path: Path) -> None:
 def test_data_too_large_to_hold_gives_the_same(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from pipeline.labelling import score_reader
+    from tgo.pipeline.labelling import score_reader
 
     scores = np.random.default_rng(0).normal(size=100).astype(np.float32)
     folder = write_scored(tmp_path / "s", scores, rows_per_shard=30, domain=["a", "b"] * 50)

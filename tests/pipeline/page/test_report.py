@@ -13,15 +13,15 @@ from typing import Any
 
 import numpy as np
 import pytest
+from tgo.pipeline import layout
+from tgo.pipeline.config.settings import Settings
+from tgo.pipeline.errors import InputError
+from tgo.pipeline.evaluation import evaluate
+from tgo.pipeline.evaluation.paired_images import Pairs
+from tgo.pipeline.labelling import label
+from tgo.pipeline.page import charts, gallery, plots, report, run_files, views
+from tgo.pipeline.storage import shards
 
-from pipeline import layout
-from pipeline.config.settings import Settings
-from pipeline.errors import InputError
-from pipeline.labelling import label
-from pipeline.page import charts, gallery, run_files, plots, report, views
-from pipeline.evaluation import evaluate
-from pipeline.evaluation.paired_images import Pairs
-from pipeline.storage import shards
 from tests.pipeline import finished_run
 
 HOSTILE = "<script>alert(1)</script> & \"quotes\" 'single' {{ 7 * 7 }}"

@@ -7,14 +7,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 from huggingface_hub import ModelCard
+from tgo.pipeline import layout
+from tgo.pipeline.config.settings import Settings
+from tgo.pipeline.errors import InputError
+from tgo.pipeline.generators import load_generator
+from tgo.pipeline.publishing import export, model_card
+from tgo.pipeline.storage.atomic import write_json
+from tgo.pipeline.training_log import sample_strips
 
-from pipeline import layout
-from pipeline.config.settings import Settings
-from pipeline.errors import InputError
-from pipeline.generators import load_generator
-from pipeline.publishing import export, model_card
-from pipeline.training_log import sample_strips
-from pipeline.storage.atomic import write_json
 from tests.pipeline.finished_run import make_settings, write_run
 
 

@@ -15,19 +15,19 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 from PIL import Image
+from tgo.pipeline import layout
+from tgo.pipeline.cli import app
+from tgo.pipeline.config import settings
+from tgo.pipeline.errors import InputError
+from tgo.pipeline.generators.diffusion import Diffusion
+from tgo.pipeline.scoring import import_images, import_ratings
+from tgo.pipeline.sources import ratings
+from tgo.pipeline.sources.prompts import id_of
+from tgo.pipeline.sources.rating_tables import Source
+from tgo.pipeline.storage import embeddings, manifest, origin, shards
+from tgo.pipeline.tools import verify
 from typer.testing import CliRunner
 
-from pipeline import layout
-from pipeline.cli import app
-from pipeline.config import settings
-from pipeline.errors import InputError
-from pipeline.generators.diffusion import Diffusion
-from pipeline.tools import verify
-from pipeline.scoring import import_images, import_ratings
-from pipeline.sources import ratings
-from pipeline.sources.prompts import id_of
-from pipeline.sources.rating_tables import Source
-from pipeline.storage import embeddings, manifest, origin, shards
 from tests import workspace
 from tests.rated import BAD, COUNT, write_rated
 from tests.stage_one import contents, score_into
@@ -227,11 +227,11 @@ def test_from_ratings_to_a_tuned_model(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Import, label, train, evaluate, report: no reward model is asked before the evaluation."""
-    from pipeline.labelling import label
-    from pipeline.evaluation import evaluate
-    from pipeline.page import report
-    from pipeline.scoring import score
-    from trainer import train
+    from tgo.pipeline.evaluation import evaluate
+    from tgo.pipeline.labelling import label
+    from tgo.pipeline.page import report
+    from tgo.pipeline.scoring import score
+    from tgo.trainer import train
 
     rewards = {name: tiny_rewards[name] for name in ("clip", "aesthetic")}
     workspace.fill(tmp_path, tiny_generator, rewards)

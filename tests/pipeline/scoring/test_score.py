@@ -9,15 +9,15 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import torch
+from tgo.pipeline.errors import InputError
+from tgo.pipeline.generators.diffusion import Diffusion
+from tgo.pipeline.scoring import sampling, shard_plan
+from tgo.pipeline.scoring.worker_share import Share
+from tgo.pipeline.seeds import sample_seed
+from tgo.pipeline.storage import embeddings, fingerprint, manifest, shards
+from tgo.pipeline.storage.locks import hold
+from tgo.rewards.panel import Panel
 
-from pipeline.errors import InputError
-from pipeline.generators.diffusion import Diffusion
-from pipeline.scoring import shard_plan, sampling
-from pipeline.scoring.worker_share import Share
-from pipeline.seeds import sample_seed
-from pipeline.storage import embeddings, fingerprint, manifest, shards
-from pipeline.storage.locks import hold
-from rewards.panel import Panel
 from tests.stage_one import PROMPTS, contents, load_family, score_into
 
 
@@ -152,12 +152,12 @@ def test_changed_code_keeps_no_stale_shard(
         return (f"{text}\nSCALE = 2" if module == target else text), imports
 
     monkeypatch.setattr(fingerprint, "_source", edited)
-    target = "rewards.images"  # imported by the reward models
+    target = "tgo.rewards.images"  # imported by the reward models
     assert "4 completed, 0 kept" in str(score_into(copied, tiny_family, tiny_panel))
-    target = "pipeline.page.report"  # decides no bytes; and the rewards' old code is back
+    target = "tgo.pipeline.page.report"  # decides no bytes; and the rewards' old code is back
     assert "4 completed, 0 kept" in str(score_into(copied, tiny_family, tiny_panel))
     assert "0 completed, 4 kept" in str(score_into(copied, tiny_family, tiny_panel))
-    target = "pipeline.generators.base"  # imported by the family's module
+    target = "tgo.pipeline.generators.base"  # imported by the family's module
     assert score_into(copied, tiny_family, tiny_panel).made == 4
 
 
@@ -263,7 +263,9 @@ def test_a_file_that_is_no_shard_is_set_aside(
     pq.write_table(shards.read_shard(shards.present(scored(copied))[0], ["id"]), stray)
     pq.write_table(pq.read_table(stray).replace_schema_metadata(), stray)
     score_into(copied, asleep, tiny_panel)
-    assert [path.name for path in shard_plan.aside(scored(copied)).iterdir()] == ["export.parquet.1"]
+    assert [path.name for path in shard_plan.aside(scored(copied)).iterdir()] == [
+        "export.parquet.1"
+    ]
     shutil.rmtree(shard_plan.aside(scored(copied)))
     assert contents(copied) == contents(finished)
 

@@ -9,14 +9,14 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
+from tgo.pipeline.cli import app
+from tgo.pipeline.config.settings import Reward
+from tgo.pipeline.errors import InputError
+from tgo.pipeline.scoring import list_rewards, score_images
+from tgo.rewards.panel import Panel
+from tgo.rewards.pictures import decode
 from typer.testing import CliRunner
 
-from pipeline.cli import app
-from pipeline.config.settings import Reward
-from pipeline.errors import InputError
-from pipeline.scoring import list_rewards, score_images
-from rewards.panel import Panel
-from rewards.pictures import decode
 from tests.rewards.awkward import colours, write_pictures
 
 BAD = {"broken.png": b"\x89PNG\r\n\x1a\n", "empty.jpg": b"", "notes.txt": b"no image"}

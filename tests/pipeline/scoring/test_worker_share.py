@@ -3,9 +3,8 @@ from __future__ import annotations
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-
-from pipeline.errors import InputError
-from pipeline.scoring.worker_share import ALL, Share, from_environment
+from tgo.pipeline.errors import InputError
+from tgo.pipeline.scoring.worker_share import ALL, Share, from_environment
 
 
 def test_without_a_launcher_one_process_takes_all() -> None:

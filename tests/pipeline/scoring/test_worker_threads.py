@@ -4,8 +4,7 @@ import threading
 import time
 
 import pytest
-
-from pipeline.scoring.worker_threads import AHEAD, Lane, Lanes, open_lanes
+from tgo.pipeline.scoring.worker_threads import AHEAD, Lane, Lanes, open_lanes
 
 
 def test_a_lane_keeps_the_order_and_bounds_what_waits() -> None:

@@ -13,11 +13,10 @@ import pyarrow.parquet as pq
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-
-from pipeline.config.prompt_settings import Columns, PromptSet
-from pipeline.errors import InputError
-from pipeline.sources import prompts
-from pipeline.sources.prompts import Prompt
+from tgo.pipeline.config.prompt_settings import Columns, PromptSet
+from tgo.pipeline.errors import InputError
+from tgo.pipeline.sources import prompts
+from tgo.pipeline.sources.prompts import Prompt
 
 PUBLISHED = Path(__file__).parents[4] / "shared/prompts"
 

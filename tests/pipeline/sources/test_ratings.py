@@ -11,12 +11,11 @@ import pyarrow.parquet as pq
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-
-from pipeline.errors import InputError
-from pipeline.sources import ratings
-from pipeline.sources.pictures import Cell
-from pipeline.sources.prompts import id_of
-from pipeline.sources.rating_tables import Source
+from tgo.pipeline.errors import InputError
+from tgo.pipeline.sources import ratings
+from tgo.pipeline.sources.pictures import Cell
+from tgo.pipeline.sources.prompts import id_of
+from tgo.pipeline.sources.rating_tables import Source
 
 
 def read(place: Path, **changes: Any) -> ratings.Ratings:

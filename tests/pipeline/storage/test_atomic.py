@@ -4,10 +4,9 @@ import os
 from pathlib import Path
 
 import pytest
-
-from pipeline.errors import InputError
-from pipeline.storage import atomic
-from pipeline.storage.atomic import Commits, replacing
+from tgo.pipeline.errors import InputError
+from tgo.pipeline.storage import atomic
+from tgo.pipeline.storage.atomic import Commits, replacing
 
 
 def write(path: Path, content: bytes, commits: Commits | None = None) -> None:

@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tgo.pipeline.storage import card, manifest
 
-from pipeline.storage import card, manifest
 from tests.stage_one import contents, score_into
 
 

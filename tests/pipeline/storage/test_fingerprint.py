@@ -4,14 +4,13 @@ import sys
 from pathlib import Path
 
 import pytest
-
-from pipeline.storage import fingerprint
+from tgo.pipeline.storage import fingerprint
 
 
 @pytest.fixture
 def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A package `pipeline.trial` of two modules, one of which imports the other."""
-    import pipeline
+    from tgo import pipeline
 
     folder = tmp_path / "trial"
     folder.mkdir()
@@ -19,21 +18,21 @@ def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (folder / "used.py").write_text('"""Words."""\nSCALE = 1  # why\n')
     (folder / "main.py").write_text(
         "from typing import TYPE_CHECKING\n"
-        "from pipeline.trial import used\n"
-        "if TYPE_CHECKING:\n    from pipeline.trial import only_types\n"
+        "from tgo.pipeline.trial import used\n"
+        "if TYPE_CHECKING:\n    from tgo.pipeline.trial import only_types\n"
         "def double(x):\n    '''Words.'''\n    return 2 * x * used.SCALE\n"
     )
     (folder / "only_types.py").write_text("X = 1\n")
     (folder / "unrelated.py").write_text("Y = 1\n")
     monkeypatch.setattr(pipeline, "__path__", [*pipeline.__path__, str(tmp_path)])
     yield folder
-    for name in [name for name in sys.modules if name.startswith("pipeline.trial")]:
+    for name in [name for name in sys.modules if name.startswith("tgo.pipeline.trial")]:
         del sys.modules[name]
 
 
 def digest() -> str:
     fingerprint._source.cache_clear()
-    return fingerprint.code_sha256("pipeline.trial.main")
+    return fingerprint.code_sha256("tgo.pipeline.trial.main")
 
 
 @pytest.mark.parametrize(
@@ -56,15 +55,23 @@ def test_code_counts_where_it_computes(package: Path, module: str, text: str, co
 
 def test_the_modules_that_compute_images_are_all_reached() -> None:
     reached: set[str] = set()
-    pending = ["pipeline.scoring.sampling", "pipeline.generators.diffusion"]
+    pending = ["tgo.pipeline.scoring.sampling", "tgo.pipeline.generators.diffusion"]
     while pending:
         module = pending.pop()
-        if module not in reached and module.startswith("pipeline"):
+        if module not in reached and module.startswith("tgo.pipeline"):
             reached.add(module)
             pending += fingerprint._source(module)[1]
-    used = {"pipeline.seeds", "pipeline.generators.base", "pipeline.generators.model_folder"}
+    used = {
+        "tgo.pipeline.seeds",
+        "tgo.pipeline.generators.base",
+        "tgo.pipeline.generators.model_folder",
+    }
     assert used < reached
-    assert not reached & {"pipeline.scoring.score", "pipeline.config.settings", "pipeline.cli"}
+    assert not reached & {
+        "tgo.pipeline.scoring.score",
+        "tgo.pipeline.config.settings",
+        "tgo.pipeline.cli",
+    }
 
 
 def test_the_first_difference_is_told_in_words() -> None:

@@ -8,15 +8,14 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-
-from pipeline.errors import InputError
-from pipeline.storage import locks
+from tgo.pipeline.errors import InputError
+from tgo.pipeline.storage import locks
 
 HOLDER = """
 import sys, time
 from contextlib import nullcontext
 from pathlib import Path
-from pipeline.storage import locks
+from tgo.pipeline.storage import locks
 folder, way, *shards = Path(sys.argv[1]), *sys.argv[2:]
 entered = {"all": locks.hold, "share": lambda at: locks.join(at, lambda: None), "no": nullcontext}
 with entered[way](folder), locks.claim(folder, [int(shard) for shard in shards]):

@@ -8,10 +8,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from PIL import Image
-
-from pipeline.errors import InputError
-from pipeline.storage import shards
-from pipeline.storage.shard_writer import ROWS_PER_GROUP
+from tgo.pipeline.errors import InputError
+from tgo.pipeline.storage import shards
+from tgo.pipeline.storage.shard_writer import ROWS_PER_GROUP
 
 SHAPE = (4, 2, 2)
 

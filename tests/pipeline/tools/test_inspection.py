@@ -13,10 +13,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
+from tgo.pipeline.errors import InputError
+from tgo.pipeline.tools import inspection, inspection_page
+from tgo.pipeline.tools.inspection import Column
 
-from pipeline.errors import InputError
-from pipeline.tools import inspection, inspection_page
-from pipeline.tools.inspection import Column
 from tests.scores import write_scored
 from tests.workspace import ROOT
 
@@ -126,7 +126,7 @@ def test_looking_loads_no_models(scored: Path, tmp_path: Path, command: str) -> 
         "sql": ["select count(*) from scored", "--scored", str(scored)],
     }[command]
     code = (
-        "import sys; from pipeline.cli import app; "
+        "import sys; from tgo.pipeline.cli import app; "
         f"app(['{command}', *{arguments!r}], standalone_mode=False); "
         "print(sorted({'torch', 'diffusers', 'transformers'} & set(sys.modules)))"
     )

@@ -8,10 +8,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-
-from pipeline.config import preset, settings
-from pipeline.errors import InputError
-from pipeline.tools import costs, run_plan
+from tgo.pipeline.config import preset, settings
+from tgo.pipeline.errors import InputError
+from tgo.pipeline.tools import costs, run_plan
 
 ROOT = Path(__file__).parents[3]
 PRESETS = sorted(path.stem for path in (ROOT / "presets").glob("*.yaml"))
@@ -45,7 +44,7 @@ def test_every_preset_is_planned_without_network_or_models(
 def test_the_command_loads_neither_torch_nor_diffusers(params: Path) -> None:
     code = (
         "import sys; sys.argv = ['tgo', 'plan', '--params', sys.argv[1]]\n"
-        "from pipeline.cli import app\n"
+        "from tgo.pipeline.cli import app\n"
         "try: app()\n"
         "except SystemExit as end: assert end.code == 0, end.code\n"
         "print({'torch', 'diffusers', 'transformers'} & sys.modules.keys())"

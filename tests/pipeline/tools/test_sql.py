@@ -7,12 +7,12 @@ from typing import Any
 
 import numpy as np
 import pytest
+from tgo.pipeline.cli import app
+from tgo.pipeline.errors import InputError
+from tgo.pipeline.labelling import label
+from tgo.pipeline.tools import sql
 from typer.testing import CliRunner
 
-from pipeline.cli import app
-from pipeline.errors import InputError
-from pipeline.labelling import label
-from pipeline.tools import sql
 from tests.scores import make_rule, write_scored
 
 

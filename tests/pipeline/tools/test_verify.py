@@ -5,13 +5,13 @@ from pathlib import Path
 
 import pyarrow as pa
 import pytest
+from tgo.pipeline import layout
+from tgo.pipeline.config import settings
+from tgo.pipeline.errors import InputError
+from tgo.pipeline.labelling import label
+from tgo.pipeline.storage import manifest, shards
+from tgo.pipeline.tools import verify
 
-from pipeline import layout
-from pipeline.config import settings
-from pipeline.errors import InputError
-from pipeline.labelling import label
-from pipeline.tools import verify
-from pipeline.storage import manifest, shards
 from tests import workspace
 from tests.stage_one import PROMPTS, score_into
 

@@ -3,9 +3,8 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-
-from pipeline.config.train_settings import Collapse
-from pipeline.training_log import health
+from tgo.pipeline.config.train_settings import Collapse
+from tgo.pipeline.training_log import health
 
 GOOD: dict[str, Any] = {
     "loss": 0.6,

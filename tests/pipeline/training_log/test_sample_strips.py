@@ -4,10 +4,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-
-from pipeline.errors import InputError
-from pipeline.page import gallery
-from pipeline.training_log import sample_strips
+from tgo.pipeline.errors import InputError
+from tgo.pipeline.page import gallery
+from tgo.pipeline.training_log import sample_strips
 
 
 def images(seed: int) -> np.ndarray:

@@ -2,9 +2,8 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-
-from pipeline.labelling.stats import mixtures
-from pipeline.labelling.stats.mixtures import BINS, Range
+from tgo.pipeline.labelling.stats import mixtures
+from tgo.pipeline.labelling.stats.mixtures import BINS, Range
 
 
 def counted(scores: np.ndarray) -> tuple[np.ndarray, Range]:

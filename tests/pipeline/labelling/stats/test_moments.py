@@ -8,9 +8,8 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
-
-from pipeline.labelling.stats import moments
-from pipeline.labelling.stats.moments import Moments
+from tgo.pipeline.labelling.stats import moments
+from tgo.pipeline.labelling.stats.moments import Moments
 
 FINITE = st.floats(width=32, allow_nan=False, allow_infinity=False) | st.sampled_from(
     [0.0, -0.0, 1e-45, -1e-45, 1.1754942e-38, 3.4028235e38, -3.4028235e38]

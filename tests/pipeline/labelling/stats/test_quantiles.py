@@ -8,9 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
-
-from pipeline.labelling.stats import quantiles
-from pipeline.labelling.stats.quantiles import Selection, percentiles, rank, ranks
+from tgo.pipeline.labelling.stats import quantiles
+from tgo.pipeline.labelling.stats.quantiles import Selection, percentiles, rank, ranks
 
 FLOATS = st.floats(width=32, allow_nan=False) | st.sampled_from(
     [0.0, -0.0, 1e-45, -1e-45, 1.0, 1.0000001, float("inf"), float("-inf")]

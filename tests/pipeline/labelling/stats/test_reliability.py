@@ -8,11 +8,11 @@ import pyarrow as pa
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from tgo.pipeline.errors import InputError
+from tgo.pipeline.labelling import diagnostics, label, labeller, subsample
+from tgo.pipeline.labelling.stats import reliability
+from tgo.pipeline.storage import hashing
 
-from pipeline.errors import InputError
-from pipeline.labelling.stats import reliability
-from pipeline.labelling import diagnostics, label, labeller, subsample
-from pipeline.storage import hashing
 from tests.scores import make_rule, write_scored
 
 
@@ -43,7 +43,9 @@ def test_intervals_have_the_width_that_theory_says(
     changes: dict, centre: float, deviation: float
 ) -> None:
     scores = np.random.default_rng(0).normal(size=4000).astype(np.float32)
-    low, high = reliability.threshold_interval(scores, np.arange(4000), make_rule(**changes), seed=0)
+    low, high = reliability.threshold_interval(
+        scores, np.arange(4000), make_rule(**changes), seed=0
+    )
     assert low < centre < high
     assert high - low == pytest.approx(2 * 1.96 * deviation / np.sqrt(4000), rel=0.2)
 
@@ -62,7 +64,9 @@ def test_a_samples_interval_is_scaled_to_all_rows() -> None:
     scores = np.random.default_rng(0).normal(size=1000).astype(np.float32)
     rule, groups = make_rule(), np.arange(1000)
     low, high = reliability.threshold_interval(scores, groups, rule, seed=0)
-    small_low, small_high = reliability.threshold_interval(scores, groups, rule, seed=0, rows=100_000)
+    small_low, small_high = reliability.threshold_interval(
+        scores, groups, rule, seed=0, rows=100_000
+    )
     assert small_high - small_low == pytest.approx((high - low) / 10, rel=1e-4)
 
 
