@@ -8,7 +8,7 @@
 
 All rivals make images of the same prompts in one run, in turns, and the median counts:
 
-    sampling            ours, embeddings in, codes out
+    sampling            ours, embeddings in, latents out
     images              ours, decoded too
     parts               sampling, decoding and scoring, one after the other, nothing written
     stage               all of stage one: embeddings, images, scores, PNGs, shard, manifest

@@ -83,8 +83,8 @@ class Bare:
         self._networks = Networks(self._family, train, World(device), needs_reference=True)
         rows = LabelledRows(place.scored, place.labelled, place.embeddings)
         batch = next(Stream(rows, seed=0, batch_size=train.batch_size).batches()).to(device)
-        self._codes, self._conditions = batch.codes.float(), batch.conditions
-        drawn = self._family.corrupt(batch.codes.cpu(), torch.Generator().manual_seed(0))
+        self._latents, self._conditions = batch.latents.float(), batch.conditions
+        drawn = self._family.corrupt(batch.latents.cpu(), torch.Generator().manual_seed(0))
         self._corruption = type(drawn)(*(part.to(device) for part in drawn))
 
     def __call__(self, updates: int) -> None:
@@ -97,7 +97,7 @@ class Bare:
                 parameter.grad = None
 
     def _log_likelihood(self, network: nn.Module) -> Tensor:
-        given = (self._codes, self._conditions, self._corruption)
+        given = (self._latents, self._conditions, self._corruption)
         with self._networks.autocast():
             return self._family.log_likelihood(network, *given, temperature=1.0)
 

@@ -186,5 +186,7 @@ def _datasets(root: Path) -> Iterator[Any]:
 
     files = [str(path) for path in shards.shard_paths(root / "scored")]
     stream = load_dataset("parquet", data_files=files, split="train", streaming=True)
-    chosen = stream.select_columns(["codes"]).shuffle(seed=0, buffer_size=1024).with_format("torch")
+    chosen = (
+        stream.select_columns(["latents"]).shuffle(seed=0, buffer_size=1024).with_format("torch")
+    )
     yield from DataLoader(chosen, batch_size=BATCH)

@@ -84,9 +84,9 @@ def write_rows(
         ),
         unique,
     )
-    codes = random.standard_normal((rows, int(np.prod(shape))), np.float32).astype(np.float16)
+    latents = random.standard_normal((rows, int(np.prod(shape))), np.float32).astype(np.float16)
     metadata = {
-        "tgo.codes": {"shape": list(shape), "dtype": "float16"},
+        "tgo.latents": {"shape": list(shape), "dtype": "float16"},
         "tgo.fingerprint": {"images": "benchmark"},
         "tgo.embeddings": {"sha256": digest},
     }
@@ -101,7 +101,7 @@ def write_rows(
         "status": ["ok"] * rows,
         "error": [None] * rows,
         "image": [None if pixels is None else _picture(random, pixels) for _ in number],
-        "codes": pa.FixedSizeListArray.from_arrays(pa.array(codes.ravel()), codes.shape[1]),
+        "latents": pa.FixedSizeListArray.from_arrays(pa.array(latents.ravel()), latents.shape[1]),
         "clip": np.zeros(rows, np.float32),
     }
     shards.write_shard(

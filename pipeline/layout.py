@@ -10,7 +10,7 @@ from pathlib import Path
 PARAMS = Path("params.yaml")
 PRESETS = Path("presets")
 
-SCORED = Path("data/scored")  # stage one: images, codes, scores
+SCORED = Path("data/scored")  # stage one: images, latents, scores
 EMBEDDINGS = Path("data/prompt_embeddings")  # stage one: one file beside each scored shard
 LABELLED = Path("data/labelled")  # stage two: labels, weights, threshold.json
 THRESHOLD = LABELLED / "threshold.json"

@@ -19,7 +19,7 @@ settings.load_profile("project")
 
 @pytest.fixture(scope="session")
 def tiny_generator(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A random Stable Diffusion folder: 16 px images, 4 x 8 x 8 codes; copy it to harm it."""
+    """A random Stable Diffusion folder: 16 px images, 4 x 8 x 8 latents; copy it to harm it."""
     from tests.models import write_random_diffusion
 
     return write_random_diffusion(tmp_path_factory.mktemp("generator") / "diffusion")

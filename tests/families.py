@@ -51,12 +51,12 @@ def load(kind: str, source: Path | str, **changes: Any) -> Latent:
 def sample(family: Any, prompts: list[str], seeds: list[int]) -> torch.Tensor:
     encoded = family.encode_prompts([*prompts, ""])
     given, empty = of_rows(encoded, slice(-1)), of_rows(encoded, -1)
-    codes: torch.Tensor = family.sample(given, empty, family.initial_noise(seeds))
-    return codes
+    latents: torch.Tensor = family.sample(given, empty, family.initial_noise(seeds))
+    return latents
 
 
 def case(family: Latent) -> tuple[torch.Tensor, Conditions, Corruption]:
-    codes = family.initial_noise([3, 4])
-    drawn = family.corrupt(codes, torch.Generator().manual_seed(5))
-    assert drawn.noise.shape == codes.shape
-    return codes, family.encode_prompts(PROMPTS), drawn
+    latents = family.initial_noise([3, 4])
+    drawn = family.corrupt(latents, torch.Generator().manual_seed(5))
+    assert drawn.noise.shape == latents.shape
+    return latents, family.encode_prompts(PROMPTS), drawn

@@ -73,7 +73,7 @@ class ClassStream:
                 yield self._join(next(good), next(bad))
 
     def _join(self, good: Batch, bad: Batch) -> Batch:
-        names = ("codes", "label", "weight", "signal", "rows", "seeds")
+        names = ("latents", "label", "weight", "signal", "rows", "seeds")
         columns = {
             name: joined([getattr(good, name), getattr(bad, name)], self._pin) for name in names
         }

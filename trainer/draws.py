@@ -64,17 +64,17 @@ class Draws:
                 f"the family {family.name} makes them otherwise; set it to fresh"
             )
 
-    def of(self, update: int, start: int, codes: Tensor, seeds: Tensor) -> Drawn:
+    def of(self, update: int, start: int, latents: Tensor, seeds: Tensor) -> Drawn:
         """What is drawn for the samples from place ``start`` of the global batch on.
 
         Args:
-            codes: ``[n, ...]`` of those samples; only the shape counts.
+            latents: ``[n, ...]`` of those samples; only the shape counts.
             seeds: int64 ``[n]`` from which their images were made; used by tracked noise alone.
         """
         every = self.every
-        first, last = start // every, (start + len(codes)) // every
+        first, last = start // every, (start + len(latents)) // every
         blocks = range(first // BLOCK, -(-last // BLOCK))
-        parts = [self._block(update, block, codes) for block in blocks]
+        parts = [self._block(update, block, latents) for block in blocks]
         here = slice(first - blocks[0] * BLOCK, last - blocks[0] * BLOCK)
         timesteps, noise = (
             _joined([part[column] for part in parts], here, every) for column in (0, 1)
@@ -87,20 +87,20 @@ class Draws:
         corruption = Corruption(timesteps, noise)
         return Drawn(corruption, dropped, self._weight(timesteps))
 
-    def _block(self, update: int, block: int, codes: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def _block(self, update: int, block: int, latents: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """A block, drawn once for all of an update's micro batches."""
         if (update, block) not in self._kept:
             self._kept = {key: kept for key, kept in self._kept.items() if key[0] == update}
-            self._kept[update, block] = self._draw(update, block, codes)
+            self._kept[update, block] = self._draw(update, block, latents)
         return self._kept[update, block]
 
-    def _draw(self, update: int, block: int, codes: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def _draw(self, update: int, block: int, latents: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Timesteps and noise ``[units, K, ...]`` and what is dropped, of one block."""
         train = self._train
         name = f"update block {block}" if block else "update"
         generator = torch.Generator().manual_seed(sample_seed(train.seed, name, update))
         size = min(BLOCK, self._units - block * BLOCK)
-        like = codes[:1].expand(size, *codes.shape[1:])
+        like = latents[:1].expand(size, *latents.shape[1:])
         drawn = [self._corrupt(like, generator) for _ in range(train.draws)]
         timesteps, noise = (torch.stack(part, dim=1) for part in zip(*drawn, strict=True))
         dropped = torch.rand(size, generator=generator) < train.condition_dropout
@@ -129,7 +129,7 @@ class Draws:
         return noise[:, None].expand(shape)
 
     def _weight(self, timesteps: Tensor) -> Tensor | None:
-        """Min-SNR weights (arXiv:2303.09556): errors of the clean codes count min(SNR, gamma)."""
+        """Min-SNR weights (arXiv:2303.09556): errors of the clean latents count min(SNR, gamma)."""
         gamma = self._train.timesteps.min_snr
         if gamma is None or self._timed is None:
             return None

@@ -1,4 +1,4 @@
-"""What one update gives both networks: codes, conditions and corruptions, on the device."""
+"""What one update gives both networks: latents, conditions and corruptions, on the device."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ if TYPE_CHECKING:
 class Given(NamedTuple):
     """Of n samples with K corruptions each; a sample's own lie side by side."""
 
-    codes: Tensor
-    """``[n K, *code_shape]``, latents in float32."""
+    latents: Tensor
+    """``[n K, *latent_shape]``, latents in float32."""
     conditions: Conditions
     corruption: Corruption
     weight: Tensor | None
@@ -48,14 +48,14 @@ class Inputs:
         if self._cache is not None:
             corruption, reference = self._cache.draw(number, batch, self._draws.every)
             corruption = Corruption(*(self._send(part) for part in corruption))
-            given = Given(exact(sent.codes), sent.conditions, corruption, None)
+            given = Given(exact(sent.latents), sent.conditions, corruption, None)
             return given, self._send(reference)
-        drawn = self._draws.of(number, batch.start, batch.codes, batch.seeds)
+        drawn = self._draws.of(number, batch.start, batch.latents, batch.seeds)
         corruption = Corruption(*(self._send(part.flatten(0, 1)) for part in drawn.corruption))
         conditions = self._drop(sent.conditions, drawn.dropped)
         weight = None if drawn.weight is None else self._send(drawn.weight.flatten())
         repeated = {name: self._repeat(value) for name, value in conditions.items()}
-        return Given(self._repeat(exact(sent.codes)), repeated, corruption, weight), None
+        return Given(self._repeat(exact(sent.latents)), repeated, corruption, weight), None
 
     def _drop(self, conditions: Conditions, dropped: Tensor | None) -> Conditions:
         """Put the empty prompt in the place of some prompts, so that guidance keeps working."""
@@ -77,6 +77,6 @@ class Inputs:
         return tensor.to(self._device, non_blocking=True)
 
 
-def exact(codes: Tensor) -> Tensor:
+def exact(latents: Tensor) -> Tensor:
     """Latents in float32; tokens as they are."""
-    return codes.float() if codes.is_floating_point() else codes
+    return latents.float() if latents.is_floating_point() else latents

@@ -156,7 +156,7 @@ class Learner:
     def _log_likelihood(self, network: nn.Module, given: Given) -> tuple[Tensor, Tensor | None]:
         """Log-likelihoods ``[n K]``, and the residuals they come from where the family has them."""
         temperature = self._train.temperature
-        arguments = (network, given.codes, given.conditions, given.corruption)
+        arguments = (network, given.latents, given.conditions, given.corruption)
         with self._networks.autocast():
             if self._regressor is None:
                 return self._family.log_likelihood(*arguments, temperature=temperature), None
@@ -176,9 +176,9 @@ class Learner:
         return values if times == 1 else values.view(-1, times).mean(dim=1)
 
     @torch.no_grad()
-    def measure(self, codes: Tensor, conditions: Conditions, corruption: Corruption) -> Tensor:
+    def measure(self, latents: Tensor, conditions: Conditions, corruption: Corruption) -> Tensor:
         """The policy's log-likelihoods ``[B]``: the reference's before the first update."""
-        given = Given(exact(codes), conditions, corruption, None)
+        given = Given(exact(latents), conditions, corruption, None)
         return self._log_likelihood(self._networks.network, given)[0]
 
     def renew_reference(self) -> None:

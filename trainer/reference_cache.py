@@ -29,7 +29,7 @@ from tgo.pipeline.generators.base import Conditions, Corruption
 from tgo.pipeline.seeds import sample_seed
 from tgo.pipeline.storage.atomic import canonical, replacing
 from tgo.pipeline.storage.fingerprint import code_sha256
-from tgo.pipeline.storage.shards import read_codes, read_metadata, read_shard
+from tgo.pipeline.storage.shards import read_latents, read_metadata, read_shard
 from torch import Tensor
 from tqdm import tqdm
 
@@ -44,7 +44,7 @@ if TYPE_CHECKING:
 NAME = "log_likelihood"
 OK = "ok"
 Measure = Callable[[Tensor, Conditions, Corruption], Tensor]
-"""The reference's log-likelihoods ``[B]`` of codes under conditions and a corruption."""
+"""The reference's log-likelihoods ``[B]`` of latents under conditions and a corruption."""
 
 
 def load_cache(
@@ -88,13 +88,13 @@ class FixedCorruptions:
         chosen = torch.randint(self._count, (samples // every,), generator=generator)
         return chosen.repeat_interleave(every).numpy()
 
-    def make(self, codes: Tensor, prompts: Iterable[str], chosen: Iterable[int]) -> Corruption:
-        """Corruption ``chosen[i]`` of the prompt ``prompts[i]`` for ``codes[i]``, on the CPU."""
+    def make(self, latents: Tensor, prompts: Iterable[str], chosen: Iterable[int]) -> Corruption:
+        """Corruption ``chosen[i]`` of the prompt ``prompts[i]`` for ``latents[i]``, on the CPU."""
         parts = []
         for at, (prompt, number) in enumerate(zip(prompts, chosen, strict=True)):
             seed = sample_seed(self._seed, f"corruption {prompt}", int(number))
             generator = torch.Generator().manual_seed(seed)
-            parts.append(self._family.corrupt(codes[at : at + 1].cpu(), generator))
+            parts.append(self._family.corrupt(latents[at : at + 1].cpu(), generator))
         return Corruption(*(torch.cat(column) for column in zip(*parts, strict=True)))
 
 
@@ -140,21 +140,21 @@ class ReferenceCache:
         chosen = whole[batch.start : batch.start + len(batch.rows)]
         numbers = batch.rows.numpy()
         prompts = [self._prompts[number] for number in numbers]
-        corruption = self._corruptions.make(batch.codes, prompts, chosen)
+        corruption = self._corruptions.make(batch.latents, prompts, chosen)
         return corruption, self._values[self._places[numbers], chosen]
 
     def _measure(self, path: Path, table: PromptTable, measure: Measure, size: int) -> Tensor:
         """Log-likelihoods ``[rows, K]`` of a shard, ``size`` at once; NaN for failed images."""
-        codes = read_codes(path)
+        latents = read_latents(path)
         columns = read_shard(path, ["status", "prompt_id"])
         ids = columns["prompt_id"].to_pylist()
         prompt = table.find(columns["prompt_id"].combine_chunks())
-        found = torch.full((len(codes), self._count), torch.nan)
+        found = torch.full((len(latents), self._count), torch.nan)
         places = np.flatnonzero(np.array(columns["status"].to_pylist()) == OK)
         for start in range(0, len(places), size):
             here = places[start : start + size]
             padded = np.concatenate([here, np.repeat(here[-1:], size - len(here))])
-            some = torch.from_numpy(codes[padded])
+            some = torch.from_numpy(latents[padded])
             given = {name: value[prompt[padded]] for name, value in table.conditions.items()}
             for number in range(self._count):
                 corruption = self._corruptions.make(

@@ -1,6 +1,6 @@
 """The labelled rows on disk: scored shards, their labels and their prompt embeddings, joined.
 
-Labels, weights and prompt numbers of all rows are held in memory (some 32 bytes a row); codes
+Labels, weights and prompt numbers of all rows are held in memory (some 32 bytes a row); latents
 are read one row group at a time, and embeddings stay memory-mapped until a batch asks for them.
 
 What is drawn is a *unit*: a row, or for objectives on pairs a winner and its loser, two rows of
@@ -85,9 +85,9 @@ class LabelledRows:
         self._negative_tables = 0
         self.unit = 2 if rows.endswith("pairs") else 1
         """Rows that are drawn together."""
-        layout = read_metadata(self._paths[0])["tgo.codes"]
-        self.code_shape: tuple[int, ...] = tuple(layout["shape"])
-        self.code_dtype = np.dtype(layout["dtype"])
+        layout = read_metadata(self._paths[0])["tgo.latents"]
+        self.latent_shape: tuple[int, ...] = tuple(layout["shape"])
+        self.latent_dtype = np.dtype(layout["dtype"])
         self.groups: list[RowGroup] = []
         digest = hashlib.sha256()
         for shard, path in enumerate(self._paths):
@@ -116,19 +116,19 @@ class LabelledRows:
         """The empty prompt's conditions ``[...]``, as stored."""
         return self._tables[0].unconditional
 
-    def codes(self, number: int) -> np.ndarray:
-        """Codes ``[n, *code_shape]`` of the usable rows of row group ``number``, as stored."""
+    def latents(self, number: int) -> np.ndarray:
+        """Latents ``[n, *latent_shape]`` of the usable rows of row group ``number``, as stored."""
         group = self.groups[number]
         path = self._paths[group.shard]
-        column = read_shard(path, ["codes"], group.index)["codes"].combine_chunks()
+        column = read_shard(path, ["latents"], group.index)["latents"].combine_chunks()
         if column.null_count and pc.any(column.take(pa.array(group.places)).is_null()).as_py():
-            raise InputError(f"{path}: a labelled row has no codes; run `tgo label` again")
+            raise InputError(f"{path}: a labelled row has no latents; run `tgo label` again")
         # the values' buffer also holds the places of null lists, which `flatten` would leave out
-        values = np.frombuffer(column.values.buffers()[1], self.code_dtype)
+        values = np.frombuffer(column.values.buffers()[1], self.latent_dtype)
         values = values[: len(column) * column.type.list_size]
-        codes = values.reshape(len(column), *self.code_shape)
-        every = self.unit == 1 and len(group.places) == len(codes)
-        return codes if every else codes[group.places]
+        latents = values.reshape(len(column), *self.latent_shape)
+        every = self.unit == 1 and len(group.places) == len(latents)
+        return latents if every else latents[group.places]
 
     def condition_negatives(self, tables: Sequence[PromptTable]) -> None:
         """From now on give rows with a label below 0.5 the embeddings of ``tables``, by shard.

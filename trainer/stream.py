@@ -30,8 +30,8 @@ START = Position(epoch=0, cursor=0)
 class Batch(NamedTuple):
     """One batch of B rows and the position to continue from after it."""
 
-    codes: Tensor
-    """``[B, *code_shape]`` in the type they are stored in."""
+    latents: Tensor
+    """``[B, *latent_shape]`` in the type they are stored in."""
     conditions: Conditions
     """What the prompts give the network ``[B, ...]``, as stored."""
     label: Tensor
@@ -71,8 +71,8 @@ class _Buffer:
 
     def __init__(self, rows: LabelledRows, window: Window, pin: bool) -> None:
         size = len(window.slots) * rows.unit
-        dtype = torch.from_numpy(np.empty(0, rows.code_dtype)).dtype
-        self.codes = torch.empty((size, *rows.code_shape), dtype=dtype, pin_memory=pin)
+        dtype = torch.from_numpy(np.empty(0, rows.latent_dtype)).dtype
+        self.latents = torch.empty((size, *rows.latent_shape), dtype=dtype, pin_memory=pin)
         self.label = torch.empty(size, pin_memory=pin)
         self.weight = torch.empty(size, pin_memory=pin)
         self.signal = torch.empty(size, pin_memory=pin)
@@ -87,7 +87,7 @@ class _Buffer:
         group, unit = self._source.groups[number], self._source.unit
         if unit > 1:
             slots = (slots[:, None] * unit + np.arange(unit)).ravel()
-        self.codes.numpy()[slots] = self._source.codes(number)
+        self.latents.numpy()[slots] = self._source.latents(number)
         self.label.numpy()[slots] = group.label
         self.weight.numpy()[slots] = group.weight
         self.signal.numpy()[slots] = group.signal
@@ -170,10 +170,10 @@ class Stream:
         table = np.concatenate([buffer.table[where] for buffer, where in parts])
         prompt = np.concatenate([buffer.prompt[where] for buffer, where in parts])
         conditions = self._rows.conditions(table, prompt, pin=self._pin)
-        names = ("codes", "label", "weight", "signal", "rows", "seeds")
-        codes, label, weight, signal, rows, seeds = map(column, names)
+        names = ("latents", "label", "weight", "signal", "rows", "seeds")
+        latents, label, weight, signal, rows, seeds = map(column, names)
         start = self._share.start * self._rows.unit
-        return Batch(codes, conditions, label, weight, signal, rows, seeds, position, start)
+        return Batch(latents, conditions, label, weight, signal, rows, seeds, position, start)
 
     def _filled(self, position: Position) -> Iterator[tuple[Window, _Buffer]]:
         """Windows with their rows; with workers the next one is read while one is in use."""

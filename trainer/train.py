@@ -274,13 +274,13 @@ class Session:
 
 
 def _load_family(settings: Settings, rows: LabelledRows, device: torch.device) -> Family:
-    """The model to train, in float32 whatever type it samples in, checked against the codes."""
+    """The model to train, in float32 whatever type it samples in, checked against the latents."""
     exact = settings.generator.model_copy(update={"dtype": "float32"})
     family = load_generator(exact, device=str(device))
-    if tuple(family.code_shape) != rows.code_shape:
+    if tuple(family.latent_shape) != rows.latent_shape:
         raise InputError(
-            f"generator.model: {settings.generator.model} works on codes of shape "
-            f"{tuple(family.code_shape)}, the scored shards hold {rows.code_shape}; "
+            f"generator.model: {settings.generator.model} works on latents of shape "
+            f"{tuple(family.latent_shape)}, the scored shards hold {rows.latent_shape}; "
             "run `tgo score` with this model"
         )
     return family

@@ -25,16 +25,16 @@ it is, so a family whose values float16 cannot hold returns bfloat16.
 
 
 class Corruption(NamedTuple):
-    """How training codes are corrupted; policy and reference must be given the same one."""
+    """How training latents are corrupted; policy and reference must be given the same one."""
 
     timesteps: Tensor  # [B], int64 steps or, of flows, float32: 1000 sigma
-    noise: Tensor  # [B, *code_shape]: float32, or bool where a masked family hides tokens
+    noise: Tensor  # [B, *latent_shape]: float32, or bool where a masked family hides tokens
 
 
 class Family(Protocol):
     """A text-to-image model of one family, loaded on one device.
 
-    Codes are what the network sees and training consumes: `code_dtype` [B, *code_shape] when
+    Latents are what the network sees and training consumes: `latent_dtype` [B, *latent_shape] when
     stored. Methods accept tensors on any device and bring them to the model's own.
     """
 
@@ -43,8 +43,8 @@ class Family(Protocol):
     """The policy: what is trained."""
     texts: Texts
     """What reads prompts."""
-    code_shape: tuple[int, ...]
-    code_dtype: torch.dtype
+    latent_shape: tuple[int, ...]
+    latent_dtype: torch.dtype
 
     def describe(self) -> dict[str, Any]:
         """Everything beside seeds and prompts that decides an image, as plain JSON values."""
@@ -60,40 +60,40 @@ class Family(Protocol):
     def initial_noise(self, seeds: Sequence[int]) -> Tensor:
         """What makes sampling random, [B, ...] on the CPU, each sample from a generator of its own.
 
-        For most families the noise [B, *code_shape] that the first step starts from.
+        For most families the noise [B, *latent_shape] that the first step starts from.
         """
         ...
 
     def sample(self, conditions: Conditions, unconditional: Conditions, noise: Tensor) -> Tensor:
-        """Codes [B, *code_shape], float32, from conditions [B, ...] and noise; NaN where it failed.
+        """Float32 latents [B, *latent_shape] of conditions [B, ...] and noise; NaN where it failed.
 
         `unconditional` holds those of the empty prompt, for guidance, without the batch: [...].
         """
         ...
 
-    def decode(self, codes: Tensor) -> Tensor:
+    def decode(self, latents: Tensor) -> Tensor:
         """Images uint8 RGB [B, 3, H, W] on the CPU."""
         ...
 
     def encode(self, images: Tensor) -> Tensor:
-        """Codes of images uint8 RGB [B, 3, H, W], as stored: `code_dtype` on the CPU.
+        """Latents of images uint8 RGB [B, 3, H, W], as stored: `latent_dtype` on the CPU.
 
-        The family's own image encoder, without randomness: the same image gives the same codes.
+        The family's own image encoder, without randomness: the same image gives the same latents.
         H and W are those that `decode` gives; InputError says so of any others.
         """
         ...
 
-    def corrupt(self, codes: Tensor, generator: torch.Generator) -> Corruption:
-        """Training-time timesteps and noise for codes [B, *code_shape], on the CPU.
+    def corrupt(self, latents: Tensor, generator: torch.Generator) -> Corruption:
+        """Training-time timesteps and noise for latents [B, *latent_shape], on the CPU.
 
-        Only the shape of `codes` counts; the CPU `generator` is all that decides.
+        Only the shape of `latents` counts; the CPU `generator` is all that decides.
         """
         ...
 
     def log_likelihood(
         self,
         network: nn.Module,
-        codes: Tensor,
+        latents: Tensor,
         conditions: Conditions,
         corruption: Corruption,
         *,
@@ -116,9 +116,9 @@ class Regressor(Protocol):
     """
 
     def residual(
-        self, network: nn.Module, codes: Tensor, conditions: Conditions, corruption: Corruption
+        self, network: nn.Module, latents: Tensor, conditions: Conditions, corruption: Corruption
     ) -> Tensor:
-        """``target - prediction`` of `network`, float32 [B, *code_shape]."""
+        """``target - prediction`` of `network`, float32 [B, *latent_shape]."""
         ...
 
 
@@ -135,7 +135,7 @@ class Timed(Protocol):
         ...
 
     def signal_to_noise(self, timesteps: Tensor) -> tuple[Tensor, Tensor]:
-        """Signal-to-noise ratio, and squared error of the clean codes per squared residual.
+        """Signal-to-noise ratio, and squared error of the clean latents per squared residual.
 
         Both float32, of the shape of `timesteps` and where they are. Where the ratio is 0 or
         infinite, `min(ratio, gamma) * factor` must still be finite.

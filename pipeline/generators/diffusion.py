@@ -70,10 +70,10 @@ class Diffusion(Latent):
             latents = scheduler.step(prediction, timestep, latents).prev_sample
         return latents.float()
 
-    def corrupt(self, codes: Tensor, generator: torch.Generator) -> Corruption:
+    def corrupt(self, latents: Tensor, generator: torch.Generator) -> Corruption:
         count = self._schedule.config.num_train_timesteps
-        timesteps = torch.randint(count, (len(codes),), generator=generator)
-        noise = torch.randn(codes.shape, generator=generator)
+        timesteps = torch.randint(count, (len(latents),), generator=generator)
+        noise = torch.randn(latents.shape, generator=generator)
         return Corruption(timesteps, noise)
 
     def timesteps_at(self, levels: Tensor) -> Tensor:
@@ -88,9 +88,9 @@ class Diffusion(Latent):
         return ratio, factors.get(self._schedule.config.prediction_type, torch.ones_like(kept))
 
     def residual(
-        self, network: nn.Module, codes: Tensor, conditions: Conditions, corruption: Corruption
+        self, network: nn.Module, latents: Tensor, conditions: Conditions, corruption: Corruption
     ) -> Tensor:
-        clean = codes.to(self._device, torch.float32)
+        clean = latents.to(self._device, torch.float32)
         timesteps, noise = (part.to(self._device) for part in corruption)
         corrupted = self._schedule.add_noise(clean, noise, timesteps)
         dtype = self._network_dtype()
@@ -101,7 +101,7 @@ class Diffusion(Latent):
     def _predict(
         self, network: nn.Module, noisy: Tensor, timesteps: Tensor, conditions: Conditions
     ) -> Tensor:
-        """The network's output for noisy codes and conditions in its own type."""
+        """The network's output for noisy latents and conditions in its own type."""
         prediction: Tensor = network(
             noisy, timesteps, encoder_hidden_states=conditions["embeddings"]
         ).sample

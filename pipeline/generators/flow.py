@@ -52,16 +52,16 @@ class Flow(Latent):
             latents = self._scheduler.step(velocity, timestep, latents).prev_sample
         return latents.float()
 
-    def corrupt(self, codes: Tensor, generator: torch.Generator) -> Corruption:
+    def corrupt(self, latents: Tensor, generator: torch.Generator) -> Corruption:
         """Logit-normal sigmas, shifted as the sampler's are at this resolution.
 
-        The noise is in the space of the codes, as `initial_noise` is: the noise that made an
+        The noise is in the space of the latents, as `initial_noise` is: the noise that made an
         image may take its place.
         """
-        sigma = torch.randn(len(codes), generator=generator).sigmoid()
+        sigma = torch.randn(len(latents), generator=generator).sigmoid()
         shift = self._shift()
         sigma = shift * sigma / (1 + (shift - 1) * sigma)
-        noise = torch.randn(codes.shape, generator=generator)
+        noise = torch.randn(latents.shape, generator=generator)
         return Corruption(STEPS * sigma, noise)
 
     def timesteps_at(self, levels: Tensor) -> Tensor:
@@ -74,9 +74,9 @@ class Flow(Latent):
         return ((1 - sigma) / sigma).square(), sigma.square()
 
     def residual(
-        self, network: nn.Module, codes: Tensor, conditions: Conditions, corruption: Corruption
+        self, network: nn.Module, latents: Tensor, conditions: Conditions, corruption: Corruption
     ) -> Tensor:
-        clean = codes.to(self._device, torch.float32)
+        clean = latents.to(self._device, torch.float32)
         timesteps, noise = (part.to(self._device) for part in corruption)
         sigma = (timesteps / STEPS).view(-1, *[1] * (clean.ndim - 1))
         noisy = (1 - sigma) * clean + sigma * noise
@@ -87,10 +87,10 @@ class Flow(Latent):
     def _predict(
         self, network: nn.Module, noisy: Tensor, timesteps: Tensor, conditions: Conditions
     ) -> Tensor:
-        """The velocity ``noise - x0`` [B, *code_shape] that the network predicts.
+        """The velocity ``noise - x0`` [B, *latent_shape] that the network predicts.
 
         Args:
-            noisy: [B, *code_shape] in the network's type, as are the conditions.
+            noisy: [B, *latent_shape] in the network's type, as are the conditions.
             timesteps: float32 [B] in 0 to 1000.
         """
         raise NotImplementedError
@@ -113,7 +113,7 @@ class Flow(Latent):
 
     def _mu(self) -> float:
         """How much more noise larger images need: linear in their number of tokens."""
-        tokens = math.prod(self.code_shape[-2:]) / self.patch**2
+        tokens = math.prod(self.latent_shape[-2:]) / self.patch**2
         config = self._scheduler.config
         few, many = config.get("base_image_seq_len", 256), config.get("max_image_seq_len", 4096)
         low, high = config.get("base_shift", 0.5), config.get("max_shift", 1.15)

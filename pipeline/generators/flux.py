@@ -16,7 +16,7 @@ T5_TOKENS = 512
 class Flux(Flow):
     """`black-forest-labs/FLUX.1-dev` and models of its kind.
 
-    Codes and noise are latents [16, H, W]; only on the way into the network are squares of 2 x 2
+    Latents and noise are latents [16, H, W]; only on the way into the network are squares of 2 x 2
     packed into tokens. The guidance scale is what the network is told, in sampling and in
     training; there is no second forward.
     """
@@ -35,7 +35,7 @@ class Flux(Flow):
 
     def __init__(self, *args: Any, **options: Any) -> None:
         super().__init__(*args, **options)
-        rows, columns = (side // self.patch for side in self.code_shape[1:])
+        rows, columns = (side // self.patch for side in self.latent_shape[1:])
         # no image index, row, column
         places = torch.cartesian_prod(*(torch.arange(float(n)) for n in (1, rows, columns)))
         self._image_ids = places.to(self._device)
@@ -66,7 +66,7 @@ class Flux(Flow):
             txt_ids=embeddings.new_zeros(embeddings.shape[1], 3),
             img_ids=self._image_ids.to(dtype),
         ).sample
-        return _unpacked(velocity, self.code_shape)
+        return _unpacked(velocity, self.latent_shape)
 
     def _channels(self) -> int:
         return super()._channels() // self.patch**2

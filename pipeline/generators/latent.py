@@ -1,6 +1,6 @@
 """What latent models share: a VAE, Gaussian noise in its latents, a likelihood of squared errors.
 
-Codes are the latents as the network sees them, shifted and scaled by the VAE's own statistics,
+Latents are the latents as the network sees them, shifted and scaled by the VAE's own statistics,
 float16 in the shards. A finished latent is of unit scale, so float16 (largest number 65,504, 11
 bits) holds it whatever type the network computes in; Parquet has no bfloat16.
 """
@@ -34,7 +34,7 @@ class Latent:
     """Which of them is the network."""
     patch: int = 1
     """Latent pixels a side of one token of the network; the resolution must divide by it."""
-    code_dtype = torch.float16
+    latent_dtype = torch.float16
     network: nn.Module
 
     def __init__(
@@ -59,7 +59,7 @@ class Latent:
         self._vae = folder.load("vae", self._vae_dtype()).to(self._device)
         self.network = folder.load(self.network_part, self._dtype).to(self._device)
         self._config: Any = self.network.config
-        self.code_shape: tuple[int, ...] = self._shape_of(self._side(resolution))
+        self.latent_shape: tuple[int, ...] = self._shape_of(self._side(resolution))
 
     @classmethod
     def load(
@@ -91,11 +91,11 @@ class Latent:
             "guidance_scale": self._guidance_scale,
             "device": self._device.type,
             "dtype": str(self._dtype).removeprefix("torch."),
-            "code_shape": list(self.code_shape),
+            "latent_shape": list(self.latent_shape),
         }
 
     def initial_noise(self, seeds: Sequence[int], dtype: torch.dtype | None = None) -> Tensor:
-        """Standard normal numbers in the space of the codes, as `corrupt` draws them.
+        """Standard normal numbers in the space of the latents, as `corrupt` draws them.
 
         In the type that sampling starts from, or another: to rounding the numbers are the same.
         """
@@ -103,7 +103,7 @@ class Latent:
         return torch.stack(
             [
                 torch.randn(
-                    self.code_shape,
+                    self.latent_shape,
                     generator=torch.Generator().manual_seed(seed),
                     dtype=dtype or self._noise_dtype(),
                 )
@@ -112,9 +112,9 @@ class Latent:
         )
 
     @torch.inference_mode()
-    def decode(self, codes: Tensor) -> Tensor:
-        latents = self._latents_of(codes.to(self._device, self._vae.dtype))
-        images = self._vae.decode(latents).sample.reshape(len(codes), 3, *self._size())
+    def decode(self, latents: Tensor) -> Tensor:
+        latents = self._unscaled(latents.to(self._device, self._vae.dtype))
+        images = self._vae.decode(latents).sample.reshape(len(latents), 3, *self._size())
         # in the order of diffusers' image processor, so that roundings agree to the bit
         return ((images * 0.5 + 0.5).clamp(0, 1).float() * 255).round().to(torch.uint8).cpu()
 
@@ -123,25 +123,25 @@ class Latent:
         """The mode of the autoencoder's posterior, scaled as the network sees it."""
         check_size(images, self._size())
         pixels = images.to(self._device, self._vae.dtype) / 127.5 - 1
-        codes = self._codes_of(self._vae.encode(self._pixels_of(pixels)).latent_dist.mode())
-        return codes.to("cpu", self.code_dtype)
+        latents = self._scaled(self._vae.encode(self._pixels_of(pixels)).latent_dist.mode())
+        return latents.to("cpu", self.latent_dtype)
 
     def log_likelihood(
         self,
         network: nn.Module,
-        codes: Tensor,
+        latents: Tensor,
         conditions: Conditions,
         corruption: Corruption,
         *,
         temperature: float,
     ) -> Tensor:
         """``-(1/T) mean_CHW (target - prediction)^2``, float32 [B]; see `gaussian`."""
-        return gaussian(self.residual(network, codes, conditions, corruption), temperature)
+        return gaussian(self.residual(network, latents, conditions, corruption), temperature)
 
     def residual(
-        self, network: nn.Module, codes: Tensor, conditions: Conditions, corruption: Corruption
+        self, network: nn.Module, latents: Tensor, conditions: Conditions, corruption: Corruption
     ) -> Tensor:
-        """``target - prediction``, float32 [B, *code_shape]."""
+        """``target - prediction``, float32 [B, *latent_shape]."""
         raise NotImplementedError
 
     def save(self, network: nn.Module, folder: Path) -> None:
@@ -157,7 +157,7 @@ class Latent:
         return int(self._config.sample_size)
 
     def _channels(self) -> int:
-        """Channels of the codes."""
+        """Channels of the latents."""
         return int(self._config.in_channels)
 
     def _shape_of(self, side: int) -> tuple[int, ...]:
@@ -179,7 +179,7 @@ class Latent:
 
     def _size(self) -> tuple[int, int]:
         """Height and width of the images."""
-        height, width = self.code_shape[-2:]
+        height, width = self.latent_shape[-2:]
         return self._scale() * height, self._scale() * width
 
     def _noise_dtype(self) -> torch.dtype:
@@ -189,13 +189,13 @@ class Latent:
     def _vae_dtype(self) -> torch.dtype:
         return self._dtype
 
-    def _latents_of(self, codes: Tensor) -> Tensor:
-        """What the VAE decodes, from codes [B, *code_shape]."""
-        mean, deviation = self._statistics(codes)
-        return codes * deviation / self._vae.config.get("scaling_factor", 1) + mean
+    def _unscaled(self, latents: Tensor) -> Tensor:
+        """What the VAE decodes, from latents [B, *latent_shape]."""
+        mean, deviation = self._statistics(latents)
+        return latents * deviation / self._vae.config.get("scaling_factor", 1) + mean
 
-    def _codes_of(self, latents: Tensor) -> Tensor:
-        """Codes [B, *code_shape] from what the VAE encodes; undoes `_latents_of`."""
+    def _scaled(self, latents: Tensor) -> Tensor:
+        """Latents [B, *latent_shape] from what the VAE encodes; undoes `_unscaled`."""
         mean, deviation = self._statistics(latents)
         return (latents - mean) * self._vae.config.get("scaling_factor", 1) / deviation
 

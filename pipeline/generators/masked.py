@@ -31,13 +31,13 @@ AESTHETIC_SCORE = 6.0  # what the published pipelines tell the network of every 
 
 
 class Masked:
-    """What masked families share; see `Family` for the methods. Codes are tokens [H, W].
+    """What masked families share; see `Family` for the methods. Latents are tokens [H, W].
 
     A family adds how its network is loaded, called, and how many tokens a side its images have.
     """
 
     name: ClassVar[str]
-    code_dtype = torch.int32
+    latent_dtype = torch.int32
     network: nn.Module
 
     def __init__(
@@ -57,7 +57,7 @@ class Masked:
         self._vqvae = self._load_vqvae()
         self.network = self._load_network().to(self._device)
         side = self._side()
-        self.code_shape: tuple[int, ...] = (side, side)
+        self.latent_shape: tuple[int, ...] = (side, side)
         self._pixels = side * 2 ** (len(self._vqvae.config.block_out_channels) - 1)
         if resolution not in (None, self._pixels):
             raise InputError(
@@ -113,7 +113,7 @@ class Masked:
             "guidance_scale": self._guidance_scale,
             "device": self._device.type,
             "dtype": str(self._dtype).removeprefix("torch."),
-            "code_shape": list(self.code_shape),
+            "latent_shape": list(self.latent_shape),
         }
 
     @torch.no_grad()
@@ -129,7 +129,7 @@ class Masked:
         Two for every step and token, the first decides which token is drawn, the second whether
         it stays; each sample has a generator of its own.
         """
-        shape = (self._steps, 2, *self.code_shape)
+        shape = (self._steps, 2, *self.latent_shape)
         return torch.stack(
             [torch.rand(shape, generator=torch.Generator().manual_seed(seed)) for seed in seeds]
         )
@@ -141,7 +141,7 @@ class Masked:
         if guided:
             conditions = with_unconditional(conditions, unconditional)
         draws = noise.to(self._device)
-        hidden = torch.ones(len(noise), *self.code_shape, dtype=torch.bool, device=self._device)
+        hidden = torch.ones(len(noise), *self.latent_shape, dtype=torch.bool, device=self._device)
         tokens = torch.full_like(hidden, 0, dtype=torch.int64)
         broken = torch.zeros(len(noise), dtype=torch.bool, device=self._device)
         counts = hidden_counts(self._steps, hidden[0].numel())
@@ -161,10 +161,10 @@ class Masked:
         return tokens.float().masked_fill(broken[:, None, None], torch.nan)
 
     @torch.inference_mode()
-    def decode(self, codes: Tensor) -> Tensor:
+    def decode(self, latents: Tensor) -> Tensor:
         config = self._vqvae.config
-        shape = (*codes.shape, config.vq_embed_dim or config.latent_channels)
-        tokens = codes.to(self._device, torch.int64)
+        shape = (*latents.shape, config.vq_embed_dim or config.latent_channels)
+        tokens = latents.to(self._device, torch.int64)
         images = self._vqvae.decode(tokens, force_not_quantize=True, shape=shape).sample
         # in the order of diffusers' image processor, so that roundings agree to the bit
         return (images.clamp(0, 1).float() * 255).round().to(torch.uint8).cpu()
@@ -176,17 +176,17 @@ class Masked:
         pixels = images.to(self._device, self._vqvae.dtype) / 255
         latents = self._vqvae.encode(pixels).latents
         _, _, (_, _, tokens) = self._vqvae.quantize(latents)
-        return tokens.view(len(latents), *latents.shape[2:]).to("cpu", self.code_dtype)
+        return tokens.view(len(latents), *latents.shape[2:]).to("cpu", self.latent_dtype)
 
-    def corrupt(self, codes: Tensor, generator: torch.Generator) -> Corruption:
+    def corrupt(self, latents: Tensor, generator: torch.Generator) -> Corruption:
         """Masks bool [B, H, W] as noise, and how much they hide as timesteps."""
-        masks = draw_masks(len(codes), tuple(codes.shape[1:]), generator)
-        return Corruption(_timesteps(masks.flatten(1).float().mean(dim=1), len(codes)), masks)
+        masks = draw_masks(len(latents), tuple(latents.shape[1:]), generator)
+        return Corruption(_timesteps(masks.flatten(1).float().mean(dim=1), len(latents)), masks)
 
     def log_likelihood(
         self,
         network: nn.Module,
-        codes: Tensor,
+        latents: Tensor,
         conditions: Conditions,
         corruption: Corruption,
         *,
@@ -197,7 +197,7 @@ class Masked:
         The mean is a sample's own, over its hidden tokens (TGO, arXiv:2605.04653). It is a true
         log-probability in nats a token: T = 1 is the method as published.
         """
-        tokens = codes.to(self._device, torch.int64)
+        tokens = latents.to(self._device, torch.int64)
         timesteps, hidden = (part.to(self._device) for part in corruption)
         shown = tokens.masked_fill(hidden, self._mask)
         logits = self._logits(network, shown, conditions, timesteps)

@@ -15,7 +15,7 @@ T5_TOKENS = 512
 
 
 class Wan(Flow):
-    """`Wan-AI/Wan2.1-T2V-1.3B-Diffusers` and models of its kind; codes are [16, 1, H, W].
+    """`Wan-AI/Wan2.1-T2V-1.3B-Diffusers` and models of its kind; latents are [16, 1, H, W].
 
     Images only: shards, reward models and report know pictures, not clips. Noise and what is
     being denoised are float32, whatever the network's type.

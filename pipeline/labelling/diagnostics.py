@@ -31,7 +31,7 @@ class Examined:
 
     column: str
     """What class balance is told by: the scope's column, or the domain."""
-    subsample: Sample
+    sample: Sample
     interval: Ends
     overall: tuple[float, float]
     """Interval of the global threshold."""

@@ -1,4 +1,4 @@
-"""The bytes of imported rows: pictures fitted to the model, their codes, what could not be read.
+"""The bytes of imported rows: pictures fitted to the model, their latents, what could not be read.
 
 This module's source is part of every imported shard's fingerprint, as `produce`'s is of a
 generated one's. Batches have one fixed size, the last one padded.
@@ -24,10 +24,10 @@ if TYPE_CHECKING:
 
 
 class Encoded(NamedTuple):
-    """One row: its picture as trained on, and its codes; or why there are none."""
+    """One row: its picture as trained on, and its latents; or why there are none."""
 
     png: bytes | None
-    codes: np.ndarray | None  # [*code_shape] in their stored type
+    latents: np.ndarray | None  # [*latent_shape] in their stored type
     error: str = ""
 
 
@@ -40,14 +40,14 @@ class Fitted(NamedTuple):
 
 def size_of(family: Family) -> tuple[int, int]:
     """Height and width of the model's images in pixels, by decoding one."""
-    blank = torch.zeros(1, *family.code_shape, dtype=family.code_dtype)
+    blank = torch.zeros(1, *family.latent_shape, dtype=family.latent_dtype)
     height, width = family.decode(blank).shape[-2:]
     return height, width
 
 
 def stored_type(family: Family) -> np.dtype:
-    """The type that codes are stored in."""
-    return torch.empty(0, dtype=family.code_dtype).numpy().dtype
+    """The type that latents are stored in."""
+    return torch.empty(0, dtype=family.latent_dtype).numpy().dtype
 
 
 def encode(
@@ -85,18 +85,18 @@ def fit(pictures: Pictures, place: Place, size: tuple[int, int]) -> Fitted:
 
 def _encode(family: Family, fitted: Sequence[Fitted], batch_size: int) -> Iterator[Encoded]:
     images = [row.image for row in fitted if row.image is not None]
-    codes: Iterator[Tensor] = iter(())
+    latents: Iterator[Tensor] = iter(())
     if images:
         padded = images + [images[-1]] * (batch_size - len(images))
-        codes = iter(family.encode(torch.stack(padded)))
+        latents = iter(family.encode(torch.stack(padded)))
     for row in fitted:
         if row.image is None:
             yield Encoded(None, None, row.error)
             continue
-        code = next(codes)
+        code = next(latents)
         if not code.isfinite().all():
             yield Encoded(
-                sampling.encode_png(row.image), None, "encoding gave NaN or infinite codes"
+                sampling.encode_png(row.image), None, "encoding gave NaN or infinite latents"
             )
             continue
         yield Encoded(sampling.encode_png(row.image), code.numpy())

@@ -1,7 +1,7 @@
 """`tgo import`: pictures with human ratings become scored shards, without any reward model.
 
 The same contract as stage one: a numbered shard is the unit, its finished name the commit, and
-what is there and still right is kept. A shard whose ratings alone have changed keeps its codes.
+what is there and still right is kept. A shard whose ratings alone have changed keeps its latents.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What makes an imported shard: embeddings, pictures, codes and ratings, and their fingerprint."""
+"""What makes an imported shard: embeddings, pictures, latents, ratings and their fingerprint."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ class Job:
         }
 
     def images_part(self, shard: Planned) -> dict[str, Any]:
-        """All that decides a shard's pictures, codes and embeddings; reads every picture."""
+        """All that decides a shard's pictures, latents and embeddings; reads every picture."""
         total = hashlib.sha256()
         for image in shard.images:
             told = [*image[:4], self._digest(image)]
@@ -91,7 +91,7 @@ class Job:
             )
         )
         columns = _origin(shard.images, rows) | _ratings(shard.images)
-        columns["codes"] = _codes(rows, self._family)
+        columns["latents"] = _latents(rows, self._family)
         self._write(shard, columns, images, digest)
 
     def rate(self, shard: Planned) -> None:
@@ -119,12 +119,12 @@ class Job:
     ) -> None:
         schema = shards.scored_schema(
             [RATING],
-            self._family.code_shape,
+            self._family.latent_shape,
             {
                 "tgo.fingerprint": {"images": images, "rewards": self.rewards_part(shard)},
-                "tgo.codes": {
-                    "shape": self._family.code_shape,
-                    "dtype": str(self._family.code_dtype).removeprefix("torch."),
+                "tgo.latents": {
+                    "shape": self._family.latent_shape,
+                    "dtype": str(self._family.latent_dtype).removeprefix("torch."),
                 },
                 "tgo.rewards": self._facts,
                 "tgo.embeddings": {"sha256": embedded},
@@ -161,10 +161,10 @@ def _ratings(images: Sequence[Rated]) -> dict[str, Any]:
     }
 
 
-def _codes(rows: Sequence[import_images.Encoded], family: Family) -> pa.Array:
-    """Codes as fixed-size lists, null where there are none."""
-    blank = np.zeros(family.code_shape, import_images.stored_type(family))
-    codes = np.stack([blank if row.codes is None else row.codes for row in rows])
-    flat = codes.reshape(len(rows), -1)
-    missing = pa.array([row.codes is None for row in rows])
+def _latents(rows: Sequence[import_images.Encoded], family: Family) -> pa.Array:
+    """Latents as fixed-size lists, null where there are none."""
+    blank = np.zeros(family.latent_shape, import_images.stored_type(family))
+    latents = np.stack([blank if row.latents is None else row.latents for row in rows])
+    flat = latents.reshape(len(rows), -1)
+    missing = pa.array([row.latents is None for row in rows])
     return pa.FixedSizeListArray.from_arrays(pa.array(flat.ravel()), flat.shape[1], mask=missing)

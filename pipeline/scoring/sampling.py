@@ -1,4 +1,4 @@
-"""The bytes of scored rows: embeddings, codes, images, scores; nothing about files.
+"""The bytes of scored rows: embeddings, latents, images, scores; nothing about files.
 
 This module's source is part of every shard's fingerprint: what belongs here is what decides a
 value, what does not (plans, progress, files) lives in `maker`. Batches have one fixed size, the
@@ -40,7 +40,7 @@ class Row(NamedTuple):
 class Sampled(NamedTuple):
     """A batch as sampled: padded, so that it is decoded in the size it was sampled in."""
 
-    codes: Tensor  # [batch size, *code_shape] in their stored type, on the CPU
+    latents: Tensor  # [batch size, *latent_shape] in their stored type, on the CPU
     usable: np.ndarray  # bool [rows]; False where sampling left the numbers of the stored type
 
 
@@ -76,22 +76,22 @@ def sample(
 ) -> Iterator[Sampled]:
     """Sample rows, batch by batch.
 
-    Codes are rounded to their stored type before decoding, so image and codes always agree.
+    Latents are rounded to their stored type before decoding, so image and latents always agree.
     """
     for padded, size in _batches(list(rows), batch_size):
         given = of_rows(embeddings.prompts, [row.place for row in padded])
         noise = family.initial_noise([row.seed for row in padded])
         sampled = family.sample(given, embeddings.unconditional, noise).cpu()
-        codes = sampled.to(family.code_dtype)
+        latents = sampled.to(family.latent_dtype)
         # both: integers cannot say it, and float16 has less room than what was sampled
-        usable = (sampled.isfinite() & codes.isfinite()).flatten(1).all(dim=1)
-        codes = torch.where(usable.view(-1, *[1] * (codes.ndim - 1)), codes, 0)
-        yield Sampled(codes, usable[:size].numpy())
+        usable = (sampled.isfinite() & latents.isfinite()).flatten(1).all(dim=1)
+        latents = torch.where(usable.view(-1, *[1] * (latents.ndim - 1)), latents, 0)
+        yield Sampled(latents, usable[:size].numpy())
 
 
 def decode(family: Family, sampled: Sampled) -> Tensor:
     """The batch's images without its padding, uint8 [rows, 3, H, W]."""
-    return family.decode(sampled.codes)[: len(sampled.usable)]
+    return family.decode(sampled.latents)[: len(sampled.usable)]
 
 
 def score(

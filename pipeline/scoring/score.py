@@ -1,4 +1,4 @@
-"""Stage one: prompts to shards of images, codes and scores.
+"""Stage one: prompts to shards of images, latents and scores.
 
 The unit of work is one numbered shard whose finished name is its commit. What is there and
 still right is kept, what lacks only scores is completed from its stored images, the rest is

@@ -107,7 +107,7 @@ class Maker:
         pngs = self._lanes.each(sampling.encode_png, images)
         columns = _origin(rows, sampled.usable) | {
             "image": _image_column(rows, pngs),
-            "codes": _codes_column(sampled.codes[: len(rows)].numpy()),
+            "latents": _latents_column(sampled.latents[: len(rows)].numpy()),
             **_score_columns(scores, sampled.usable),
         }
         writer.add(pa.table({name: columns[name] for name in writer.schema.names}, writer.schema))
@@ -171,13 +171,13 @@ class Maker:
         names = sorted(shard.rewards)
         facts, libraries = self._job.panel.describe(), {"libraries": library_versions()}
         family = self._job.family
-        dtype = str(family.code_dtype).removeprefix("torch.")
+        dtype = str(family.latent_dtype).removeprefix("torch.")
         return shards.scored_schema(
             names,
-            family.code_shape,
+            family.latent_shape,
             {
                 "tgo.fingerprint": {"images": shard.images, "rewards": shard.rewards},
-                "tgo.codes": {"shape": family.code_shape, "dtype": dtype},
+                "tgo.latents": {"shape": family.latent_shape, "dtype": dtype},
                 "tgo.rewards": {name: facts[name] | libraries for name in names},
                 "tgo.embeddings": {"sha256": embeddings_sha256},
                 "tgo.versions": fingerprint.versions(),
@@ -195,7 +195,7 @@ def _origin(rows: Sequence[sampling.Row], usable: np.ndarray) -> dict[str, Any]:
         "replicate": [row.replicate for row in rows],
         "seed": [row.seed for row in rows],
         "status": pa.array(["ok" if fine else "failed" for fine in usable]),
-        "error": ["" if fine else "sampling gave NaN or infinite codes" for fine in usable],
+        "error": ["" if fine else "sampling gave NaN or infinite latents" for fine in usable],
     }
 
 
@@ -207,6 +207,6 @@ def _image_column(rows: Sequence[sampling.Row], pngs: Sequence[bytes]) -> list[d
     return [{"bytes": png, "path": f"{row.id}.png"} for row, png in zip(rows, pngs, strict=True)]
 
 
-def _codes_column(codes: np.ndarray) -> pa.Array:
-    flat = codes.reshape(len(codes), -1)
+def _latents_column(latents: np.ndarray) -> pa.Array:
+    flat = latents.reshape(len(latents), -1)
     return pa.FixedSizeListArray.from_arrays(pa.array(flat.ravel()), flat.shape[1])

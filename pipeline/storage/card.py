@@ -66,14 +66,14 @@ def render(folder: Path) -> str:
         imported=imported,
         generator=_generator(metadata["tgo.fingerprint"]["images"]),
         rewards=metadata["tgo.rewards"],
-        codes=metadata["tgo.codes"],
+        latents=metadata["tgo.latents"],
         versions=metadata["tgo.versions"],
     )
 
 
 def _generator(images: dict[str, Any]) -> dict[str, Any]:
     described: dict[str, Any] = images["generator"]
-    return {key: value for key, value in described.items() if key != "code_shape"}
+    return {key: value for key, value in described.items() if key != "latent_shape"}
 
 
 def _size_category(rows: int) -> str:

@@ -24,7 +24,7 @@ from tgo.pipeline.sources.prompts import Prompt
 from tgo.pipeline.storage.atomic import canonical
 from tgo.rewards.panel import Panel
 
-FORMAT = 1  # raise it when the meaning or layout of a shard's columns changes
+FORMAT = 2  # raise it when the meaning or layout of a shard's columns changes
 LIBRARIES = ("torch", "diffusers", "transformers", "open_clip_torch", "pyarrow", "pillow")
 
 
@@ -36,7 +36,7 @@ def images_part(
     batch_size: int,
     compiled: bool = False,
 ) -> dict[str, Any]:
-    """Everything beside the prompts that decides images and codes; hashes the model's files."""
+    """Everything beside the prompts that decides images and latents; hashes the model's files."""
     import torch
 
     return {

@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 from tgo.pipeline.storage.atomic import replacing
 
 ROWS_PER_GROUP = 64  # what a reader of one row group has to hold; a shuffle's unit
-_WRITTEN_AS_IS = ("image.bytes", "image.path", "codes.list.element")
+_WRITTEN_AS_IS = ("image.bytes", "image.path", "latents.list.element")
 
 
 class Entry(TypedDict):
@@ -28,10 +28,10 @@ class Entry(TypedDict):
 def writing(path: Path, schema: pa.Schema) -> Iterator[Writer]:
     """A shard to add rows to as they are made; it takes its name when the block ends well.
 
-    Every page carries a checksum. Images and codes are neither compressed nor dictionary-coded:
+    Every page carries a checksum. Images and latents are neither compressed nor dictionary-coded:
     they would not shrink, and readers can map them. A full disk is an InputError.
     """
-    columns = [name for name in schema.names if name not in ("image", "codes")]
+    columns = [name for name in schema.names if name not in ("image", "latents")]
     compression = dict.fromkeys(columns, "zstd") | dict.fromkeys(_WRITTEN_AS_IS, "none")
     with replacing(path) as file:
         hashing = _Hashing(file)

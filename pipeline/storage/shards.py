@@ -1,7 +1,7 @@
 """Scored and labelled shards: Parquet files with checksums, and nothing else in their folder.
 
 A scored shard has one row an image: where it comes from, the picture, what training consumes
-(`codes`) and one float32 column per reward model. `datasets.load_dataset(folder)` opens the
+(`latents`) and one float32 column per reward model. `datasets.load_dataset(folder)` opens the
 folder and shows the pictures. A labelled shard has the same name and rows, without pictures.
 """
 
@@ -33,7 +33,7 @@ FIXED_COLUMNS = (
     "status",
     "error",
     "image",
-    "codes",
+    "latents",
 )
 """A scored shard's columns before those of the reward models."""
 LABELLED_SCHEMA = pa.schema(
@@ -91,7 +91,7 @@ def index_of(path: Path) -> int:
 
 def scored_schema(
     rewards: Sequence[str],
-    code_shape: Sequence[int],
+    latent_shape: Sequence[int],
     metadata: Mapping[str, Any],
     counts: Sequence[str] = (),
 ) -> pa.Schema:
@@ -107,8 +107,8 @@ def scored_schema(
     text = Value("string")
     kinds: dict[str, Any] = dict.fromkeys(FIXED_COLUMNS, text)
     kinds |= {"replicate": Value("int32"), "seed": Value("int64"), "image": Image()}
-    stored = metadata.get("tgo.codes", {}).get("dtype", "float16")
-    kinds["codes"] = List(Value(stored), length=int(np.prod(code_shape)))
+    stored = metadata.get("tgo.latents", {}).get("dtype", "float16")
+    kinds["latents"] = List(Value(stored), length=int(np.prod(latent_shape)))
     kinds |= {reward: Value("float32") for reward in rewards}
     kinds |= {count: Value("int32") for count in counts}
     schema = Features(kinds).arrow_schema
@@ -255,13 +255,13 @@ def read_scores(folder: Path, reward: str) -> pa.Table:
     return pa.concat_tables(read_shard(path, columns) for path in shard_paths(folder))
 
 
-def read_codes(path: Path, row_group: int | None = None) -> np.ndarray:
-    """Codes [n, *code_shape] of a scored shard or of one row group, in their stored type.
+def read_latents(path: Path, row_group: int | None = None) -> np.ndarray:
+    """Latents [n, *latent_shape] of a scored shard or of one row group, in their stored type.
 
     The rows of images that failed have none and come as NaN, so that every row keeps its place.
     """
-    shape = read_metadata(path)["tgo.codes"]["shape"]
-    column = read_shard(path, ["codes"], row_group)["codes"].combine_chunks()
+    shape = read_metadata(path)["tgo.latents"]["shape"]
+    column = read_shard(path, ["latents"], row_group)["latents"].combine_chunks()
     # not flatten(), which leaves out missing rows and shifts all that follow
     values = column.values.slice(column.offset * column.type.list_size)
     return values.to_numpy(zero_copy_only=False).reshape(len(column), *shape)

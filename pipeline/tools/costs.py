@@ -32,7 +32,7 @@ class Cost:
     forward: float
     decode: float
     side: int  # pixels
-    codes: int
+    latents: int
     conditions: int  # of one prompt
     distilled: bool = False  # guidance is an input, not a second pass
     png: float = PNG_BYTES  # a pixel
@@ -101,7 +101,7 @@ def storage(settings: Settings, cost: Cost) -> dict[str, float]:
     images = settings.score.prompts * settings.score.images_per_prompt
     return {
         "images": images * cost.png * cost.side**2,
-        "codes": float(images * cost.codes),
+        "latents": float(images * cost.latents),
         "embeddings": float(settings.score.prompts * cost.conditions),
     }
 

@@ -1,6 +1,6 @@
 """`tgo sql`: DuckDB over the shards, as tables `scored`, `labelled` and `images`.
 
-Pictures and codes lie in `images` alone, so nothing reads them unless a query names it. What is
+Pictures and latents lie in `images` alone, so nothing reads them unless a query names it. What is
 there is shown, a finished folder or not.
 """
 
@@ -24,7 +24,7 @@ _CLOSED: dict[str, str | bool | int | float | list[str]] = {
     "autoload_known_extensions": False,
     "python_enable_replacements": False,  # a table is never one of our own variables
 }
-HEAVY = ("image", "codes")
+HEAVY = ("image", "latents")
 _BATCH = 1024
 _WIDE = 6
 """Columns up to which a table that does not fit is folded instead."""

@@ -163,7 +163,7 @@ def write_scored(
         "status": ["ok"] * len(asked),
         "error": [None] * len(asked),
         "image": [{"bytes": png(picture), "path": None} for picture in pictures],
-        "codes": list(np.zeros((len(asked), 4), np.float16)),
+        "latents": list(np.zeros((len(asked), 4), np.float16)),
         **scores,
     }
     write_rows(folder, rows, rows_per_shard)
@@ -174,7 +174,7 @@ def write_rows(folder: Path, rows: dict[str, Any], rows_per_shard: int = 1000) -
     """Scored shards of given columns."""
     rewards = [name for name in REWARDS if name in rows]
     metadata = {
-        "tgo.codes": {"shape": [4], "dtype": "float16"},
+        "tgo.latents": {"shape": [4], "dtype": "float16"},
         "tgo.rewards": {name: _model(name) for name in rewards},
     }
     table = pa.table(rows, schema=shards.scored_schema(rewards, [4], metadata))

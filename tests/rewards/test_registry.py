@@ -39,13 +39,13 @@ def test_the_example_of_the_docs_scores_in_a_panel(
 def test_its_code_is_part_of_its_fingerprint(tmp_path: Path) -> None:
     from tgo.pipeline.storage.fingerprint import reward_parts
 
-    codes = []
+    latents = []
     for number, text in enumerate(("1000", "1024")):
         path = tmp_path / f"own{number}.py"
         path.write_text(Path(EXAMPLE).read_text().replace("1000", text))
         panel = Panel.load({"compressibility": {"module": str(path)}})
-        codes.append(reward_parts(panel)["compressibility"]["code"])
-    assert codes[0] != codes[1]
+        latents.append(reward_parts(panel)["compressibility"]["code"])
+    assert latents[0] != latents[1]
 
 
 def test_entry_points(monkeypatch: pytest.MonkeyPatch) -> None:

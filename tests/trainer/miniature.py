@@ -55,10 +55,10 @@ class Place:
 def write_rows(
     root: Path, *, shard_rows: tuple[int, ...] = (80, 72, 8), excluded: int = 3, tokens: int = 0
 ) -> Place:
-    """Labelled shards whose positives are bright codes and whose negatives are dark ones.
+    """Labelled shards whose positives are bright latents and whose negatives are dark ones.
 
-    Every ``excluded``-th row is failed (no codes) and labelled -1. With ``tokens`` they are those
-    of a masked model: codes are integers below it, and prompts have a pooled embedding, too.
+    Every ``excluded``-th row is failed (no latents) and labelled -1. With ``tokens`` they are those
+    of a masked model: latents are integers below it, and prompts have a pooled embedding, too.
     """
     random = np.random.default_rng(0)
     for index, count in enumerate(shard_rows):
@@ -68,14 +68,14 @@ def write_rows(
         label = np.where(failed, -1, random.integers(0, 2, count)).astype(np.int8)
         shift = np.where(label == 1, 1.0, -1.0)[:, None]
         shape = SHAPE[1:] if tokens else SHAPE
-        codes = random.normal(0, 0.3, (count, int(np.prod(shape)))) + shift
+        latents = random.normal(0, 0.3, (count, int(np.prod(shape)))) + shift
         if tokens:
-            codes = np.clip(np.round((codes + 2) * tokens / 4), 0, tokens - 1).astype(np.int32)
+            latents = np.clip(np.round((latents + 2) * tokens / 4), 0, tokens - 1).astype(np.int32)
         else:
-            codes = codes.astype(np.float16)
+            latents = latents.astype(np.float16)
         prompts = -(-count // IMAGES_PER_PROMPT)
         digest = _write_embeddings(root, name, index, prompts, pooled=bool(tokens))
-        shards.write_shard(root / "scored" / name, _scored(index, codes, shape, failed, digest))
+        shards.write_shard(root / "scored" / name, _scored(index, latents, shape, failed, digest))
         labels = {
             "id": [f"p{index}.{r // IMAGES_PER_PROMPT}-{r % IMAGES_PER_PROMPT:03d}" for r in row],
             "score": np.where(failed, np.nan, label).astype(np.float32),
@@ -90,15 +90,15 @@ def write_rows(
 
 
 def _scored(
-    index: int, codes: np.ndarray, shape: tuple[int, ...], failed: np.ndarray, digest: str
+    index: int, latents: np.ndarray, shape: tuple[int, ...], failed: np.ndarray, digest: str
 ) -> pa.Table:
-    count = len(codes)
+    count = len(latents)
     metadata = {
-        "tgo.codes": {"shape": shape, "dtype": str(codes.dtype)},
+        "tgo.latents": {"shape": shape, "dtype": str(latents.dtype)},
         "tgo.fingerprint": {"images": "test"},
         "tgo.embeddings": {"sha256": digest},
     }
-    lists = [None if bad else row for row, bad in zip(codes, failed, strict=True)]
+    lists = [None if bad else row for row, bad in zip(latents, failed, strict=True)]
     prompts = [f"p{index}.{row // IMAGES_PER_PROMPT}" for row in range(count)]
     replicates = [row % IMAGES_PER_PROMPT for row in range(count)]
     return pa.table(
@@ -112,7 +112,9 @@ def _scored(
             "status": ["error" if bad else "ok" for bad in failed],
             "error": [""] * count,
             "image": [None] * count,
-            "codes": pa.array(lists, pa.list_(pa.from_numpy_dtype(codes.dtype), codes.shape[1])),
+            "latents": pa.array(
+                lists, pa.list_(pa.from_numpy_dtype(latents.dtype), latents.shape[1])
+            ),
             "clip": np.zeros(count, np.float32),
         },
         schema=shards.scored_schema(["clip"], shape, metadata),

@@ -49,8 +49,8 @@ def test_a_stock_pipeline_with_the_file_draws_what_our_policy_does(
     family = load_generator(generator)
     family.network = adapted(family.network, ["to_q", "to_k", "to_v", "to_out.0"])
     empty = {name: value[0] for name, value in family.encode_prompts([""]).items()}
-    codes = family.sample(family.encode_prompts([PROMPT]), empty, family.initial_noise([5]))
-    ours = family.decode(codes)[0].permute(1, 2, 0).numpy()
+    latents = family.sample(family.encode_prompts([PROMPT]), empty, family.initial_noise([5]))
+    ours = family.decode(latents)[0].permute(1, 2, 0).numpy()
 
     pipe = StableDiffusionPipeline.from_pretrained(model, safety_checker=None)
     pipe.set_progress_bar_config(disable=True)

@@ -1,4 +1,4 @@
-"""The masked family in stage three: tokens for codes, masks for noise, no regression."""
+"""The masked family in stage three: tokens for latents, masks for noise, no regression."""
 
 from __future__ import annotations
 
@@ -103,7 +103,7 @@ def test_every_other_objective_trains(model: Path, place: Place, objective: str)
     device = torch.device("cpu")
     learner = Learner(family, chosen, settings.train, rows.unconditional, World(device))
     batch = next(Stream(rows, seed=0, batch_size=8).batches())
-    assert batch.codes.dtype == torch.int32
+    assert batch.latents.dtype == torch.int32
     before = [parameter.clone() for parameter in family.network.parameters()]
     learner.update(1, batch)
     changed = [

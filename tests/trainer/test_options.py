@@ -147,13 +147,13 @@ def test_several_draws_are_averaged_for_each_sample(model: Path, place: Place) -
     terms = learner.terms(4, batch)
     assert torch.equal(terms.log_likelihood, found.view(8, 3).mean(dim=1))
     assert len({float(value) for value in found}) == 24
-    assert torch.equal(given.codes[0], given.codes[2])
+    assert torch.equal(given.latents[0], given.latents[2])
 
 
 def test_tracked_noise_is_what_the_image_was_made_from(model: Path, place: Place) -> None:
     learner, stream = make_learner(make_settings(model, noise="tracked", draws=2), place)
     batch = next(stream.batches())
-    noise = learner._inputs.of(1, batch)[0].corruption.noise.view(8, 2, *batch.codes.shape[1:])
+    noise = learner._inputs.of(1, batch)[0].corruption.noise.view(8, 2, *batch.latents.shape[1:])
     expected = learner._family.initial_noise(batch.seeds.tolist())
     assert len(set(batch.seeds.tolist())) > 1
     assert torch.equal(noise[:, 0], expected)
@@ -167,11 +167,11 @@ def test_draws_do_not_depend_on_who_asks_for_them(model: Path, place: Place) -> 
     learner, stream = make_learner(settings, place)
     batch = next(stream.batches())
     draws = learner._inputs._draws
-    whole = draws.of(3, 0, batch.codes, batch.seeds)
+    whole = draws.of(3, 0, batch.latents, batch.seeds)
     draws._kept.clear()
     for first, last in ((0, 10), (60, 70), (90, size)):
         part = batch.part(first, last)
-        drawn = draws.of(3, part.start, part.codes, part.seeds)
+        drawn = draws.of(3, part.start, part.latents, part.seeds)
         for left, right in zip(drawn.corruption, whole.corruption, strict=True):
             assert torch.equal(left, right[first:last])
         assert torch.equal(drawn.dropped, whole.dropped[first:last])  # type: ignore[arg-type, index]

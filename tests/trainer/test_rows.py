@@ -18,15 +18,15 @@ from tests.trainer.miniature import SHAPE, TOKENS, WIDTH, Place
 
 def test_rows_are_joined_by_order(place: Place) -> None:
     rows = LabelledRows(**place.inputs)
-    assert (rows.code_shape, rows.code_dtype) == (SHAPE, np.float16)
+    assert (rows.latent_shape, rows.latent_dtype) == (SHAPE, np.float16)
     seen = 0
     for number, group in enumerate(rows.groups):
         path = shards.shard_paths(place.root / "scored")[group.shard]
         ids = shards.read_shard(path, ["id"], group.index)["id"].to_numpy()[group.places]
-        codes = rows.codes(number)
-        assert codes.shape == (len(group.places), *SHAPE)
-        # bright codes are the positives: labels lie beside the codes they belong to
-        np.testing.assert_array_equal(codes.mean(axis=(1, 2, 3)) > 0, group.label == 1)
+        latents = rows.latents(number)
+        assert latents.shape == (len(group.places), *SHAPE)
+        # bright latents are the positives: labels lie beside the latents they belong to
+        np.testing.assert_array_equal(latents.mean(axis=(1, 2, 3)) > 0, group.label == 1)
         told = [f"p{group.shard}.{prompt}" for prompt in group.prompt]
         assert told == [row.rsplit("-", 1)[0] for row in ids]
         assert group.first == seen
@@ -125,8 +125,8 @@ def test_bad_weights_and_labels_without_codes_are_refused(place: Place) -> None:
     relabel(place, no_row_excluded)
     rows = LabelledRows(**place.inputs)
     number = next(n for n, group in enumerate(rows.groups) if group.shard == 1)
-    with pytest.raises(InputError, match=r"shard-00001.*a labelled row has no codes"):
-        rows.codes(number)
+    with pytest.raises(InputError, match=r"shard-00001.*a labelled row has no latents"):
+        rows.latents(number)
     weights = pa.array([float("nan")] * 72, pa.float32())
     relabel(place, lambda table: table.set_column(4, "weight", weights))
     with pytest.raises(InputError, match=r"shard-00001.*weight is NaN or infinite"):
@@ -164,8 +164,8 @@ def test_pairs_are_of_one_prompt_and_lie_side_by_side(place: Place) -> None:
             assert (group.score[0::2] > group.score[1::2]).all()
             assert (group.label[0::2] == 1).all()
             assert (group.label[1::2] == 0).all()
-            if size:  # codes follow: bright ones score higher in this data set
-                bright = rows.codes(number).mean(axis=(1, 2, 3)) > 0
+            if size:  # latents follow: bright ones score higher in this data set
+                bright = rows.latents(number).mean(axis=(1, 2, 3)) > 0
                 np.testing.assert_array_equal(bright, group.label == 1)
 
 

@@ -69,13 +69,13 @@ def test_a_batch_holds_what_belongs_together(place: Place) -> None:
         )
     )
     for batch in take(make_stream(place), 15):
-        assert batch.codes.shape == (SIZE, *SHAPE)
-        assert batch.codes.dtype == torch.float16
+        assert batch.latents.shape == (SIZE, *SHAPE)
+        assert batch.latents.dtype == torch.float16
         assert batch.conditions["embeddings"].shape == (SIZE, TOKENS, WIDTH)
         at = batch.rows.numpy()
         np.testing.assert_array_equal(batch.label.numpy(), label[at])
         np.testing.assert_array_equal(batch.weight.numpy(), weight[at])
-        np.testing.assert_array_equal(batch.codes.float().mean((1, 2, 3)) > 0, batch.label == 1)
+        np.testing.assert_array_equal(batch.latents.float().mean((1, 2, 3)) > 0, batch.label == 1)
         told = (batch.conditions["embeddings"][:, 0, 0].float() * 256).numpy()
         np.testing.assert_array_equal(told, 100 * shard[at] + prompt[at])
 
@@ -125,7 +125,7 @@ def test_pairs_stay_together(place: Place, workers: int) -> None:
         assert batch.label.tolist() == [1, 0] * 3
         embeddings = batch.conditions["embeddings"]
         assert torch.equal(embeddings[0::2], embeddings[1::2])
-        np.testing.assert_array_equal(batch.codes.float().mean((1, 2, 3)) > 0, batch.label == 1)
+        np.testing.assert_array_equal(batch.latents.float().mean((1, 2, 3)) > 0, batch.label == 1)
         assert torch.equal(batch.rows[0::2] + 1, batch.rows[1::2])
         seen.append(batch.rows)
     assert len(torch.cat(seen).unique()) == 6 * per_epoch

@@ -1,6 +1,6 @@
 """Training objectives: pure functions of a few tensors, and what each asks of the loop.
 
-A family turns ``(network, codes, prompt, corruption)`` into a log-likelihood per sample; an
+A family turns ``(network, latents, prompt, corruption)`` into a log-likelihood per sample; an
 objective turns log-likelihoods, labels, weights or scores into a loss and knows nothing of the
 family.
 """

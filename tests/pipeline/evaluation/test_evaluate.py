@@ -40,7 +40,7 @@ def write_folder(folder: Path, scores: list[float | None], **changes: list[Any])
         "status": ["failed" if score is None else "ok" for score in scores],
         "error": [""] * count,
         "image": [{"bytes": finished_run.png(picture), "path": None} for picture in pictures],
-        "codes": list(np.zeros((count, 4), np.float16)),
+        "latents": list(np.zeros((count, 4), np.float16)),
         "clip": scores,
     }
     finished_run.write_rows(folder, rows | changes, rows_per_shard=4)

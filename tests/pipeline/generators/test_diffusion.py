@@ -31,8 +31,8 @@ def family(tiny_generator: Path) -> Diffusion:
 
 
 @pytest.fixture(scope="module")
-def codes(family: Diffusion) -> torch.Tensor:
-    return torch.randn(3, *family.code_shape, generator=torch.Generator().manual_seed(1))
+def latents(family: Diffusion) -> torch.Tensor:
+    return torch.randn(3, *family.latent_shape, generator=torch.Generator().manual_seed(1))
 
 
 def sample(family: Diffusion, prompts: list[str], seeds: list[int]) -> torch.Tensor:
@@ -97,14 +97,14 @@ def test_guidance_of_one_costs_no_second_forward(
 
 
 def test_images_are_encoded_to_the_codes_they_decode_from(
-    family: Diffusion, codes: torch.Tensor
+    family: Diffusion, latents: torch.Tensor
 ) -> None:
     from diffusers import AutoencoderKL
 
-    images = family.decode(codes)
+    images = family.decode(latents)
     found = family.encode(images)
-    assert found.dtype == family.code_dtype
-    assert found.shape == codes.shape
+    assert found.dtype == family.latent_dtype
+    assert found.shape == latents.shape
     assert torch.equal(family.encode(images), found)
     torch.manual_seed(1)  # the posterior's mode, whatever was drawn before
     assert torch.equal(family.encode(images[1:2])[0], found[1])
@@ -116,19 +116,19 @@ def test_images_are_encoded_to_the_codes_they_decode_from(
         family.encode(images[..., :8, :])
 
 
-def corruption(family: Diffusion, codes: torch.Tensor, seed: int = 3) -> Corruption:
-    return family.corrupt(codes, torch.Generator().manual_seed(seed))
+def corruption(family: Diffusion, latents: torch.Tensor, seed: int = 3) -> Corruption:
+    return family.corrupt(latents, torch.Generator().manual_seed(seed))
 
 
-def test_corruption_follows_its_generator(family: Diffusion, codes: torch.Tensor) -> None:
-    one, two = corruption(family, codes), corruption(family, codes)
+def test_corruption_follows_its_generator(family: Diffusion, latents: torch.Tensor) -> None:
+    one, two = corruption(family, latents), corruption(family, latents)
     assert torch.equal(one.noise, two.noise)
     assert torch.equal(one.timesteps, two.timesteps)
     assert one.timesteps.dtype == torch.int64
-    many = family.corrupt(codes[:1].expand(4000, -1, -1, -1), torch.Generator().manual_seed(0))
+    many = family.corrupt(latents[:1].expand(4000, -1, -1, -1), torch.Generator().manual_seed(0))
     assert many.timesteps.min() < 5
     assert 995 <= many.timesteps.max() <= 999
-    assert not torch.equal(corruption(family, codes, seed=4).noise, one.noise)
+    assert not torch.equal(corruption(family, latents, seed=4).noise, one.noise)
 
 
 @pytest.mark.parametrize("prediction_type", ["v_prediction", "epsilon", "sample"])
@@ -136,7 +136,7 @@ def test_log_likelihood_is_the_mean_squared_error_over_temperature(
     tmp_path: Path, prediction_type: str
 ) -> None:
     family = load(write_random_diffusion(tmp_path / "m", prediction_type=prediction_type))
-    clean = torch.randn(3, *family.code_shape)
+    clean = torch.randn(3, *family.latent_shape)
     drawn = corruption(family, clean)
     conditions = family.encode_prompts(PROMPTS)
     scheduler = json.loads((tmp_path / "m/scheduler/scheduler_config.json").read_text())
@@ -190,15 +190,15 @@ def test_zero_terminal_snr_reaches_pure_noise(family: Diffusion) -> None:
 
 
 def test_the_gradient_of_log_likelihood_matches_a_numeric_one(
-    tiny_generator: Path, codes: torch.Tensor
+    tiny_generator: Path, latents: torch.Tensor
 ) -> None:
     family = load(tiny_generator)
     network = family.network.double().requires_grad_(True)
     conditions = family.encode_prompts(PROMPTS)
-    drawn = corruption(family, codes)
+    drawn = corruption(family, latents)
 
     def value() -> torch.Tensor:
-        return family.log_likelihood(network, codes, conditions, drawn, temperature=0.1).sum()
+        return family.log_likelihood(network, latents, conditions, drawn, temperature=0.1).sum()
 
     parameters = list(network.parameters())
     gradient = torch.autograd.grad(value(), parameters)
@@ -217,14 +217,14 @@ def test_the_gradient_of_log_likelihood_matches_a_numeric_one(
 
 
 def test_policy_and_reference_agree_until_one_of_them_learns(
-    family: Diffusion, codes: torch.Tensor
+    family: Diffusion, latents: torch.Tensor
 ) -> None:
     reference = copy.deepcopy(family.network)
-    conditions, drawn = family.encode_prompts(PROMPTS), corruption(family, codes)
+    conditions, drawn = family.encode_prompts(PROMPTS), corruption(family, latents)
     with torch.no_grad():
         ratio = family.log_likelihood(
-            family.network, codes, conditions, drawn, temperature=1e-3
-        ) - family.log_likelihood(reference, codes, conditions, drawn, temperature=1e-3)
+            family.network, latents, conditions, drawn, temperature=1e-3
+        ) - family.log_likelihood(reference, latents, conditions, drawn, temperature=1e-3)
     assert torch.equal(ratio, torch.zeros(3))
 
 

@@ -21,7 +21,7 @@ def test_flows_follow_a_straight_line_from_image_to_noise(
     kind: str, loaded: Callable[[str], Latent], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     family = loaded(kind)
-    codes, conditions, drawn = case(family)
+    latents, conditions, drawn = case(family)
     seen = []
 
     def predict(_network: Any, noisy: Any, timesteps: Any, _conditions: Any) -> torch.Tensor:
@@ -29,10 +29,10 @@ def test_flows_follow_a_straight_line_from_image_to_noise(
         return torch.zeros_like(noisy)
 
     monkeypatch.setattr(family, "_predict", predict)
-    residual = family.residual(family.network, codes, conditions, drawn)
-    torch.testing.assert_close(residual, drawn.noise - codes)
+    residual = family.residual(family.network, latents, conditions, drawn)
+    torch.testing.assert_close(residual, drawn.noise - latents)
     noisy, timesteps = seen[0]
-    for one, sigma, image, noise in zip(noisy, timesteps / 1000, codes, drawn.noise, strict=True):
+    for one, sigma, image, noise in zip(noisy, timesteps / 1000, latents, drawn.noise, strict=True):
         torch.testing.assert_close(one, (1 - sigma) * image + sigma * noise)
 
 
@@ -47,7 +47,7 @@ def test_training_times_are_logit_normal_and_shifted_as_the_samplers(
     family = loaded(kind)
     assert isinstance(family, Flow)
     assert family._shift() == pytest.approx(shift)
-    many = torch.zeros(4000, *family.code_shape)
+    many = torch.zeros(4000, *family.latent_shape)
     drawn = family.corrupt(many, torch.Generator().manual_seed(0))
     again = family.corrupt(many, torch.Generator().manual_seed(0))
     assert torch.equal(drawn.timesteps, again.timesteps)
@@ -64,16 +64,16 @@ def test_a_residual_is_the_error_of_the_image_over_sigma(
 ) -> None:
     family = loaded(kind)
     assert isinstance(family, Flow)
-    codes, conditions, drawn = case(family)
+    latents, conditions, drawn = case(family)
     drawn = drawn._replace(timesteps=family.timesteps_at(torch.tensor([0.2, 0.7])))
     ratio, factor = family.signal_to_noise(drawn.timesteps)
     torch.testing.assert_close(ratio, torch.tensor([16.0, (3 / 7) ** 2]))
     sigma = torch.tensor([0.2, 0.7]).view(-1, 1, 1, 1)
-    noisy = (1 - sigma) * codes + sigma * drawn.noise
+    noisy = (1 - sigma) * latents + sigma * drawn.noise
     with torch.no_grad():
-        residual = family.residual(family.network, codes, conditions, drawn)
+        residual = family.residual(family.network, latents, conditions, drawn)
         velocity = family._predict(family.network, noisy, drawn.timesteps, conditions)
-    error = codes - (noisy - sigma * velocity)
+    error = latents - (noisy - sigma * velocity)
     torch.testing.assert_close(
         error.square(), factor.view(-1, 1, 1, 1) * residual.square(), rtol=1e-3, atol=1e-4
     )

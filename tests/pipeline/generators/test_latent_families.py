@@ -61,7 +61,7 @@ def test_the_stock_pipeline_gives_the_same_images(
 def test_an_image_depends_on_its_own_seed_alone(kind: str, loaded: Callable[[str], Latent]) -> None:
     family = loaded(kind)
     noise = family.initial_noise(SEEDS)
-    assert noise.shape == (2, *family.code_shape)
+    assert noise.shape == (2, *family.latent_shape)
     assert torch.equal(family.initial_noise(SEEDS[1:])[0], noise[1])
     together = sample(family, PROMPTS, SEEDS)
     assert torch.equal(sample(family, PROMPTS, SEEDS), together)
@@ -82,33 +82,35 @@ def test_stored_codes_decode_to_the_stored_image(
     rows = sampling.rows_of(prompts, seed=0, images_per_prompt=1)
     (made,) = sampling.sample(family, rows, embedded, 2)
     assert made.usable.all()
-    assert made.codes.dtype == torch.float16
+    assert made.latents.dtype == torch.float16
     images = sampling.decode(family, made)
     assert images.shape == (2, 3, RESOLUTION, RESOLUTION)
-    assert torch.equal(family.decode(made.codes), images)
+    assert torch.equal(family.decode(made.latents), images)
     found = family.encode(images)
-    assert found.dtype == family.code_dtype
-    assert found.shape == made.codes.shape
+    assert found.dtype == family.latent_dtype
+    assert found.shape == made.latents.shape
     assert torch.equal(family.encode(images), found)
 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_codes_and_latents_undo_each_other(kind: str, loaded: Callable[[str], Latent]) -> None:
     family = loaded(kind)
-    codes = family.initial_noise([1])
-    back = family._codes_of(family._latents_of(codes))
-    torch.testing.assert_close(back, codes)
+    latents = family.initial_noise([1])
+    back = family._scaled(family._unscaled(latents))
+    torch.testing.assert_close(back, latents)
 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_the_gradient_of_log_likelihood_matches_a_numeric_one(
     kind: str, folders: Callable[[str], Path], loaded: Callable[[str], Latent]
 ) -> None:
-    codes, conditions, drawn = case(loaded(kind))
+    latents, conditions, drawn = case(loaded(kind))
     network = copy.deepcopy(loaded(kind).network).requires_grad_(True)
 
     def value() -> torch.Tensor:
-        return loaded(kind).log_likelihood(network, codes, conditions, drawn, temperature=0.1).sum()
+        return (
+            loaded(kind).log_likelihood(network, latents, conditions, drawn, temperature=0.1).sum()
+        )
 
     parameters = [parameter for parameter in network.parameters() if parameter.requires_grad]
     gradient = torch.autograd.grad(value(), parameters, allow_unused=True)
@@ -130,14 +132,14 @@ def test_policy_and_reference_agree_until_one_of_them_learns(
     kind: str, loaded: Callable[[str], Latent]
 ) -> None:
     family = loaded(kind)
-    codes, conditions, drawn = case(family)
+    latents, conditions, drawn = case(family)
     networks = family.network, copy.deepcopy(family.network)
     with torch.no_grad():
         values = [
-            family.log_likelihood(network, codes, conditions, drawn, temperature=1e-3)
+            family.log_likelihood(network, latents, conditions, drawn, temperature=1e-3)
             for network in networks
         ]
-        residual = family.residual(family.network, codes, conditions, drawn)
+        residual = family.residual(family.network, latents, conditions, drawn)
     assert torch.equal(values[0], values[1])
     assert values[0].shape == (2,)
     assert values[0].dtype == torch.float32

@@ -48,7 +48,7 @@ def family(folder: Path, kind: str) -> Masked:
 
 
 @pytest.fixture(scope="module")
-def codes() -> torch.Tensor:
+def latents() -> torch.Tensor:
     generator = torch.Generator().manual_seed(1)
     return torch.randint(CODEBOOK, (3, 8, 8), generator=generator, dtype=torch.int32)
 
@@ -143,14 +143,14 @@ def test_a_network_that_overflows_gives_no_codes(folder: Path, kind: str) -> Non
     assert sample(family, PROMPTS, SEEDS).isnan().all()
 
 
-def test_codes_decode_to_images_and_encode_again(family: Masked, codes: torch.Tensor) -> None:
-    images = family.decode(codes)
+def test_codes_decode_to_images_and_encode_again(family: Masked, latents: torch.Tensor) -> None:
+    images = family.decode(latents)
     assert images.shape == (3, 3, 16, 16)
     assert images.dtype == torch.uint8
-    assert torch.equal(family.decode(codes[1:2])[0], images[1])
+    assert torch.equal(family.decode(latents[1:2])[0], images[1])
     found = family.encode(images)
     assert found.dtype == torch.int32
-    assert found.shape == codes.shape
+    assert found.shape == latents.shape
     assert found.min() >= 0
     assert found.max() < CODEBOOK
 
@@ -169,58 +169,58 @@ def conditions_of(family: Masked) -> Conditions:
     return {name: value.clone() for name, value in family.encode_prompts(PROMPTS).items()}
 
 
-def corruption(family: Masked, codes: torch.Tensor, seed: int = 3) -> Corruption:
-    return family.corrupt(codes, torch.Generator().manual_seed(seed))
+def corruption(family: Masked, latents: torch.Tensor, seed: int = 3) -> Corruption:
+    return family.corrupt(latents, torch.Generator().manual_seed(seed))
 
 
 def test_log_likelihood_is_a_mean_over_a_samples_own_hidden_tokens(
-    family: Masked, codes: torch.Tensor
+    family: Masked, latents: torch.Tensor
 ) -> None:
-    drawn, conditions = corruption(family, codes), family.encode_prompts(PROMPTS)
+    drawn, conditions = corruption(family, latents), family.encode_prompts(PROMPTS)
     assert len(set(drawn.timesteps.tolist())) > 1
     with torch.no_grad():
-        found = family.log_likelihood(family.network, codes, conditions, drawn, temperature=1.0)
+        found = family.log_likelihood(family.network, latents, conditions, drawn, temperature=1.0)
         for at in range(3):
             one = slice(at, at + 1)
             hidden = drawn.noise[at]
-            shown = torch.where(hidden, family._mask, codes[at].long())[None]
+            shown = torch.where(hidden, family._mask, latents[at].long())[None]
             logits = family._logits(
                 family.network, shown, of_rows(conditions, one), drawn.timesteps[one]
             )
             told = torch.log_softmax(logits[0].double(), dim=0)
             values = [
-                told[codes[at, row, column], row, column]
+                told[latents[at, row, column], row, column]
                 for row, column in hidden.nonzero().tolist()
             ]
             assert float(found[at]) == pytest.approx(float(sum(values)) / len(values), rel=1e-5)
-        halved = family.log_likelihood(family.network, codes, conditions, drawn, temperature=2.0)
+        halved = family.log_likelihood(family.network, latents, conditions, drawn, temperature=2.0)
     torch.testing.assert_close(halved, found / 2)
     assert found.dtype == torch.float32
 
 
-def test_what_is_shown_does_not_count(family: Masked, codes: torch.Tensor) -> None:
+def test_what_is_shown_does_not_count(family: Masked, latents: torch.Tensor) -> None:
     """Only the network's view of a shown token matters, not how well it would be told."""
-    drawn, conditions = corruption(family, codes), family.encode_prompts(PROMPTS)
+    drawn, conditions = corruption(family, latents), family.encode_prompts(PROMPTS)
     everything = Corruption(torch.full((3,), 1000), torch.ones_like(drawn.noise))
     one = Corruption(drawn.timesteps, torch.zeros_like(drawn.noise))
     one.noise[:, 4, 4] = True
     with torch.no_grad():
         all_hidden, one_hidden = (
-            family.log_likelihood(family.network, codes, conditions, c, temperature=1.0)
+            family.log_likelihood(family.network, latents, conditions, c, temperature=1.0)
             for c in (everything, one)
         )
     assert not torch.allclose(all_hidden, one_hidden)
 
 
 def test_the_gradient_of_log_likelihood_matches_a_numeric_one(
-    folder: Path, kind: str, codes: torch.Tensor
+    folder: Path, kind: str, latents: torch.Tensor
 ) -> None:
     family = load(folder, kind)
     network = family.network.requires_grad_(True)
-    conditions, drawn = conditions_of(family), corruption(family, codes)
+    conditions, drawn = conditions_of(family), corruption(family, latents)
 
     def value() -> torch.Tensor:
-        found = family.log_likelihood(network, codes, conditions, drawn, temperature=1.0)
+        found = family.log_likelihood(network, latents, conditions, drawn, temperature=1.0)
         return found.double().sum()
 
     parameters = [parameter for parameter in network.parameters() if parameter.requires_grad]
@@ -240,23 +240,23 @@ def test_the_gradient_of_log_likelihood_matches_a_numeric_one(
 
 
 def test_policy_and_reference_agree_until_one_of_them_learns(
-    family: Masked, codes: torch.Tensor
+    family: Masked, latents: torch.Tensor
 ) -> None:
     reference = copy.deepcopy(family.network)
-    given = family.encode_prompts(PROMPTS), corruption(family, codes)
+    given = family.encode_prompts(PROMPTS), corruption(family, latents)
     with torch.no_grad():
         ratio = family.log_likelihood(
-            family.network, codes, *given, temperature=1.0
-        ) - family.log_likelihood(reference, codes, *given, temperature=1.0)
+            family.network, latents, *given, temperature=1.0
+        ) - family.log_likelihood(reference, latents, *given, temperature=1.0)
     assert torch.equal(ratio, torch.zeros(3))
 
 
-def test_corruption_follows_its_generator(family: Masked, codes: torch.Tensor) -> None:
-    one, two = corruption(family, codes), corruption(family, codes)
+def test_corruption_follows_its_generator(family: Masked, latents: torch.Tensor) -> None:
+    one, two = corruption(family, latents), corruption(family, latents)
     assert torch.equal(one.noise, two.noise)
     assert torch.equal(one.timesteps, two.timesteps)
     assert one.timesteps.dtype == torch.int64
-    assert not torch.equal(corruption(family, codes, seed=4).noise, one.noise)
+    assert not torch.equal(corruption(family, latents, seed=4).noise, one.noise)
 
 
 def test_no_regression_is_claimed(family: Masked) -> None:
@@ -310,11 +310,11 @@ def test_gradient_checkpointing_works_or_is_refused(folder: Path, kind: str) -> 
         with pytest.raises(ValueError, match="does not support gradient checkpointing"):
             network.enable_gradient_checkpointing()
         return
-    codes = torch.zeros(2, 8, 8, dtype=torch.int32)
-    given = family.encode_prompts(PROMPTS[:2]), corruption(family, codes)
+    latents = torch.zeros(2, 8, 8, dtype=torch.int32)
+    given = family.encode_prompts(PROMPTS[:2]), corruption(family, latents)
     gradients = []
     for _ in range(2):
-        value = family.log_likelihood(network, codes, *given, temperature=1.0).sum()
+        value = family.log_likelihood(network, latents, *given, temperature=1.0).sum()
         gradients.append(torch.autograd.grad(value, list(network.parameters())))
         network.enable_gradient_checkpointing()
     for one, other in zip(*gradients, strict=True):
@@ -325,7 +325,7 @@ def test_another_resolution_is_refused(folder: Path, kind: str, family: Masked) 
     options = {"steps": 4, "guidance_scale": 3.0, "dtype": "float32", "device": "cpu"}
     pixels = family._pixels
     kinds = KINDS[kind][0]
-    assert kinds.load(str(folder), resolution=pixels, **options).code_shape == family.code_shape
+    assert kinds.load(str(folder), resolution=pixels, **options).latent_shape == family.latent_shape
     with pytest.raises(InputError, match=f"makes images of {pixels} pixels a side and no others"):
         kinds.load(str(folder), resolution=2 * pixels, **options)
 

@@ -38,9 +38,9 @@ def test_sdxl_decodes_in_float32_where_float16_would_overflow(
 @pytest.mark.parametrize("kind", ["sdxl", "sd3", "flux", "zimage", "wan"])
 def test_bfloat16_samples_and_trains(kind: str, folders: Callable[[str], Path]) -> None:
     family = load(kind, folders(kind), dtype="bfloat16", steps=2)
-    codes = sample(family, PROMPTS, SEEDS)
-    assert codes.isfinite().all()
-    assert codes.dtype == torch.float32
+    latents = sample(family, PROMPTS, SEEDS)
+    assert latents.isfinite().all()
+    assert latents.dtype == torch.float32
     found = family.log_likelihood(family.network, *case(family), temperature=1.0)
     assert found.isfinite().all()
     assert found.dtype == torch.float32
@@ -48,11 +48,11 @@ def test_bfloat16_samples_and_trains(kind: str, folders: Callable[[str], Path]) 
 
 def test_the_resolution_is_a_setting(folders: Callable[[str], Path]) -> None:
     family = load("sd3", folders("sd3"), resolution=24)
-    assert family.code_shape == (4, 12, 12)
+    assert family.latent_shape == (4, 12, 12)
     assert family.decode(sample(family, PROMPTS, SEEDS)).shape == (2, 3, 24, 24)
-    assert load("sd3", folders("sd3"), resolution=None).code_shape == (4, 8, 8)
-    assert load("flux", folders("flux"), resolution=None).code_shape == (4, 128, 128)
-    assert load("wan", folders("wan"), resolution=None).code_shape == (16, 1, 60, 60)
+    assert load("sd3", folders("sd3"), resolution=None).latent_shape == (4, 8, 8)
+    assert load("flux", folders("flux"), resolution=None).latent_shape == (4, 128, 128)
+    assert load("wan", folders("wan"), resolution=None).latent_shape == (16, 1, 60, 60)
     with pytest.raises(InputError, match=r"generator\.resolution: 18 is no multiple of 4"):
         load("flux", folders("flux"), resolution=18)
 

@@ -89,16 +89,16 @@ def test_every_picture_has_its_row(
         assert row["n_ratings"] == (2 if number == 0 else 1)
         broken = number in BAD
         assert (row["status"], bool(row["error"])) == ("failed" if broken else "ok", broken)
-        assert (row["image"] is None) == (row["codes"] is None) == broken
+        assert (row["image"] is None) == (row["latents"] is None) == broken
     assert rows[12]["error"] == "cannot be read (No such file or directory)"
     image = np.array(Image.open(io.BytesIO(rows[3]["image"]["bytes"])))
     assert image.shape == (16, 16, 3)
     pixels = torch.from_numpy(image).permute(2, 0, 1)[None]
     wanted = tiny_family.encode(pixels)[0].numpy()
-    stored = shards.read_codes(paths[0])
+    stored = shards.read_latents(paths[0])
     assert np.allclose(stored[3], wanted, atol=2e-3)
     assert stored.dtype == np.float16
-    assert np.isnan(shards.read_codes(paths[1])[1]).all()
+    assert np.isnan(shards.read_latents(paths[1])[1]).all()
 
 
 def test_prompts_are_embedded_once_a_shard(
@@ -171,12 +171,12 @@ def test_other_pictures_and_ratings_change_their_own_shards_only(
     assert bring(tmp_path / "made", tiny_family, source).made == 1
     table = source / "metadata.csv"
     table.write_text(table.read_text().replace("19.png,a red circle 9,", "19.png,a red circle 9,1"))
-    codes = shards.read_codes(tmp_path / "made/scored" / shards.shard_name(3, 4))
+    latents = shards.read_latents(tmp_path / "made/scored" / shards.shard_name(3, 4))
     summary = bring(tmp_path / "made", tiny_family, source)
     assert (summary.made, summary.rated) == (0, 4)
     last = shards.shard_paths(tmp_path / "made/scored")[3]
     assert shards.read_shard(last, ["rating"])["rating"].to_pylist()[-1] > 10
-    assert np.array_equal(shards.read_codes(last), codes)
+    assert np.array_equal(shards.read_latents(last), latents)
 
 
 def test_prompts_cross_shards_only_when_they_must(tmp_path: Path) -> None:

@@ -60,13 +60,13 @@ def test_rows_are_what_the_contract_says(finished: Path, tiny_family: Diffusion)
     assert table["seed"].to_pylist()[3] == sample_seed(0, "p1", 1)
     assert sum(shards.read_shard(path, ["id"]).num_rows for path in paths) == 20
     metadata = shards.read_metadata(paths[0])
-    assert metadata["tgo.codes"] == {"shape": [4, 8, 8], "dtype": "float16"}
+    assert metadata["tgo.latents"] == {"shape": [4, 8, 8], "dtype": "float16"}
     assert metadata["tgo.rewards"]["clip"]["unit"] == "cosine"
     assert metadata["tgo.versions"]["torch"] == torch.__version__.split("+")[0]
-    codes = torch.from_numpy(shards.read_codes(paths[0]).copy())
+    latents = torch.from_numpy(shards.read_latents(paths[0]).copy())
     images = [sampling.decode_png(row["bytes"]) for row in table["image"].to_pylist()]
-    # codes decode to the stored image; batches differ from those of the run, so 1 level of 255
-    decoded = tiny_family.decode(codes).numpy()
+    # latents decode to the stored image; batches differ from those of the run, so 1 level of 255
+    decoded = tiny_family.decode(latents).numpy()
     assert np.abs(decoded.astype(int) - np.stack(images).astype(int)).max() <= 1
 
 
@@ -83,7 +83,7 @@ def test_images_are_sampled_from_the_stored_embeddings(
     rows = sampling.rows_of(PROMPTS[3:6], seed=0, images_per_prompt=2)
     sampled = next(sampling.sample(tiny_family, rows[:4], stored, 4))
     path = shards.shard_paths(scored(finished))[1]
-    np.testing.assert_array_equal(sampled.codes.numpy(), shards.read_codes(path)[:4])
+    np.testing.assert_array_equal(sampled.latents.numpy(), shards.read_latents(path)[:4])
 
 
 def test_a_second_run_changes_nothing(copied: Path, asleep: Diffusion, tiny_panel: Panel) -> None:
@@ -293,9 +293,9 @@ def test_a_sampling_that_fails_keeps_its_row_and_says_why(
     sample = Diffusion.sample
 
     def overflowing(self: Diffusion, *args: torch.Tensor) -> torch.Tensor:
-        codes = sample(self, *args).clone()
-        codes[1] = 1e6  # beyond float16
-        return codes
+        latents = sample(self, *args).clone()
+        latents[1] = 1e6  # beyond float16
+        return latents
 
     monkeypatch.setattr(Diffusion, "sample", overflowing)
     score_into(tmp_path, tiny_family, tiny_panel.only(["clip"]), PROMPTS[:3])
@@ -395,7 +395,7 @@ def test_a_prompt_that_occurs_twice_is_encoded_once(
     score_into(tmp_path, tiny_family, tiny_panel.only(["clip"]), twice)
     assert seen == [PROMPTS[0].text, ""]
     (path,) = shards.shard_paths(scored(tmp_path))
-    assert not np.array_equal(*shards.read_codes(path)[[0, 2]])  # other seeds, other images
+    assert not np.array_equal(*shards.read_latents(path)[[0, 2]])  # other seeds, other images
 
 
 def test_a_compiled_generator_makes_its_own_shards(

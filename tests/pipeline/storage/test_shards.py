@@ -23,10 +23,10 @@ def picture(value: int) -> bytes:
 
 def scored_table(rows: int, first: int = 0) -> pa.Table:
     schema = shards.scored_schema(
-        ["clip"], SHAPE, {"tgo.codes": {"shape": SHAPE}, "tgo.fingerprint": {"b": 1, "a": "ä"}}
+        ["clip"], SHAPE, {"tgo.latents": {"shape": SHAPE}, "tgo.fingerprint": {"b": 1, "a": "ä"}}
     )
     numbers = range(first, first + rows)
-    codes = np.arange(rows * 16, dtype=np.float16)
+    latents = np.arange(rows * 16, dtype=np.float16)
     return pa.table(
         {
             "id": [f"p{n}-000" for n in numbers],
@@ -38,7 +38,7 @@ def scored_table(rows: int, first: int = 0) -> pa.Table:
             "status": ["ok"] * rows,
             "error": [""] * rows,
             "image": [{"bytes": picture(n % 256), "path": f"p{n}-000.png"} for n in numbers],
-            "codes": pa.FixedSizeListArray.from_arrays(pa.array(codes), 16),
+            "latents": pa.FixedSizeListArray.from_arrays(pa.array(latents), 16),
             "clip": pa.array([n / 7 for n in numbers], pa.float32()),
         },
         schema=schema,
@@ -60,11 +60,11 @@ def test_a_shard_comes_back_as_it_was_written(folder: Path) -> None:
     assert table.schema.metadata == written.schema.metadata
     assert shards.read_shard(first, ["clip"], row_group=1).num_rows == 70 - ROWS_PER_GROUP
     assert shards.read_metadata(first)["tgo.fingerprint"] == {"a": "ä", "b": 1}
-    codes = shards.read_codes(first)
-    assert codes.shape == (70, *SHAPE)
-    assert codes.dtype == np.float16
-    np.testing.assert_array_equal(codes.ravel(), np.arange(70 * 16, dtype=np.float16))
-    np.testing.assert_array_equal(shards.read_codes(first, row_group=1), codes[64:])
+    latents = shards.read_latents(first)
+    assert latents.shape == (70, *SHAPE)
+    assert latents.dtype == np.float16
+    np.testing.assert_array_equal(latents.ravel(), np.arange(70 * 16, dtype=np.float16))
+    np.testing.assert_array_equal(shards.read_latents(first, row_group=1), latents[64:])
 
 
 def test_the_same_rows_are_the_same_bytes(folder: Path, tmp_path: Path) -> None:
@@ -75,20 +75,22 @@ def test_the_same_rows_are_the_same_bytes(folder: Path, tmp_path: Path) -> None:
 
 def test_rows_without_codes_keep_their_place(tmp_path: Path) -> None:
     table = scored_table(5)
-    some = [None if row == 2 else codes for row, codes in enumerate(table["codes"].to_pylist())]
-    at = table.schema.get_field_index("codes")
+    some = [
+        None if row == 2 else latents for row, latents in enumerate(table["latents"].to_pylist())
+    ]
+    at = table.schema.get_field_index("latents")
     column = pa.array(some, table.schema.field(at).type)
     path = tmp_path / shards.shard_name(0, 1)
     shards.write_shard(path, table.set_column(at, table.schema.field(at), column))
-    codes = shards.read_codes(path)
-    assert np.isnan(codes[2]).all()
-    np.testing.assert_array_equal(codes[3], np.arange(48, 64, dtype=np.float16).reshape(SHAPE))
+    latents = shards.read_latents(path)
+    assert np.isnan(latents[2]).all()
+    np.testing.assert_array_equal(latents[3], np.arange(48, 64, dtype=np.float16).reshape(SHAPE))
 
 
 def test_images_and_codes_are_stored_as_they_are(folder: Path) -> None:
     group = pq.ParquetFile(shards.shard_paths(folder)[0]).metadata.row_group(0)
     columns = {group.column(i).path_in_schema: group.column(i) for i in range(group.num_columns)}
-    for name in ("image.bytes", "codes.list.element"):
+    for name in ("image.bytes", "latents.list.element"):
         assert columns[name].compression == "UNCOMPRESSED"
         assert "PLAIN" in columns[name].encodings
         assert not columns[name].has_dictionary_page

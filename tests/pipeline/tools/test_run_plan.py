@@ -62,7 +62,7 @@ def test_the_command_loads_neither_torch_nor_diffusers(params: Path) -> None:
 
 def test_hours_and_terabytes_follow_from_the_settings(params: Path) -> None:
     found = settings.load(params)
-    cost = costs.Cost(forward=0.5, decode=1.0, side=512, codes=100, conditions=1000, png=2.0)
+    cost = costs.Cost(forward=0.5, decode=1.0, side=512, latents=100, conditions=1000, png=2.0)
     # 16 steps, twice for guidance; the miniature rewards count nothing
     assert costs.scoring(found, cost) == (2048, 16 * 2 * 0.5 + 1.0)
     assert costs.scoring(found, cost).hours(17.0) == pytest.approx(2048 / 3600)
@@ -70,7 +70,7 @@ def test_hours_and_terabytes_follow_from_the_settings(params: Path) -> None:
     assert costs.evaluating(found, cost).images == 2 * 3 * 128 * 2
     assert costs.storage(found, cost) == {
         "images": 2048 * 2.0 * 512**2,
-        "codes": 2048 * 100.0,
+        "latents": 2048 * 100.0,
         "embeddings": 512 * 1000.0,
     }
 

@@ -19,7 +19,7 @@ from tests.scores import make_rule, write_scored
 @pytest.fixture
 def data(tmp_path: Path) -> Path:
     """Twenty images with scores and labels."""
-    rows = {"image": [{"bytes": b"png", "path": "a.png"}] * 20, "codes": [[0.5] * 8] * 20}
+    rows = {"image": [{"bytes": b"png", "path": "a.png"}] * 20, "latents": [[0.5] * 8] * 20}
     write_scored(tmp_path / "scored", np.arange(20), **rows)
     label.label_folder(tmp_path / "scored", tmp_path / "labelled", make_rule(), seed=0)
     return tmp_path
@@ -38,8 +38,8 @@ def test_scores_and_labels_are_tables(data: Path) -> None:
 
 def test_pictures_and_codes_are_read_by_name_only(data: Path) -> None:
     answer = sql.ask("from scored", scored=data / "scored", labelled=data / "labelled")
-    assert not {"image", "codes"} & set(answer.columns)
-    assert ask(data, "select image.bytes, len(codes) from images limit 1") == [(b"png", 8)]
+    assert not {"image", "latents"} & set(answer.columns)
+    assert ask(data, "select image.bytes, len(latents) from images limit 1") == [(b"png", 8)]
 
 
 @pytest.mark.parametrize(
