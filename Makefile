@@ -1,6 +1,8 @@
 # make repro   everything: environment, images, scores, labels, training, evaluation, report
 # make test    environment and every test
+# make check   lint and the quick tests, in about two minutes
 # make lint    ruff and mypy          make world   build the embedded world's checkpoints again
+# make lock    resolve requirements.lock anew from pyproject.toml, keeping the versions that fit
 
 # Python 3.11 or 3.12, whichever is there
 PYTHON ?= $(shell for p in python3 python3.11 python3.12; do \
@@ -10,15 +12,35 @@ BIN := .venv/bin
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 # PRESET=ci fills params.yaml from presets/ci.yaml before the run
 PRESET ?=
+# one thread a worker: the models of tests are too small for more
+PYTEST := OMP_NUM_THREADS=1 pytest --numprocesses logical --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 
-.PHONY: setup repro test lint world
+.PHONY: setup repro test check lint world lock
 
 setup: .venv/ready
 
-.venv/ready: requirements.lock pyproject.toml
+# the scripts of a .venv name its folder: that of a copied or moved project would run the old
+# folder's code, so it is made anew
+COPIED := $(shell test -e $(BIN)/pip && ! grep -qF '$(CURDIR)/$(BIN)/' $(BIN)/pip && echo --clear)
+ifneq ($(COPIED),)
+.PHONY: .venv/ready
+endif
+
+# uv installs the lock in a quarter of pip's time; it reads no pip configuration, so it is told
+# pip's package indexes, and where it fails pip goes on
+.venv/ready: requirements.lock pyproject.toml setup.py
 	@test -n "$(PYTHON)" || { echo "make: needs Python 3.11 or 3.12; name it: make PYTHON=/path/to/python3.12"; exit 2; }
-	$(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet --no-deps -r requirements.lock
+	$(PYTHON) -m venv $(COPIED) .venv
+	$(BIN)/python -m pip install --quiet "$$(grep '^uv==' requirements.lock)" || true
+	@pip() { $(BIN)/python -m pip config get "global.$$1" 2>/dev/null || true; }; \
+	export UV_DEFAULT_INDEX="$${UV_DEFAULT_INDEX:-$${PIP_INDEX_URL:-$$(pip index-url)}}"; \
+	export UV_INDEX="$${UV_INDEX:-$${PIP_EXTRA_INDEX_URL:-$$(pip extra-index-url)}}"; \
+	export UV_FIND_LINKS="$${UV_FIND_LINKS:-$$(echo $${PIP_FIND_LINKS:-$$(pip find-links)} | tr ' ' ',')}"; \
+	test -n "$$UV_DEFAULT_INDEX" || unset UV_DEFAULT_INDEX; \
+	echo "uv pip install -r requirements.lock"; \
+	$(BIN)/uv pip install --quiet --python $(BIN)/python --index-strategy unsafe-best-match --no-deps -r requirements.lock \
+	|| { echo "make: uv failed, pip installs instead"; \
+	     $(BIN)/python -m pip install --quiet --no-deps -r requirements.lock; }
 	$(BIN)/python -m pip install --quiet --no-deps --no-build-isolation -e .
 	@touch $@
 
@@ -27,9 +49,11 @@ repro: setup
 	dvc repro
 	@echo "report: $(CURDIR)/reports/index.html"
 
-# one thread a worker: the models of tests are too small for more
 test: setup
-	OMP_NUM_THREADS=1 pytest --numprocesses logical --maxprocesses 4 --dist loadfile --no-loadscope-reorder
+	$(PYTEST)
+
+check: lint
+	$(PYTEST) -m "not slow"
 
 lint: setup
 	ruff check
@@ -41,3 +65,9 @@ world: setup
 	python -m tgo.data.world.build prompts
 	torchrun --standalone --nproc-per-node 2 -m tgo.data.world.build --threads 1 diffusion masked
 	python -m tgo.data.world.build rewards
+
+# the authors' packages of three reward models pin what nothing current can satisfy (pyproject.toml)
+lock: setup
+	uv pip compile --quiet --universal --python-version 3.11 --no-annotate --no-header \
+	  --extra dev --extra docs --extra audit --extra loggers --extra ray --extra 8bit pyproject.toml -o requirements.lock
+	printf 'clip-anytorch==2.6.0\nhpsv2==1.2.0\nimage-reward==1.5\n' >> requirements.lock
