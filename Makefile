@@ -37,11 +37,10 @@ endif
 	export UV_INDEX="$${UV_INDEX:-$${PIP_EXTRA_INDEX_URL:-$$(pip extra-index-url)}}"; \
 	export UV_FIND_LINKS="$${UV_FIND_LINKS:-$$(echo $${PIP_FIND_LINKS:-$$(pip find-links)} | tr ' ' ',')}"; \
 	test -n "$$UV_DEFAULT_INDEX" || unset UV_DEFAULT_INDEX; \
-	echo "uv pip install -r requirements.lock"; \
-	$(BIN)/uv pip install --quiet --python $(BIN)/python --index-strategy unsafe-best-match --no-deps -r requirements.lock \
-	|| { echo "make: uv failed, pip installs instead"; \
-	     $(BIN)/python -m pip install --quiet --no-deps -r requirements.lock; }
-	$(BIN)/python -m pip install --quiet --no-deps --no-build-isolation -e .
+	install() { "$$@" --quiet --no-deps -r requirements.lock && "$$@" --quiet --no-deps --no-build-isolation -e .; }; \
+	echo "installing requirements.lock ..."; \
+	install $(BIN)/uv pip install --python $(BIN)/python --index-strategy unsafe-best-match \
+	|| { echo "make: uv failed, pip installs instead"; install $(BIN)/python -m pip install; }
 	@touch $@
 
 repro: setup
