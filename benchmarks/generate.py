@@ -31,7 +31,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from tgo.pipeline.generators.base import of_rows
+from tgo.pipeline.generators.base import select_rows
 from tgo.pipeline.generators.diffusion import Diffusion
 from tgo.pipeline.scoring import sampling as produce
 from tgo.pipeline.scoring.score import score_prompts
@@ -69,7 +69,7 @@ class Rivals:
         ]
         texts = [prompt.text for prompt in self.prompts]
         encoded = stored(produce.embed(self.family, [*texts, ""], options.batch))
-        self.embedded = Embeddings(of_rows(encoded, slice(-1)), of_rows(encoded, -1))
+        self.embedded = Embeddings(select_rows(encoded, slice(-1)), select_rows(encoded, -1))
         self.rows = produce.rows_of(self.prompts, seed=0, images_per_prompt=options.per_prompt)
 
     def sampling(self) -> list[produce.Sampled]:

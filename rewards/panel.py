@@ -12,7 +12,7 @@ from tgo.rewards import aesthetic, clip, registry
 from tgo.rewards.base import Batch, Images, RewardModel, describe
 from tgo.rewards.errors import CheckpointError
 from tgo.rewards.memory import is_exhausted, too_large
-from tgo.rewards.registry import Wanted, load
+from tgo.rewards.registry import RewardSpec, load
 from tgo.rewards.texts import TextStore
 from torch import Tensor, nn
 
@@ -48,11 +48,11 @@ class Panel:
     ) -> Panel:
         """The models named in `sources`, in its order; raises CheckpointError.
 
-        A value is a source (folder, file, hub id) or what `registry.Wanted` holds. `aesthetic`
+        A value is a source (folder, file, hub id) or what `registry.RewardSpec` holds. `aesthetic`
         sits on the CLIP that its folder names, or else on that of `clip`; where the two are the
         same its tower is loaded and run once.
         """
-        entries = {name: registry.wanted(entry) for name, entry in sources.items()}
+        entries = {name: registry.as_spec(entry) for name, entry in sources.items()}
         shared = [name for name in ("clip", "aesthetic") if _is_ours(name, entries)]
         try:
             models = {
@@ -161,14 +161,14 @@ def _cut(
         yield some + some[-1:] * lack, texts + texts[-1:] * lack, len(texts)
 
 
-def _is_ours(name: str, entries: Mapping[str, Wanted]) -> bool:
+def _is_ours(name: str, entries: Mapping[str, RewardSpec]) -> bool:
     """Whether a model is loaded by our own code for it."""
     entry = entries.get(name)
     return entry is not None and entry.backend == "own" and entry.module is None
 
 
 def _on_clip(
-    sources: Mapping[str, Wanted], device: str | torch.device, dtype: torch.dtype
+    sources: Mapping[str, RewardSpec], device: str | torch.device, dtype: torch.dtype
 ) -> dict[str, RewardModel]:
     """`clip` and `aesthetic` where wanted, each CLIP loaded once."""
     towers: dict[str, clip.Tower] = {}

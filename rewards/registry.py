@@ -16,11 +16,13 @@ from functools import cache
 from importlib.metadata import entry_points
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
-from tgo.rewards.base import RewardModel
 from tgo.rewards.errors import CheckpointError
+
+if TYPE_CHECKING:
+    import torch
+    from tgo.rewards.base import RewardModel
 
 BUILT_IN = {
     "pickscore": "tgo.rewards.pickscore",
@@ -33,7 +35,7 @@ GROUP = "tgo.rewards"
 
 
 @dataclass(frozen=True)
-class Wanted:
+class RewardSpec:
     """One entry of `rewards` in params.yaml.
 
     `source` is a folder, file or hub id (models without a checkpoint need none); `module` a
@@ -47,11 +49,16 @@ class Wanted:
     options: Mapping[str, Any] = field(default_factory=dict)
 
 
-def wanted(entry: str | Path | Mapping[str, Any] | Wanted) -> Wanted:
+def as_spec(entry: str | Path | Mapping[str, Any] | RewardSpec) -> RewardSpec:
     """An entry that may be just the source."""
-    if isinstance(entry, Wanted):
+    if isinstance(entry, RewardSpec):
         return entry
-    return Wanted(**entry) if isinstance(entry, Mapping) else Wanted(str(entry))
+    return RewardSpec(**entry) if isinstance(entry, Mapping) else RewardSpec(str(entry))
+
+
+def is_known(name: str) -> bool:
+    """Whether `name` is one of the five or offered by an installed package."""
+    return name in BUILT_IN or name in available()
 
 
 @cache
@@ -88,30 +95,33 @@ def module_of(name: str, module: str | None = None) -> ModuleType:
 
 def load(
     name: str,
-    entry: str | Path | Mapping[str, Any] | Wanted,
+    entry: str | Path | Mapping[str, Any] | RewardSpec,
     *,
     device: str | torch.device = "cpu",
-    dtype: torch.dtype = torch.float32,
+    dtype: torch.dtype | None = None,
     **given: Any,
 ) -> RewardModel:
     """One reward model by name; `given` are further arguments of its own loader.
 
     Raises CheckpointError, also for options that the loader does not take.
     """
-    want = wanted(entry)
-    if want.backend == "official":
+    spec = as_spec(entry)
+    if spec.backend == "official":
         from tgo.rewards import official
 
-        if want.options or want.module:
+        if spec.options or spec.module:
             raise CheckpointError(f"{name}: backend: official takes neither options nor a module")
-        return official.load(name, want.source, device=device)
-    if want.backend != "own":
-        raise CheckpointError(f"{name}: backend is {want.backend!r}; there are own and official")
-    module = module_of(name, want.module)
+        return official.load(name, spec.source, device=device)
+    if spec.backend != "own":
+        raise CheckpointError(f"{name}: backend is {spec.backend!r}; there are own and official")
+    import torch
+
+    module = module_of(name, spec.module)
+    options = {"device": device, "dtype": dtype or torch.float32, **spec.options, **given}
     try:
-        return module.load(want.source, device=device, dtype=dtype, **want.options, **given)
+        return module.load(spec.source, **options)
     except TypeError as error:
-        if not want.options:
+        if not spec.options:
             raise
         raise CheckpointError(f"{name}: options do not fit its loader ({error})") from error
 

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import importlib
 from pathlib import Path
 from typing import Any
 
 import torch
-from tgo.pipeline.generators import FAMILIES
-from tgo.pipeline.generators.base import Conditions, Corruption, of_rows
+from tgo.pipeline.generators import family_class
+from tgo.pipeline.generators.base import Conditions, Corruption, select_rows
 from tgo.pipeline.generators.latent import Latent
 
 from tests.family_models import write as write_latent
@@ -34,7 +33,6 @@ def write(kind: str, folder: Path) -> Path:
 
 
 def load(kind: str, source: Path | str, **changes: Any) -> Latent:
-    module, _, name = FAMILIES[FAMILY_OF.get(kind, kind)].partition(":")
     options = {
         "steps": 3,
         "guidance_scale": GUIDANCE,
@@ -42,15 +40,14 @@ def load(kind: str, source: Path | str, **changes: Any) -> Latent:
         "device": "cpu",
         "resolution": RESOLUTION,
     }
-    found: Latent = getattr(importlib.import_module(module), name).load(
-        str(source), **{**options, **changes}
-    )
+    family: Any = family_class(FAMILY_OF.get(kind, kind))
+    found: Latent = family.load(str(source), **{**options, **changes})
     return found
 
 
 def sample(family: Any, prompts: list[str], seeds: list[int]) -> torch.Tensor:
     encoded = family.encode_prompts([*prompts, ""])
-    given, empty = of_rows(encoded, slice(-1)), of_rows(encoded, -1)
+    given, empty = select_rows(encoded, slice(-1)), select_rows(encoded, -1)
     latents: torch.Tensor = family.sample(given, empty, family.initial_noise(seeds))
     return latents
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 from tgo.pipeline.errors import InputError
-from tgo.pipeline.generators.base import Corruption, Timed
+from tgo.pipeline.generators.base import Corruption, NoiseLevels
 from tgo.pipeline.seeds import sample_seed
 from torch import Tensor
 
@@ -51,7 +51,7 @@ class Draws:
         self._noise_dtype = noise_dtype
         self._units = train.batch_size // every
         self._kept: dict[tuple[int, int], tuple[Tensor, Tensor, Tensor]] = {}
-        self._timed = family if isinstance(family, Timed) else None
+        self._timed = family if isinstance(family, NoiseLevels) else None
         plain = train.timesteps.draw == "family" and train.timesteps.min_snr is None
         if self._timed is None and not plain:
             raise InputError(

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from tgo.pipeline.errors import InputError
-from tgo.pipeline.generators.base import Conditions, Corruption, Regressor, gaussian
+from tgo.pipeline.generators.base import Conditions, Corruption, Regressor, gaussian_log_likelihood
 from tgo.trainer import sharded
 from tgo.trainer.distributed import World, exchanging, whole
 from tgo.trainer.draws import Draws
@@ -161,13 +161,13 @@ class Learner:
             if self._regressor is None:
                 return self._family.log_likelihood(*arguments, temperature=temperature), None
             residual = self._regressor.residual(*arguments)
-        found = gaussian(residual, temperature)
+        found = gaussian_log_likelihood(residual, temperature)
         return found if given.weight is None else found * given.weight, residual
 
     def _gap(self, policy: Tensor, reference: Tensor, given: Given) -> Tensor:
         """See ``Terms.gap``; without gradient where only the log wants it."""
         apart = policy - reference if self._objective.needs_gap else policy.detach() - reference
-        found = -gaussian(apart, self._train.temperature)
+        found = -gaussian_log_likelihood(apart, self._train.temperature)
         return found if given.weight is None else found * given.weight
 
     def _over_draws(self, values: Tensor) -> Tensor:

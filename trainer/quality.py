@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from tgo.pipeline.generators.base import Conditions, Family, joined
+from tgo.pipeline.generators.base import Conditions, Family, concatenate
 from tgo.pipeline.storage import embeddings
 from tgo.pipeline.storage.shards import read_shard, shard_paths
 from tgo.trainer.rows import PromptTable
@@ -43,11 +43,11 @@ def prefixed_tables(
             path, embeddings.Embeddings(found, table.unconditional), table.ids
         )
         tables.append(PromptTable(path, shard, digest))
-    family.texts.release()
+    family.text_encoders.release()
     return tables
 
 
 def _encode(family: Family, prompts: Sequence[str]) -> Conditions:
     """Conditions ``[N, ...]`` in the precision they are stored in."""
     parts = [prompts[at : at + BATCH] for at in range(0, len(prompts), BATCH)]
-    return joined([embeddings.stored(family.encode_prompts(part)) for part in parts])
+    return concatenate([embeddings.stored(family.encode_prompts(part)) for part in parts])

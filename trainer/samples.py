@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from tgo.pipeline.evaluation.evaluate import evaluation_seed
-from tgo.pipeline.generators.base import of_rows
+from tgo.pipeline.generators.base import select_rows
 from tgo.pipeline.scoring import sampling
 from tgo.pipeline.sources import prompts
 from tgo.pipeline.storage import embeddings
@@ -65,7 +65,7 @@ class Samples:
         self._keep(self._facts(settings), done, say)
         if wanted:
             self._conditions = _conditions(family, self._texts, self._batch_size)
-            family.texts.release()
+            family.text_encoders.release()
         for update, images in sample_strips.read(folder):
             loggers.pictures(update, dict(zip(self._texts, images, strict=True)))
 
@@ -119,4 +119,4 @@ def _conditions(family: Family, texts: list[str], batch_size: int) -> embeddings
     """As stage one stores them, so that the images are those of the evaluation."""
     empty = embeddings.stored(family.encode_prompts([""]))
     given = embeddings.stored(sampling.embed(family, texts, batch_size))
-    return embeddings.Embeddings(given, of_rows(empty, 0))
+    return embeddings.Embeddings(given, select_rows(empty, 0))

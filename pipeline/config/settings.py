@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Callable, Mapping, Sequence
-from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
@@ -18,8 +17,8 @@ from tgo.pipeline.config.label_settings import PROMPT, RATING, Label
 from tgo.pipeline.config.prompt_settings import Prompts
 from tgo.pipeline.config.train_settings import Train
 from tgo.pipeline.errors import InputError
-
-REWARDS = ("pickscore", "hpsv2", "imagereward", "clip", "aesthetic")
+from tgo.pipeline.generators import FAMILIES
+from tgo.rewards import registry
 
 
 def _runs(command: str) -> Callable[[str], str]:
@@ -37,11 +36,7 @@ def _runs(command: str) -> Callable[[str], str]:
 class Generator(Group):
     """The text-to-image model being aligned and the sampler that makes its images."""
 
-    family: Literal["diffusion", "sdxl", "sd3", "flux", "zimage", "wan", "amused", "meissonic"] = (
-        Field(
-            description="a model family: diffusion, sdxl, sd3, flux, zimage, wan, amused, meissonic"
-        )
-    )
+    family: str = Field(description=f"a model family: {', '.join(FAMILIES)}")
     model: Source
     resolution: int | None = Field(
         ge=1, description="pixels a side of an image, or null for what the model makes"
@@ -54,6 +49,14 @@ class Generator(Group):
         description="float32, bfloat16 or float16"
     )
     compile: bool = Field(description="true or false")
+
+    @field_validator("family")
+    @classmethod
+    def _known_family(cls, family: str) -> str:
+        if family not in FAMILIES:
+            hint = _did_you_mean(["generator", "family", family], list(FAMILIES))
+            raise ValueError(f"generator.family = {family!r}: unknown; {hint}")
+        return family
 
 
 class Reward(Group):
@@ -138,11 +141,9 @@ class Settings(Group):
         if RATING in rewards:
             raise ValueError(f"rewards.{RATING}: the name of imported ratings; choose another")
         for name, entry in rewards.items():
-            if entry.module is None and name not in REWARDS:
-                known = (*REWARDS, *(entry.name for entry in entry_points(group="tgo.rewards")))
-                if name not in known:
-                    hint = _did_you_mean(["rewards", name], known)
-                    raise ValueError(f"rewards.{name}: unknown name; {hint}")
+            if entry.module is None and not registry.is_known(name):
+                hint = _did_you_mean(["rewards", name], list(registry.available()))
+                raise ValueError(f"rewards.{name}: unknown name; {hint}")
             elif entry.module is None and not entry.source:
                 raise ValueError(f"rewards.{name}: missing; add a folder, file or hub id")
         return rewards

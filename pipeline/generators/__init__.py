@@ -20,23 +20,26 @@ FAMILIES = {
     "amused": "tgo.pipeline.generators.amused:Amused",
     "meissonic": "tgo.pipeline.generators.meissonic:Meissonic",
 }
-"""generator.family in params.yaml -> the class; imported only when chosen."""
+"""The registry of families: `generator.family` to its class, which is imported when chosen."""
+
+
+def family_class(name: str) -> type[Family]:
+    """The class of a family in `FAMILIES`."""
+    module, _, attribute = FAMILIES[name].partition(":")
+    found: type[Family] = getattr(importlib.import_module(module), attribute)
+    return found
 
 
 def load_generator(
     settings: Generator, model: Path | None = None, *, device: str = "cpu"
 ) -> Family:
-    """The model of `settings`, or another one (say, the tuned) of its family and sampler.
+    """Load the model of `settings`, or another one (such as the tuned) of its family and sampler.
 
-    Raises InputError naming the folder or file that is missing, truncated or does not fit.
+    Raises:
+        InputError: names the folder or file that is missing, damaged or does not fit.
     """
-    module, _, name = FAMILIES[settings.family].partition(":")
-    family: Family = getattr(importlib.import_module(module), name).load(
+    return family_class(settings.family).load(
         str(model or settings.model),
-        steps=settings.steps,
-        guidance_scale=settings.guidance_scale,
-        dtype=settings.dtype,
+        **settings.model_dump(include={"steps", "guidance_scale", "dtype", "resolution"}),
         device=device,
-        resolution=settings.resolution,
     )
-    return family

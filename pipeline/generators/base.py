@@ -9,11 +9,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol, runtime_checkable
+from typing import Any, NamedTuple, Protocol, Self, runtime_checkable
 
 import torch
 from tgo.pipeline.errors import InputError
-from tgo.pipeline.generators.text_encoders import Texts
+from tgo.pipeline.generators.text_encoders import TextEncoders
 from torch import Tensor, nn
 
 Conditions = dict[str, Tensor]
@@ -41,10 +41,19 @@ class Family(Protocol):
     name: str
     network: nn.Module
     """The policy: what is trained."""
-    texts: Texts
+    text_encoders: TextEncoders
     """What reads prompts."""
     latent_shape: tuple[int, ...]
     latent_dtype: torch.dtype
+
+    @classmethod
+    def load(cls, source: str, **options: Any) -> Self:
+        """Load a model folder or hub repository; `options` are those of `LoadOptions`.
+
+        Raises:
+            InputError: a part is missing, damaged or does not fit.
+        """
+        ...
 
     def describe(self) -> dict[str, Any]:
         """Everything beside seeds and prompts that decides an image, as plain JSON values."""
@@ -123,7 +132,7 @@ class Regressor(Protocol):
 
 
 @runtime_checkable
-class Timed(Protocol):
+class NoiseLevels(Protocol):
     """A family that corrupts by Gaussian noise of a chosen level."""
 
     def initial_noise(self, seeds: Sequence[int], dtype: torch.dtype | None = None) -> Tensor:
@@ -143,7 +152,7 @@ class Timed(Protocol):
         ...
 
 
-def gaussian(residual: Tensor, temperature: float) -> Tensor:
+def gaussian_log_likelihood(residual: Tensor, temperature: float) -> Tensor:
     """``-(1/T) mean residual^2``, float32 [B] (TGO, arXiv:2605.04653).
 
     The mean over all but the first dimension, not the sum: with T = 1e-3 a sum would saturate
@@ -152,12 +161,12 @@ def gaussian(residual: Tensor, temperature: float) -> Tensor:
     return -residual.square().mean(dim=tuple(range(1, residual.ndim))) / temperature
 
 
-def of_rows(conditions: Conditions, which: slice | int | Sequence[int]) -> Conditions:
+def select_rows(conditions: Conditions, which: slice | int | Sequence[int]) -> Conditions:
     """Some rows of every value; one row, [...], for a single number."""
     return {name: value[which] for name, value in conditions.items()}
 
 
-def joined(parts: Sequence[Conditions]) -> Conditions:
+def concatenate(parts: Sequence[Conditions]) -> Conditions:
     """Batches of conditions, one after the other."""
     return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
 
@@ -170,7 +179,7 @@ def with_unconditional(conditions: Conditions, unconditional: Conditions) -> Con
     }
 
 
-def check_size(images: Tensor, expected: tuple[int, ...]) -> None:
+def require_image_size(images: Tensor, expected: tuple[int, ...]) -> None:
     """InputError unless images [B, 3, H, W] have the height and width `expected`."""
     found = tuple(images.shape[-2:])
     if found != expected:

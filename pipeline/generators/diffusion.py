@@ -7,12 +7,14 @@ Prediction type (epsilon, v or sample), noise schedule and sampler are the model
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import torch
 from tgo.pipeline.errors import InputError
 from tgo.pipeline.generators.base import Conditions, Corruption, with_unconditional
+from tgo.pipeline.generators.folder_family import LoadOptions
 from tgo.pipeline.generators.latent import Latent
+from tgo.pipeline.generators.model_folder import ModelFolder
 from torch import Tensor, nn
 
 DETERMINISTIC = (
@@ -36,10 +38,10 @@ class Diffusion(Latent):
     parts: ClassVar[tuple[str, ...]] = ("scheduler", "text_encoder", "tokenizer", "unet", "vae")
     network_part = "unet"
 
-    def __init__(self, *args: Any, **options: Any) -> None:
+    def __init__(self, folder: ModelFolder, options: LoadOptions) -> None:
         from diffusers import DDPMScheduler
 
-        super().__init__(*args, **options)
+        super().__init__(folder, options)
         # the training-time face of the same schedule (alphas, prediction type)
         self._schedule = DDPMScheduler.from_config(self._scheduler.config)
         self._alphas = self._schedule.alphas_cumprod.clone()
@@ -47,7 +49,10 @@ class Diffusion(Latent):
     @torch.no_grad()
     def encode_prompts(self, prompts: Sequence[str]) -> Conditions:
         """`embeddings` [B, L, D], the last layer of the text encoder."""
-        encoder, tokens = self.texts.part("text_encoder"), self.texts.tokens("tokenizer", prompts)
+        encoder, tokens = (
+            self.text_encoders.part("text_encoder"),
+            self.text_encoders.tokens("tokenizer", prompts),
+        )
         masked = getattr(encoder.config, "use_attention_mask", False)
         mask = tokens.attention_mask if masked else None
         return {"embeddings": encoder(tokens.input_ids, attention_mask=mask)[0].float()}

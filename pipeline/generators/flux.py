@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 from tgo.pipeline.generators.base import Conditions
 from tgo.pipeline.generators.flow import STEPS, Flow
+from tgo.pipeline.generators.folder_family import LoadOptions
+from tgo.pipeline.generators.model_folder import ModelFolder
 from torch import Tensor, nn
 
 T5_TOKENS = 512
@@ -33,8 +34,8 @@ class Flux(Flow):
     )
     distilled = True
 
-    def __init__(self, *args: Any, **options: Any) -> None:
-        super().__init__(*args, **options)
+    def __init__(self, folder: ModelFolder, options: LoadOptions) -> None:
+        super().__init__(folder, options)
         rows, columns = (side // self.patch for side in self.latent_shape[1:])
         # no image index, row, column
         places = torch.cartesian_prod(*(torch.arange(float(n)) for n in (1, rows, columns)))
@@ -47,10 +48,10 @@ class Flux(Flow):
     @torch.no_grad()
     def encode_prompts(self, prompts: Sequence[str]) -> Conditions:
         """`embeddings` [B, 512, D] of T5 and `pooled` [B, P] of CLIP."""
-        tokens = self.texts.tokens("tokenizer", prompts).input_ids
-        pooled = self.texts.part("text_encoder")(tokens).pooler_output
-        tokens = self.texts.tokens("tokenizer_2", prompts, T5_TOKENS).input_ids
-        embeddings = self.texts.part("text_encoder_2")(tokens)[0]
+        tokens = self.text_encoders.tokens("tokenizer", prompts).input_ids
+        pooled = self.text_encoders.part("text_encoder")(tokens).pooler_output
+        tokens = self.text_encoders.tokens("tokenizer_2", prompts, T5_TOKENS).input_ids
+        embeddings = self.text_encoders.part("text_encoder_2")(tokens)[0]
         return {"embeddings": embeddings.float(), "pooled": pooled.float()}
 
     def _predict(

@@ -8,91 +8,42 @@ bits) holds it whatever type the network computes in; Parquet has no bfloat16.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar
 
 import torch
 from tgo.pipeline.errors import InputError
-from tgo.pipeline.generators.base import Conditions, Corruption, check_size, gaussian
+from tgo.pipeline.generators.base import (
+    Conditions,
+    Corruption,
+    gaussian_log_likelihood,
+    require_image_size,
+)
+from tgo.pipeline.generators.folder_family import FolderFamily, LoadOptions
 from tgo.pipeline.generators.model_folder import ModelFolder
-from tgo.pipeline.generators.text_encoders import Texts
 from torch import Tensor, nn
 
 
-class Latent:
+class Latent(FolderFamily):
     """The methods of `Family` that do not depend on how a latent model corrupts and predicts.
 
     A subclass names its parts, encodes prompts, samples, corrupts, and gives the `residual`.
     """
 
-    name: ClassVar[str]
-    parts: ClassVar[tuple[str, ...]]
-    """Folders of the model that are read."""
-    optional: ClassVar[tuple[str, ...]] = ()
-    """Folders that are read where model_index.json names them."""
-    network_part: ClassVar[str]
-    """Which of them is the network."""
-    patch: int = 1
+    patch: ClassVar[int] = 1
     """Latent pixels a side of one token of the network; the resolution must divide by it."""
     latent_dtype = torch.float16
-    network: nn.Module
 
-    def __init__(
-        self,
-        folder: ModelFolder,
-        *,
-        steps: int,
-        guidance_scale: float,
-        dtype: str,
-        device: str,
-        resolution: int | None = None,
-    ) -> None:
-        named = (part for part in self.optional if folder.index.get(part, [None])[0])
-        self._parts = (*self.parts, *named)
-        folder.check(self._parts)
-        self._folder, self._steps, self._guidance_scale = folder, steps, guidance_scale
-        self._dtype: torch.dtype = getattr(torch, dtype)
-        self._device = torch.device(device)
-        self.texts = Texts(folder, self._dtype, self._device)
+    def __init__(self, folder: ModelFolder, options: LoadOptions) -> None:
+        super().__init__(folder, options)
         self._scheduler = folder.load("scheduler")
         self._check_sampler()
         self._vae = folder.load("vae", self._vae_dtype()).to(self._device)
         self.network = folder.load(self.network_part, self._dtype).to(self._device)
         self._config: Any = self.network.config
-        self.latent_shape: tuple[int, ...] = self._shape_of(self._side(resolution))
-
-    @classmethod
-    def load(
-        cls,
-        source: str,
-        *,
-        steps: int,
-        guidance_scale: float,
-        dtype: str,
-        device: str,
-        resolution: int | None = None,
-    ) -> Self:
-        """Load from a folder or hub id; InputError names what is missing or damaged."""
-        return cls(
-            ModelFolder(source),
-            steps=steps,
-            guidance_scale=guidance_scale,
-            dtype=dtype,
-            device=device,
-            resolution=resolution,
-        )
+        self.latent_shape: tuple[int, ...] = self._shape_of(self._side(options.resolution))
 
     def describe(self) -> dict[str, Any]:
-        return {
-            "family": self.name,
-            "model_sha256": self._folder.sha256(self._parts),
-            "sampler": type(self._scheduler).__name__,
-            "steps": self._steps,
-            "guidance_scale": self._guidance_scale,
-            "device": self._device.type,
-            "dtype": str(self._dtype).removeprefix("torch."),
-            "latent_shape": list(self.latent_shape),
-        }
+        return super().describe() | {"sampler": type(self._scheduler).__name__}
 
     def initial_noise(self, seeds: Sequence[int], dtype: torch.dtype | None = None) -> Tensor:
         """Standard normal numbers in the space of the latents, as `corrupt` draws them.
@@ -121,7 +72,7 @@ class Latent:
     @torch.inference_mode()
     def encode(self, images: Tensor) -> Tensor:
         """The mode of the autoencoder's posterior, scaled as the network sees it."""
-        check_size(images, self._size())
+        require_image_size(images, self._size())
         pixels = images.to(self._device, self._vae.dtype) / 127.5 - 1
         latents = self._scaled(self._vae.encode(self._pixels_of(pixels)).latent_dist.mode())
         return latents.to("cpu", self.latent_dtype)
@@ -135,18 +86,16 @@ class Latent:
         *,
         temperature: float,
     ) -> Tensor:
-        """``-(1/T) mean_CHW (target - prediction)^2``, float32 [B]; see `gaussian`."""
-        return gaussian(self.residual(network, latents, conditions, corruption), temperature)
+        """``-(1/T) mean_CHW (target - prediction)^2``, float32 [B]."""
+        return gaussian_log_likelihood(
+            self.residual(network, latents, conditions, corruption), temperature
+        )
 
     def residual(
         self, network: nn.Module, latents: Tensor, conditions: Conditions, corruption: Corruption
     ) -> Tensor:
         """``target - prediction``, float32 [B, *latent_shape]."""
         raise NotImplementedError
-
-    def save(self, network: nn.Module, folder: Path) -> None:
-        """The source folder's components, untouched, with `network` in its place (safetensors)."""
-        self._folder.save_with(self.network_part, network, folder)
 
     def _check_sampler(self) -> None:
         """InputError unless the model's scheduler gives each image by its own seed alone."""

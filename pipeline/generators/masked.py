@@ -8,13 +8,18 @@ the number of the step.)
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
 from diffusers import AmusedScheduler
 from tgo.pipeline.errors import InputError
-from tgo.pipeline.generators.base import Conditions, Corruption, check_size, with_unconditional
+from tgo.pipeline.generators.base import (
+    Conditions,
+    Corruption,
+    require_image_size,
+    with_unconditional,
+)
+from tgo.pipeline.generators.folder_family import FolderFamily, LoadOptions
 from tgo.pipeline.generators.masking import (
     TEMPERATURES,
     draw_masks,
@@ -23,43 +28,28 @@ from tgo.pipeline.generators.masking import (
     least_confident,
 )
 from tgo.pipeline.generators.model_folder import ModelFolder
-from tgo.pipeline.generators.text_encoders import Texts
 from torch import Tensor, nn
 
-PARTS = ("scheduler", "text_encoder", "tokenizer", "transformer", "vqvae")
 AESTHETIC_SCORE = 6.0  # what the published pipelines tell the network of every image
 
 
-class Masked:
+class Masked(FolderFamily):
     """What masked families share; see `Family` for the methods. Latents are tokens [H, W].
 
     A family adds how its network is loaded, called, and how many tokens a side its images have.
     """
 
-    name: ClassVar[str]
+    parts = ("scheduler", "text_encoder", "tokenizer", "transformer", "vqvae")
     latent_dtype = torch.int32
-    network: nn.Module
 
-    def __init__(
-        self,
-        folder: ModelFolder,
-        *,
-        steps: int,
-        guidance_scale: float,
-        dtype: str,
-        device: str,
-        resolution: int | None = None,
-    ) -> None:
-        folder.check(PARTS)
-        self._folder, self._steps, self._guidance_scale = folder, steps, guidance_scale
-        self._dtype, self._device = getattr(torch, dtype), torch.device(device)
-        self.texts = Texts(folder, self._dtype, self._device)
+    def __init__(self, folder: ModelFolder, options: LoadOptions) -> None:
+        super().__init__(folder, options)
         self._vqvae = self._load_vqvae()
         self.network = self._load_network().to(self._device)
         side = self._side()
         self.latent_shape: tuple[int, ...] = (side, side)
         self._pixels = side * 2 ** (len(self._vqvae.config.block_out_channels) - 1)
-        if resolution not in (None, self._pixels):
+        if options.resolution not in (None, self._pixels):
             raise InputError(
                 f"generator.resolution: {folder.path} makes images of {self._pixels} pixels a "
                 "side and no others; set it to null"
@@ -68,27 +58,6 @@ class Masked:
             [[self._pixels, self._pixels, 0, 0, AESTHETIC_SCORE]], device=self._device
         )
         self._mask = self._mask_token()
-
-    @classmethod
-    def load(
-        cls,
-        source: str,
-        *,
-        steps: int,
-        guidance_scale: float,
-        dtype: str,
-        device: str,
-        resolution: int | None = None,
-    ) -> Masked:
-        """Load from a folder or hub id; InputError names what is missing or damaged."""
-        return cls(
-            ModelFolder(source),
-            steps=steps,
-            guidance_scale=guidance_scale,
-            dtype=dtype,
-            device=device,
-            resolution=resolution,
-        )
 
     def _load_network(self) -> nn.Module:
         raise NotImplementedError
@@ -104,23 +73,14 @@ class Masked:
         raise NotImplementedError
 
     def describe(self) -> dict[str, Any]:
-        return {
-            "family": self.name,
-            "model_sha256": self._folder.sha256(PARTS),
-            "sampler": "confidence",
-            "temperatures": list(TEMPERATURES),
-            "steps": self._steps,
-            "guidance_scale": self._guidance_scale,
-            "device": self._device.type,
-            "dtype": str(self._dtype).removeprefix("torch."),
-            "latent_shape": list(self.latent_shape),
-        }
+        sampler = {"sampler": "confidence", "temperatures": list(TEMPERATURES)}
+        return super().describe() | sampler
 
     @torch.no_grad()
     def encode_prompts(self, prompts: Sequence[str]) -> Conditions:
         """`embeddings` [B, L, D], the text encoder's last layer but one, and `pooled` [B, P]."""
-        tokens = self.texts.tokens("tokenizer", prompts).input_ids
-        read = self.texts.part("text_encoder")(tokens, output_hidden_states=True)
+        tokens = self.text_encoders.tokens("tokenizer", prompts).input_ids
+        read = self.text_encoders.part("text_encoder")(tokens, output_hidden_states=True)
         return {"embeddings": read.hidden_states[-2].float(), "pooled": read.text_embeds.float()}
 
     def initial_noise(self, seeds: Sequence[int]) -> Tensor:
@@ -172,7 +132,7 @@ class Masked:
     @torch.inference_mode()
     def encode(self, images: Tensor) -> Tensor:
         """Tokens int32 [B, H, W], each the nearest of the codebook to its latent."""
-        check_size(images, (self._pixels, self._pixels))
+        require_image_size(images, (self._pixels, self._pixels))
         pixels = images.to(self._device, self._vqvae.dtype) / 255
         latents = self._vqvae.encode(pixels).latents
         _, _, (_, _, tokens) = self._vqvae.quantize(latents)
@@ -204,10 +164,6 @@ class Masked:
         told = logits.log_softmax(dim=1).gather(1, tokens[:, None])[:, 0]
         total = told.masked_fill(~hidden, 0).sum(dim=(1, 2))
         return total / hidden.sum(dim=(1, 2)) / temperature
-
-    def save(self, network: nn.Module, folder: Path) -> None:
-        """The source folder's components, untouched, with `network` as the transformer."""
-        self._folder.save_with("transformer", network, folder)
 
     def _load_vqvae(self) -> Any:
         vqvae = self._folder.load("vqvae", self._dtype)

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 from tgo.pipeline.generators.base import Conditions
 from tgo.pipeline.generators.flow import Flow
+from tgo.pipeline.generators.folder_family import LoadOptions
+from tgo.pipeline.generators.model_folder import ModelFolder
 from torch import Tensor, nn
 from torch.nn.functional import pad
 
@@ -33,8 +34,8 @@ class StableDiffusion3(Flow):
     optional = ("text_encoder_3", "tokenizer_3")
     sigmas_from_one = False
 
-    def __init__(self, *args: Any, **options: Any) -> None:
-        super().__init__(*args, **options)
+    def __init__(self, folder: ModelFolder, options: LoadOptions) -> None:
+        super().__init__(folder, options)
         self._width = int(self._config.joint_attention_dim)
 
     @torch.no_grad()
@@ -44,8 +45,9 @@ class StableDiffusion3(Flow):
         The network reads them as one sequence; apart they need no padding on disk.
         """
         read = [
-            self.texts.part(f"text_encoder{which}")(
-                self.texts.tokens(f"tokenizer{which}", prompts).input_ids, output_hidden_states=True
+            self.text_encoders.part(f"text_encoder{which}")(
+                self.text_encoders.tokens(f"tokenizer{which}", prompts).input_ids,
+                output_hidden_states=True,
             )
             for which in ("", "_2")
         ]
@@ -54,8 +56,10 @@ class StableDiffusion3(Flow):
             "pooled": torch.cat([one.text_embeds for one in read], dim=-1).float(),
         }
         if "text_encoder_3" in self._parts:
-            tokens = self.texts.tokens("tokenizer_3", prompts, T5_TOKENS)
-            conditions["t5"] = self.texts.part("text_encoder_3")(tokens.input_ids)[0].float()
+            tokens = self.text_encoders.tokens("tokenizer_3", prompts, T5_TOKENS)
+            conditions["t5"] = self.text_encoders.part("text_encoder_3")(tokens.input_ids)[
+                0
+            ].float()
         return conditions
 
     def _predict(

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 from tgo.pipeline.generators.base import Conditions
 from tgo.pipeline.generators.diffusion import Diffusion
+from tgo.pipeline.generators.folder_family import LoadOptions
+from tgo.pipeline.generators.model_folder import ModelFolder
 from torch import Tensor, nn
 
 
@@ -20,8 +21,8 @@ class StableDiffusionXL(Diffusion):
     name = "sdxl"
     parts = (*Diffusion.parts, "text_encoder_2", "tokenizer_2")
 
-    def __init__(self, *args: Any, **options: Any) -> None:
-        super().__init__(*args, **options)
+    def __init__(self, folder: ModelFolder, options: LoadOptions) -> None:
+        super().__init__(folder, options)
         size = self._size()
         # original size, corner of the crop, target size
         self._time_ids = torch.tensor([*size, 0, 0, *size], device=self._device)
@@ -33,8 +34,9 @@ class StableDiffusionXL(Diffusion):
         The empty prompt has zeros where the model says so (`force_zeros_for_empty_prompt`).
         """
         read = [
-            self.texts.part(f"text_encoder{which}")(
-                self.texts.tokens(f"tokenizer{which}", prompts).input_ids, output_hidden_states=True
+            self.text_encoders.part(f"text_encoder{which}")(
+                self.text_encoders.tokens(f"tokenizer{which}", prompts).input_ids,
+                output_hidden_states=True,
             )
             for which in ("", "_2")
         ]

@@ -10,7 +10,7 @@ from tgo.pipeline.generators.model_folder import ModelFolder
 from torch import nn
 
 
-class Texts:
+class TextEncoders:
     """The parts of a model folder that read prompts, each loaded when it is first asked for.
 
     Training, which has the prompts' conditions, needs none of them.

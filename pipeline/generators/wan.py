@@ -28,8 +28,10 @@ class Wan(Flow):
     @torch.no_grad()
     def encode_prompts(self, prompts: Sequence[str]) -> Conditions:
         """`embeddings` [B, 512, D] of UMT5, zero after a prompt's end."""
-        tokens = self.texts.tokens("tokenizer", [_clean(prompt) for prompt in prompts], T5_TOKENS)
-        read = self.texts.part("text_encoder")(tokens.input_ids, tokens.attention_mask)
+        tokens = self.text_encoders.tokens(
+            "tokenizer", [_clean(prompt) for prompt in prompts], T5_TOKENS
+        )
+        read = self.text_encoders.part("text_encoder")(tokens.input_ids, tokens.attention_mask)
         return {"embeddings": (read.last_hidden_state * tokens.attention_mask[..., None]).float()}
 
     def _predict(

@@ -29,7 +29,7 @@ class ZImage(Flow):
         In the type the language model computes in: bfloat16 is stored as it is, since its largest
         values may be beyond float16.
         """
-        tokenizer = self.texts.part("tokenizer")
+        tokenizer = self.text_encoders.part("tokenizer")
         chats = [
             tokenizer.apply_chat_template(
                 [{"role": "user", "content": prompt}],
@@ -39,9 +39,9 @@ class ZImage(Flow):
             )
             for prompt in prompts
         ]
-        tokens = self.texts.tokens("tokenizer", chats, TOKENS)
+        tokens = self.text_encoders.tokens("tokenizer", chats, TOKENS)
         mask = tokens.attention_mask.bool()
-        read = self.texts.part("text_encoder")(
+        read = self.text_encoders.part("text_encoder")(
             input_ids=tokens.input_ids, attention_mask=mask, output_hidden_states=True
         )
         return {"embeddings": read.hidden_states[-2] * mask[..., None], "mask": mask}

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 from tgo.pipeline.config.label_settings import RATING
-from tgo.pipeline.generators.base import Family, of_rows
+from tgo.pipeline.generators.base import Family, select_rows
 from tgo.pipeline.scoring import import_images, sampling
 from tgo.pipeline.sources.prompts import id_of
 from tgo.pipeline.sources.ratings import Rated, Ratings
@@ -111,7 +111,7 @@ class Job:
     def _embed(self, shard: Planned) -> str:
         texts = list(dict.fromkeys(image.prompt for image in shard.images))
         encoded = embeddings.stored(sampling.embed(self._family, [*texts, ""], self._batch_size))
-        embedded = Embeddings(of_rows(encoded, slice(-1)), of_rows(encoded, -1))
+        embedded = Embeddings(select_rows(encoded, slice(-1)), select_rows(encoded, -1))
         return embeddings.write(shard.embeddings, embedded, [id_of(text) for text in texts])
 
     def _write(

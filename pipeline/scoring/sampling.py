@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, NamedTuple, TypeVar
 import numpy as np
 import torch
 from PIL import Image
-from tgo.pipeline.generators.base import joined, of_rows
+from tgo.pipeline.generators.base import concatenate, select_rows
 from tgo.pipeline.seeds import sample_seed
 from torch import Tensor
 
@@ -62,13 +62,13 @@ def rows_of(prompts: Sequence[Prompt], *, seed: int, images_per_prompt: int) -> 
 def embed(family: Family, texts: Sequence[str], batch_size: int) -> Conditions:
     """Conditions [N, ...] of texts, each different one encoded once."""
     places = {text: place for place, text in enumerate(dict.fromkeys(texts))}
-    encoded = joined(
+    encoded = concatenate(
         [
-            of_rows(family.encode_prompts(padded), slice(size))
+            select_rows(family.encode_prompts(padded), slice(size))
             for padded, size in _batches(list(places), batch_size)
         ]
     )
-    return of_rows(encoded, [places[text] for text in texts])
+    return select_rows(encoded, [places[text] for text in texts])
 
 
 def sample(
@@ -79,7 +79,7 @@ def sample(
     Latents are rounded to their stored type before decoding, so image and latents always agree.
     """
     for padded, size in _batches(list(rows), batch_size):
-        given = of_rows(embeddings.prompts, [row.place for row in padded])
+        given = select_rows(embeddings.prompts, [row.place for row in padded])
         noise = family.initial_noise([row.seed for row in padded])
         sampled = family.sample(given, embeddings.unconditional, noise).cpu()
         latents = sampled.to(family.latent_dtype)

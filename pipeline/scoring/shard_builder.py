@@ -14,7 +14,7 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 import pyarrow as pa
 from tgo.pipeline.errors import InputError
-from tgo.pipeline.generators.base import Family, of_rows
+from tgo.pipeline.generators.base import Family, select_rows
 from tgo.pipeline.scoring import sampling
 from tgo.pipeline.scoring.shard_plan import Found, Planned
 from tgo.pipeline.scoring.worker_threads import Lanes
@@ -163,7 +163,7 @@ class Maker:
         job = self._job
         texts = [prompt.text for prompt in shard.prompts]
         encoded = embeddings.stored(sampling.embed(job.family, [*texts, ""], job.batch_size))
-        embedded = Embeddings(of_rows(encoded, slice(-1)), of_rows(encoded, -1))
+        embedded = Embeddings(select_rows(encoded, slice(-1)), select_rows(encoded, -1))
         ids = [prompt.id for prompt in shard.prompts]
         return embedded, embeddings.write(shard.embeddings, embedded, ids)
 

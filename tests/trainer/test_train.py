@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 from tgo.pipeline.config.settings import Settings
 from tgo.pipeline.errors import InputError
 from tgo.pipeline.generators import load_generator
-from tgo.pipeline.generators.base import joined
+from tgo.pipeline.generators.base import concatenate
 from tgo.pipeline.storage.locks import hold
 from tgo.trainer import train
 from tgo.trainer.distributed import World
@@ -116,7 +116,7 @@ def test_dropped_conditions_become_the_empty_prompt(
     policy, reference = seen[0::2], seen[1::2]
     assert all(a is b for a, b in zip(policy, reference, strict=True))
     given, fed = (
-        joined(parts)["embeddings"] for parts in ([b.conditions for b in batches], policy)
+        concatenate(parts)["embeddings"] for parts in ([b.conditions for b in batches], policy)
     )
     dropped = (fed == -1).all(dim=(1, 2))
     assert 20 < dropped.sum() < 60  # of 80

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from tgo.data.world.judge import judge
 from tgo.pipeline.generators import load_generator
-from tgo.pipeline.generators.base import of_rows
+from tgo.pipeline.generators.base import select_rows
 from tgo.pipeline.scoring import sampling
 from tgo.pipeline.sources.prompts import Prompt
 from tgo.pipeline.storage.embeddings import Embeddings
@@ -35,7 +35,7 @@ def test_pictures_keep_what_their_own_prompt_promises(
     rows = sampling.rows_of(
         [Prompt(text, text, "all") for text in texts], seed=0, images_per_prompt=1
     )
-    given = Embeddings(of_rows(encoded, slice(-1)), of_rows(encoded, -1))
+    given = Embeddings(select_rows(encoded, slice(-1)), select_rows(encoded, -1))
     (sampled,) = sampling.sample(family, rows, given, COUNT)
     pictures = sampling.decode(family, sampled).permute(0, 2, 3, 1).numpy()
     own = np.mean([verdict.share for verdict in judge(pictures, texts)])

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 from tgo.pipeline.errors import InputError
-from tgo.pipeline.generators.base import Corruption, Timed, of_rows
+from tgo.pipeline.generators.base import Corruption, NoiseLevels, select_rows
 from tgo.pipeline.generators.diffusion import Diffusion
 
 from tests.models import write_random_diffusion
@@ -37,8 +37,8 @@ def latents(family: Diffusion) -> torch.Tensor:
 
 def sample(family: Diffusion, prompts: list[str], seeds: list[int]) -> torch.Tensor:
     embedded = family.encode_prompts([*prompts, ""])
-    empty = of_rows(embedded, -1)
-    return family.sample(of_rows(embedded, slice(-1)), empty, family.initial_noise(seeds))
+    empty = select_rows(embedded, -1)
+    return family.sample(select_rows(embedded, slice(-1)), empty, family.initial_noise(seeds))
 
 
 @pytest.mark.parametrize(
@@ -168,7 +168,7 @@ def test_a_residual_tells_the_error_of_the_clean_codes(
     tmp_path: Path, prediction_type: str
 ) -> None:
     family = load(write_random_diffusion(tmp_path / "m", prediction_type=prediction_type))
-    assert isinstance(family, Timed)
+    assert isinstance(family, NoiseLevels)
     timesteps = family.timesteps_at(torch.tensor([0.0, 0.5, 0.9, 1.0]))
     assert timesteps.tolist() == [0, 500, 900, 999]
     ratio, factor = family.signal_to_noise(timesteps[:3])

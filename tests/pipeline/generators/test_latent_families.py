@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from tgo.pipeline.generators.base import of_rows
+from tgo.pipeline.generators.base import select_rows
 from tgo.pipeline.generators.latent import Latent
 from tgo.pipeline.scoring import sampling
 from tgo.pipeline.sources.prompts import Prompt
@@ -78,7 +78,7 @@ def test_stored_codes_decode_to_the_stored_image(
     family: Any = loaded(kind)
     prompts = [Prompt(f"p{n}", text, "all") for n, text in enumerate(PROMPTS)]
     kept = stored(sampling.embed(family, [*PROMPTS, ""], 2))
-    embedded = Embeddings(of_rows(kept, slice(-1)), of_rows(kept, -1))
+    embedded = Embeddings(select_rows(kept, slice(-1)), select_rows(kept, -1))
     rows = sampling.rows_of(prompts, seed=0, images_per_prompt=1)
     (made,) = sampling.sample(family, rows, embedded, 2)
     assert made.usable.all()

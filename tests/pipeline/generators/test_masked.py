@@ -12,7 +12,7 @@ import pytest
 import torch
 from tgo.pipeline.errors import InputError
 from tgo.pipeline.generators.amused import Amused
-from tgo.pipeline.generators.base import Conditions, Corruption, Regressor, of_rows
+from tgo.pipeline.generators.base import Conditions, Corruption, Regressor, select_rows
 from tgo.pipeline.generators.masked import Masked
 from tgo.pipeline.generators.meissonic import Meissonic
 
@@ -55,7 +55,7 @@ def latents() -> torch.Tensor:
 
 def sample(family: Masked, prompts: list[str], seeds: list[int]) -> torch.Tensor:
     read = family.encode_prompts([*prompts, ""])
-    given, nothing = of_rows(read, slice(-1)), of_rows(read, -1)
+    given, nothing = select_rows(read, slice(-1)), select_rows(read, -1)
     return family.sample(given, nothing, family.initial_noise(seeds))
 
 
@@ -185,7 +185,7 @@ def test_log_likelihood_is_a_mean_over_a_samples_own_hidden_tokens(
             hidden = drawn.noise[at]
             shown = torch.where(hidden, family._mask, latents[at].long())[None]
             logits = family._logits(
-                family.network, shown, of_rows(conditions, one), drawn.timesteps[one]
+                family.network, shown, select_rows(conditions, one), drawn.timesteps[one]
             )
             told = torch.log_softmax(logits[0].double(), dim=0)
             values = [

@@ -8,7 +8,6 @@ from pathlib import Path
 import pytest
 import torch
 from tgo.pipeline.errors import InputError
-from tgo.pipeline.generators import FAMILIES
 from tgo.pipeline.generators.latent import Latent
 
 from tests.families import PROMPTS, SEEDS, case, load, sample
@@ -55,11 +54,3 @@ def test_the_resolution_is_a_setting(folders: Callable[[str], Path]) -> None:
     assert load("wan", folders("wan"), resolution=None).latent_shape == (16, 1, 60, 60)
     with pytest.raises(InputError, match=r"generator\.resolution: 18 is no multiple of 4"):
         load("flux", folders("flux"), resolution=18)
-
-
-def test_the_settings_name_every_family() -> None:
-    from typing import get_args
-
-    from tgo.pipeline.config.settings import Generator
-
-    assert set(get_args(Generator.model_fields["family"].annotation)) == set(FAMILIES)

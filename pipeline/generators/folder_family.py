@@ -1,0 +1,84 @@
+"""What latent and masked families share: a model folder, a device, settings of the sampler."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar, Self
+
+import torch
+from tgo.pipeline.generators.model_folder import ModelFolder
+from tgo.pipeline.generators.text_encoders import TextEncoders
+from torch import nn
+
+
+@dataclass(frozen=True, kw_only=True)
+class LoadOptions:
+    """How a model is loaded and sampled: the group `generator` of params.yaml.
+
+    Attributes:
+        steps: sampler steps an image.
+        guidance_scale: classifier-free guidance; 1 switches it off.
+        dtype: name of a torch type, the one that network and text encoders compute in.
+        device: torch device that holds the model.
+        resolution: pixels a side of an image; None for what the model was trained at.
+    """
+
+    steps: int
+    guidance_scale: float
+    dtype: str
+    device: str
+    resolution: int | None = None
+
+
+class FolderFamily:
+    """The methods of `Family` that do not depend on what the network predicts."""
+
+    name: ClassVar[str]
+    parts: ClassVar[tuple[str, ...]]
+    """Subfolders of the model folder that are read."""
+    optional: ClassVar[tuple[str, ...]] = ()
+    """Subfolders that are read where model_index.json names them."""
+    network_part: ClassVar[str] = "transformer"
+    """Which of the parts is the network that is trained."""
+    network: nn.Module
+    latent_shape: tuple[int, ...]
+
+    def __init__(self, folder: ModelFolder, options: LoadOptions) -> None:
+        named = (part for part in self.optional if folder.index.get(part, [None])[0])
+        self._parts = (*self.parts, *named)
+        folder.check(self._parts)
+        self._folder = folder
+        self._steps, self._guidance_scale = options.steps, options.guidance_scale
+        self._dtype: torch.dtype = getattr(torch, options.dtype)
+        self._device = torch.device(options.device)
+        self.text_encoders = TextEncoders(folder, self._dtype, self._device)
+
+    @classmethod
+    def load(cls, source: str, **options: Any) -> Self:
+        """Load the model of a folder or hub repository.
+
+        Args:
+            source: path of a model folder, or a hub repository id.
+            options: the fields of `LoadOptions`.
+
+        Raises:
+            InputError: a part is missing, damaged or does not fit.
+        """
+        return cls(ModelFolder(source), LoadOptions(**options))
+
+    def describe(self) -> dict[str, Any]:
+        """Everything beside seeds and prompts that decides an image, as plain JSON values."""
+        return {
+            "family": self.name,
+            "model_sha256": self._folder.sha256(self._parts),
+            "steps": self._steps,
+            "guidance_scale": self._guidance_scale,
+            "device": self._device.type,
+            "dtype": str(self._dtype).removeprefix("torch."),
+            "latent_shape": list(self.latent_shape),
+        }
+
+    def save(self, network: nn.Module, folder: Path) -> None:
+        """Write `folder` with this model's other parts untouched and `network` as safetensors."""
+        self._folder.save_with(self.network_part, network, folder)
