@@ -17,6 +17,7 @@ THRESHOLD = LABELLED / "threshold.json"
 REFERENCES = Path("data/reference_cache")  # stage three: shared between the runs of a sweep
 CHECKPOINTS = Path("data/checkpoints")  # stage three: what a killed run continues from
 TUNED = Path("models/tuned")  # stage three: the aligned model
+LORA = "pytorch_lora_weights.safetensors"  # adapters in a model folder, by diffusers' name
 EXPORT = Path("models/export")  # `tgo export`: the same with its card, for the hub
 EVALUATED = Path("data/evaluated")  # <base|tuned>/<test set>/ scored shards
 VALIDATED = Path(

@@ -14,3 +14,8 @@ def sample_seed(run_seed: int, prompt_id: str, replicate: int) -> int:
     text = f"{run_seed}\x1f{prompt_id}\x1f{replicate}"
     digest = hashlib.blake2b(text.encode(), digest_size=8).digest()
     return int.from_bytes(digest, "big") >> 1
+
+
+def evaluation_seed(run_seed: int) -> int:
+    """The run seed of evaluation images: the same for both models, never that of training."""
+    return sample_seed(run_seed, "evaluate", 0)

@@ -10,7 +10,7 @@ import json
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from tgo.pipeline.publishing.model_card import LORA
+from tgo.pipeline.layout import LORA
 from torch import Tensor, nn
 
 PARTS = ("unet", "transformer")

@@ -8,11 +8,11 @@ from pathlib import Path
 
 from safetensors import SafetensorError
 from tgo.pipeline import layout
+from tgo.pipeline.cards import model_card
 from tgo.pipeline.config.settings import Settings
 from tgo.pipeline.errors import InputError
 from tgo.pipeline.generators import load_generator
 from tgo.pipeline.generators.base import Family
-from tgo.pipeline.publishing import model_card
 from tgo.trainer import adapters, lora_file
 from tgo.trainer.distributed import World
 from tgo.trainer.learner import Learner

@@ -16,9 +16,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from tgo.pipeline.evaluation.evaluate import evaluation_seed
 from tgo.pipeline.generators.base import select_rows
 from tgo.pipeline.scoring import sampling
+from tgo.pipeline.seeds import evaluation_seed
 from tgo.pipeline.sources import prompts
 from tgo.pipeline.storage import embeddings
 from tgo.pipeline.training_log import sample_strips

@@ -18,15 +18,14 @@ from tgo.pipeline import layout
 from tgo.pipeline.config.settings import Settings
 from tgo.pipeline.errors import InputError
 from tgo.pipeline.evaluation import paired_images, stats
-from tgo.pipeline.seeds import sample_seed
+from tgo.pipeline.seeds import evaluation_seed
 from tgo.pipeline.sources import prompts
 from tgo.pipeline.sources.prompts import Prompt
 from tgo.pipeline.storage.atomic import write_json
+from tgo.pipeline.storage.results import FACTS, GOLD
 
 Split = Literal["tests", "validation"]
 BASE, TUNED = "base", "tuned"
-GOLD = "gold"
-FACTS = "generator"
 EMBEDDINGS = "prompt_embeddings"
 VALIDATION_METRICS = layout.REPORTS / "validation.json"
 
@@ -130,11 +129,6 @@ def folder(split: Split, name: str, set_name: str) -> Path:
 def _root(split: Split, name: str) -> Path:
     of_stage = split == "tests" and name in (BASE, TUNED)
     return layout.EVALUATED if of_stage else layout.VALIDATED
-
-
-def evaluation_seed(run_seed: int) -> int:
-    """The run seed of evaluation images: the same for both models, never that of training."""
-    return sample_seed(run_seed, "evaluate", 0)
 
 
 def load_judge(dotted: str) -> paired_images.Judge:

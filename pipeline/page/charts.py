@@ -7,11 +7,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from markupsafe import Markup
+from tgo.pipeline.cards.threshold_facts import scalar_title
 from tgo.pipeline.page import plots
-from tgo.pipeline.page.feedback_views import scalar_title
-from tgo.pipeline.page.run_files import Inputs
-from tgo.pipeline.page.views import TITLES
+from tgo.pipeline.page.run_files import RunFiles
 from tgo.pipeline.training_log.health import BANDS
+from tgo.pipeline.wording import TITLES
 
 
 class Figure(NamedTuple):
@@ -22,10 +22,10 @@ class Figure(NamedTuple):
     svg: Markup
 
 
-def threshold(inputs: Inputs) -> Figure:
+def threshold(run: RunFiles) -> Figure:
     """The feedback scores by label, with the threshold."""
-    scores, labels = inputs.labelled
-    facts = inputs.threshold
+    scores, labels = run.labelled
+    facts = run.threshold
     drawn = plots.distribution(
         scores, labels, facts["threshold"], (facts["low"], facts["high"]), facts["unit"]
     )
@@ -34,31 +34,31 @@ def threshold(inputs: Inputs) -> Figure:
     return Figure(title, f"band: 95 % interval of {whose}", Markup(drawn))
 
 
-def before_after(inputs: Inputs, reward: str) -> dict[str, Figure]:
+def before_after(run: RunFiles, reward: str) -> dict[str, Figure]:
     """Score distributions of base and tuned model, one figure per test set."""
-    unit = inputs.models[reward]["unit"]
+    unit = run.models[reward]["unit"]
     return {
         name: Figure(
             f"{TITLES[reward]} on {name}",
             "",
             Markup(plots.before_after(pairs.base[reward], pairs.tuned[reward], unit)),
         )
-        for name, pairs in inputs.pairs.items()
+        for name, pairs in run.pairs.items()
     }
 
 
-def correlation(inputs: Inputs) -> Figure | None:
+def correlation(run: RunFiles) -> Figure | None:
     """How far the reward models agree on the training images; None for a single model."""
-    if len(inputs.scores) < 2:
+    if len(run.scores) < 2:
         return None
-    values = np.stack(list(inputs.scores.values()))
+    values = np.stack(list(run.scores.values()))
     with np.errstate(invalid="ignore", divide="ignore"):  # a constant score correlates with none
         matrix = np.corrcoef(values)
-    drawn = plots.correlation(matrix, [TITLES[name] for name in inputs.scores])
+    drawn = plots.correlation(matrix, [TITLES[name] for name in run.scores])
     return Figure("Agreement of the reward models", "", Markup(drawn))
 
 
-def training(inputs: Inputs) -> dict[str, Figure]:
+def training(run: RunFiles) -> dict[str, Figure]:
     """The training curves that the objective has: without a reference only loss and gradient."""
     wanted: list[tuple[str, str, str, Mapping[str, str], float | None]] = [
         ("loss", "Loss", "", {"loss": "loss"}, None),
@@ -85,10 +85,10 @@ def training(inputs: Inputs) -> dict[str, Figure]:
     ]
     figures = {}
     for key, title, note, columns, level in wanted:
-        found = {label: _column(inputs.log, column) for column, label in columns.items()}
+        found = {label: _column(run.log, column) for column, label in columns.items()}
         lines = {label: values for label, values in found.items() if values is not None}
         if lines:
-            updates = [line["update"] for line in inputs.log]
+            updates = [line["update"] for line in run.log]
             healthy = BANDS.get(key)
             band = None if healthy is None or key == "grad_norm" else (healthy.low, healthy.high)
             drawn = plots.curves(updates, lines, name=title, level=level, band=band)

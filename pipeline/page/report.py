@@ -11,15 +11,17 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, PackageLoader, StrictUndefined, Template
 from tgo.pipeline import layout
+from tgo.pipeline.cards import threshold_facts
 from tgo.pipeline.config.settings import Settings
 from tgo.pipeline.evaluation.evaluate import load_judge
-from tgo.pipeline.page import charts, feedback_views, gallery, plots, run_files, views
-from tgo.pipeline.page.run_files import Inputs
+from tgo.pipeline.page import charts, gallery, plots, run_files, summary
+from tgo.pipeline.page.run_files import RunFiles
 from tgo.pipeline.storage import shards
 from tgo.pipeline.storage.atomic import replacing
+from tgo.pipeline.templates import template
 from tgo.pipeline.training_log import health
+from tgo.pipeline.wording import TITLES, Formats
 
 INDEX = layout.REPORTS / "index.html"
 FIGURES = layout.REPORTS / "figures"
@@ -34,8 +36,8 @@ def run(settings: Settings) -> Path:
     """
     found = run_files.read(settings)
     figures = _figures(found)
-    formats = views.Formats({reward: found.spread(reward) for reward in settings.rewards})
-    page = _template(formats).render(_context(found, figures, formats))
+    formats = Formats({reward: found.spread(reward) for reward in settings.rewards})
+    page = template("report.html.j2").render(_context(found, figures, formats))
     for stale in FIGURES.glob("*.svg"):
         stale.unlink()
     for name, figure in figures.items():
@@ -45,7 +47,7 @@ def run(settings: Settings) -> Path:
     return INDEX
 
 
-def _figures(found: Inputs) -> dict[str, charts.Figure]:
+def _figures(found: RunFiles) -> dict[str, charts.Figure]:
     """Every chart by the name of its file."""
     figures = {"threshold": charts.threshold(found)}
     for reward in found.settings.rewards:
@@ -57,26 +59,8 @@ def _figures(found: Inputs) -> dict[str, charts.Figure]:
     return figures | ({"correlation": correlation} if correlation else {})
 
 
-def _template(formats: views.Formats) -> Template:
-    """The page's template; everything that is not our own markup is escaped."""
-    environment = Environment(
-        loader=PackageLoader("tgo.pipeline"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters |= {
-        "score": formats.score,
-        "change": formats.change,
-        "percent": views.percent,
-        "breakable": views.breakable,
-    }
-    return environment.get_template("report.html.j2")
-
-
 def _context(
-    found: Inputs, figures: Mapping[str, charts.Figure], formats: views.Formats
+    found: RunFiles, figures: Mapping[str, charts.Figure], formats: Formats
 ) -> dict[str, Any]:
     settings, metrics = found.settings, found.metrics
     reward = settings.shown_reward
@@ -87,37 +71,38 @@ def _context(
     of_feedback = named(f"before_after_{reward}_")
     cards = _cards(found)
     return {
+        "formats": formats,
         "light": plots.LIGHT,
         "dark": plots.DARK,
-        "titles": {name: views.TITLES[name] for name in settings.rewards},
-        "feedback": {"name": reward, "title": views.TITLES[reward]},
-        "scalar": feedback_views.scalar_title(found.threshold),
+        "titles": {name: TITLES[name] for name in settings.rewards},
+        "feedback": {"name": reward, "title": TITLES[reward]},
+        "scalar": threshold_facts.scalar_title(found.threshold),
         "judged": settings.evaluate.judge is not None,
-        "headline": views.headline(settings, metrics, formats),
-        "tiles": views.tiles(settings, metrics, formats),
-        "table": views.table(settings, metrics, formats),
-        "results_note": views.results_note(metrics),
+        "headline": summary.headline(settings, metrics, formats),
+        "tiles": summary.tiles(settings, metrics, formats),
+        "table": summary.table(settings, metrics, formats),
+        "results_note": summary.results_note(metrics),
         "feedback_charts": of_feedback,
         "other_charts": [chart for chart in named("before_after_") if chart not in of_feedback],
         "training_charts": named("training_"),
         "sample": cards.pop("sample"),
-        "extremes": views.extremes(cards, views.TITLES[reward]),
+        "extremes": summary.extremes(cards, TITLES[reward]),
         "threshold_chart": figures["threshold"],
-        "threshold_facts": feedback_views.threshold_facts(found.threshold),
+        "threshold_facts": threshold_facts.threshold_facts(found.threshold),
         "threshold_warnings": found.threshold["warnings"],
         "threshold_advice": found.threshold["recommendation"],
-        "group_facts": feedback_views.group_facts(found.threshold),
-        "agreement_facts": feedback_views.agreement_facts(found.threshold),
+        "group_facts": threshold_facts.group_facts(found.threshold),
+        "agreement_facts": threshold_facts.agreement_facts(found.threshold),
         "correlation": figures.get("correlation"),
-        "training_note": views.training_note(settings),
+        "training_note": summary.training_note(settings),
         "training_health": health.verdicts(found.log),
         "progress": gallery.progress(layout.SAMPLES),
-        "settings_groups": views.settings_groups(settings),
+        "settings_groups": summary.settings_groups(settings),
         "provenance": _provenance(found),
     }
 
 
-def _cards(found: Inputs) -> dict[str, list[gallery.Card]]:
+def _cards(found: RunFiles) -> dict[str, list[gallery.Card]]:
     """The galleries by name: sample, best, worst, gains, losses."""
     settings = found.settings
     judge = settings.evaluate.judge
@@ -133,7 +118,7 @@ def _cards(found: Inputs) -> dict[str, list[gallery.Card]]:
     return {name: [made[pick] for pick in group] for name, group in picks.items()}
 
 
-def _provenance(found: Inputs) -> list[dict[str, str]]:
+def _provenance(found: RunFiles) -> list[dict[str, str]]:
     """What the page was made from: checkpoints as recorded in the shards, files as they lie."""
     facts = found.metrics["generator"]
     rows = [
@@ -142,9 +127,7 @@ def _provenance(found: Inputs) -> list[dict[str, str]]:
     ]
     for name, model in found.models.items():
         note = f"{model['version']}, {model['unit']}, {model['dtype']}"
-        rows.append(
-            {"name": views.TITLES[name], "note": note, "sha256": model["checkpoint_sha256"]}
-        )
+        rows.append({"name": TITLES[name], "note": note, "sha256": model["checkpoint_sha256"]})
     for title, folder in (("Scored shards", layout.SCORED), ("Labelled shards", layout.LABELLED)):
         paths = shards.shard_paths(folder)
         rows.append(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,13 +12,14 @@ from numpy.typing import NDArray
 from tgo.pipeline import layout
 from tgo.pipeline.config.settings import Settings
 from tgo.pipeline.errors import InputError
-from tgo.pipeline.evaluation.evaluate import FACTS, folder
+from tgo.pipeline.evaluation.evaluate import folder
 from tgo.pipeline.evaluation.paired_images import Pairs, read_pairs
-from tgo.pipeline.storage import shards
+from tgo.pipeline.storage import results, shards
+from tgo.pipeline.storage.results import FACTS
 
 
 @dataclass(frozen=True)
-class Inputs:
+class RunFiles:
     """Everything the page shows.
 
     Attributes:
@@ -46,22 +46,22 @@ class Inputs:
         return float(np.concatenate([pairs.base[reward] for pairs in self.pairs.values()]).std())
 
 
-def read(settings: Settings) -> Inputs:
+def read(settings: Settings) -> RunFiles:
     """Read everything.
 
     Raises:
         InputError: a file is missing or damaged, or was made with other settings; the line names
             it and the stage to run.
     """
-    metrics = _json(layout.METRICS, "evaluate")
-    threshold = _json(layout.THRESHOLD, "label")
+    metrics = results.metrics()
+    threshold = results.threshold()
     _check(settings, metrics, threshold)
     rewards: list[str] = list(settings.rewards)
-    return Inputs(
+    return RunFiles(
         settings,
         metrics,
         threshold,
-        _log(layout.TRAIN_LOG),
+        results.train_log(),
         _scores(layout.SCORED, list(settings.label.reward) if settings.imported else rewards),
         _labelled(layout.LABELLED),
         _models(settings),
@@ -98,40 +98,6 @@ def _check(settings: Settings, metrics: dict[str, Any], threshold: dict[str, Any
             f"{layout.METRICS}: lacks a test set or reward model of these settings; "
             "run `tgo evaluate` again"
         )
-
-
-def metrics() -> dict[str, Any]:
-    """reports/metrics.json; InputError if it is missing or damaged."""
-    return _json(layout.METRICS, "evaluate")
-
-
-def threshold() -> dict[str, Any]:
-    """data/labelled/threshold.json; InputError if it is missing or damaged."""
-    return _json(layout.THRESHOLD, "label")
-
-
-def _json(path: Path, stage: str) -> dict[str, Any]:
-    try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise InputError(f"{path}: is missing; run `tgo {stage}` first") from None
-    except ValueError as error:
-        raise InputError(f"{path}: is damaged ({error}); run `tgo {stage}` again") from None
-    if not isinstance(found, dict):
-        raise InputError(f"{path}: is damaged (not a JSON object); run `tgo {stage}` again")
-    return found
-
-
-def _log(path: Path) -> list[dict[str, Any]]:
-    try:
-        lines = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
-    except FileNotFoundError:
-        raise InputError(f"{path}: is missing; run `tgo train` first") from None
-    except ValueError as error:
-        raise InputError(f"{path}: is damaged ({error}); run `tgo train` again") from None
-    if not lines:
-        raise InputError(f"{path}: is empty; run `tgo train` again")
-    return lines
 
 
 def _scores(scored: Path, rewards: list[str]) -> dict[str, NDArray[np.float64]]:

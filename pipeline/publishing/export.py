@@ -16,12 +16,12 @@ from pathlib import Path
 from typing import Any, Literal
 
 from tgo.pipeline import layout
+from tgo.pipeline.cards import model_card
 from tgo.pipeline.config.settings import Settings
 from tgo.pipeline.errors import InputError
-from tgo.pipeline.evaluation.evaluate import FACTS
 from tgo.pipeline.generators import load_generator
-from tgo.pipeline.page import run_files
-from tgo.pipeline.publishing import model_card
+from tgo.pipeline.storage import results
+from tgo.pipeline.storage.results import FACTS
 from tgo.pipeline.training_log import sample_strips
 
 EVIDENCE = "tgo"
@@ -41,13 +41,13 @@ def run(settings: Settings, params: Path, output: Path, kind: Kind = "auto") -> 
     tuned = layout.TUNED
     if not (tuned / "model_index.json").is_file():
         raise InputError(f"{tuned}: holds no trained model; run `tgo train` first")
-    has_adapters = (tuned / model_card.LORA).is_file()
+    has_adapters = (tuned / layout.LORA).is_file()
     if kind == "lora" and not has_adapters:
         raise InputError(
-            f"{tuned}/{model_card.LORA}: is missing; train with train.lora, or use --kind full"
+            f"{tuned}/{layout.LORA}: is missing; train with train.lora, or use --kind full"
         )
     lora = has_adapters and kind != "full"
-    metrics, threshold = run_files.metrics(), run_files.threshold()
+    metrics, threshold = results.metrics(), results.threshold()
     _check_same(settings, metrics)
     if output.exists() and not (output / EVIDENCE).is_dir():
         raise InputError(f"{output}: exists and is no earlier export; choose another --output")
@@ -55,9 +55,9 @@ def run(settings: Settings, params: Path, output: Path, kind: Kind = "auto") -> 
     shutil.rmtree(partial, ignore_errors=True)
     if lora:
         partial.mkdir(parents=True)
-        shutil.copyfile(tuned / model_card.LORA, partial / model_card.LORA)
+        shutil.copyfile(tuned / layout.LORA, partial / layout.LORA)
     else:
-        shutil.copytree(tuned, partial, ignore=shutil.ignore_patterns(model_card.LORA))
+        shutil.copytree(tuned, partial, ignore=shutil.ignore_patterns(layout.LORA))
     pipeline = model_card.pipeline_of(tuned)
     card = model_card.render(settings, threshold, metrics, pipeline=pipeline, lora=lora)
     (partial / model_card.NAME).write_text(card, encoding="utf-8")

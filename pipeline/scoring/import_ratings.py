@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tgo.pipeline import layout
+from tgo.pipeline.cards import dataset_card
 from tgo.pipeline.config.settings import Settings
 from tgo.pipeline.generators.base import Family
 from tgo.pipeline.scoring import shard_plan
@@ -19,7 +20,7 @@ from tgo.pipeline.scoring.import_shards import Job, Planned
 from tgo.pipeline.sources import ratings
 from tgo.pipeline.sources.rating_tables import Source
 from tgo.pipeline.sources.ratings import Rated, Ratings
-from tgo.pipeline.storage import card, embeddings, fingerprint, manifest, origin, shards
+from tgo.pipeline.storage import embeddings, fingerprint, manifest, origin, shards
 from tgo.pipeline.storage.atomic import remove_partials
 from tgo.pipeline.storage.locks import hold
 from tgo.pipeline.storage.shard_writer import Entry
@@ -65,7 +66,7 @@ def run(settings: Settings, source: Source) -> None:
         rows_per_shard=settings.score.rows_per_shard,
         threads=settings.threads,
     )
-    card.write(layout.SCORED)
+    dataset_card.write(layout.SCORED)
     print(f"{layout.SCORED}: {summary}")
 
 

@@ -16,6 +16,7 @@ from functools import partial
 from pathlib import Path
 
 from tgo.pipeline import layout
+from tgo.pipeline.cards import dataset_card
 from tgo.pipeline.config.settings import Settings
 from tgo.pipeline.generators.base import Family
 from tgo.pipeline.scoring import shard_plan, worker_share
@@ -25,7 +26,7 @@ from tgo.pipeline.scoring.worker_share import ALL, Share
 from tgo.pipeline.scoring.worker_threads import open_lanes
 from tgo.pipeline.sources import prompts
 from tgo.pipeline.sources.prompts import Prompt
-from tgo.pipeline.storage import card, fingerprint, locks, manifest, origin, shards
+from tgo.pipeline.storage import fingerprint, locks, manifest, origin, shards
 from tgo.rewards.panel import Panel
 from tqdm import tqdm
 
@@ -75,7 +76,7 @@ def run(settings: Settings) -> None:
         summary = bring_up_to_date(plan_run(settings), share)
     if shards.is_whole(layout.SCORED):  # the last of several workers finds it so
         with locks.waiting(layout.SCORED.with_name("scored.card")):
-            card.write(layout.SCORED)
+            dataset_card.write(layout.SCORED)
     who = "" if share.is_all else f"{share}: "
     print(f"{layout.SCORED}: {who}{summary}")
 

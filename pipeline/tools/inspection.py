@@ -18,8 +18,8 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 from tgo.pipeline.errors import InputError
 from tgo.pipeline.labelling.score_reader import numbers, usable_rows
-from tgo.pipeline.page.views import TITLES, Formats
 from tgo.pipeline.storage import shards
+from tgo.pipeline.wording import TITLES, Formats, minus
 
 QUANTILES = ((0.0, "min"), (0.05, "5 %"), (0.5, "median"), (0.95, "95 %"), (1.0, "max"))
 
@@ -184,7 +184,7 @@ def _correlation_table(found: Overview) -> Any:
 
 
 def _signed(value: float) -> str:
-    return f"{value:+.2f}".replace("-", "−") if np.isfinite(value) else "-"
+    return minus(f"{value:+.2f}") if np.isfinite(value) else "-"
 
 
 def _table(headings: Sequence[str]) -> Any:

@@ -12,12 +12,12 @@ from typing import Any
 
 import numpy as np
 import pyarrow.parquet as pq
-from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 from tgo.pipeline.page import plots, score_plots
 from tgo.pipeline.page.gallery import LARGEST, embed
 from tgo.pipeline.storage import shards
 from tgo.pipeline.storage.atomic import replacing
+from tgo.pipeline.templates import template
 from tgo.pipeline.tools.inspection import QUANTILES, Column, Overview
 
 
@@ -58,14 +58,7 @@ def render(found: Overview, images: int) -> str:
         for column in found.columns
         if len(column.there)
     ]
-    environment = Environment(
-        loader=PackageLoader("tgo.pipeline"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    return environment.get_template("inspection.html.j2").render(
+    return template("inspection.html.j2").render(
         light=plots.LIGHT,
         dark=plots.DARK,
         found=found,

@@ -8,7 +8,7 @@ import time
 from pathlib import Path
 
 import pytest
-from tgo.pipeline.storage import card
+from tgo.pipeline.cards import dataset_card
 
 from tests import workspace
 from tests.stage_one import contents
@@ -120,7 +120,7 @@ def test_a_new_seed_makes_new_images_through_any_kill(repository: Path, tmp_path
     assert first.stat().st_mtime_ns == made  # finished before the kill, so kept
     new = contents(repository / "data/scored")
     assert new.keys() == old.keys()
-    assert not [name for name in new if name != card.NAME and new[name] == old[name]]
+    assert not [name for name in new if name != dataset_card.NAME and new[name] == old[name]]
     fresh = tmp_path / "fresh"
     shutil.copytree(repository / "data/world", fresh / "data/world")
     shutil.copytree(repository / "data/prompts", fresh / "data/prompts")

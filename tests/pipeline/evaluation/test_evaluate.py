@@ -15,7 +15,7 @@ from tgo.pipeline.config.settings import Settings
 from tgo.pipeline.errors import InputError
 from tgo.pipeline.evaluation import evaluate, paired_images
 from tgo.pipeline.generators import load_generator
-from tgo.pipeline.seeds import sample_seed
+from tgo.pipeline.seeds import evaluation_seed, sample_seed
 from tgo.pipeline.storage import shards
 
 from tests.models import write_random_diffusion
@@ -215,7 +215,7 @@ def test_base_and_tuned_share_seeds_that_training_never_used(chosen: Settings) -
         seeds[name] = {row["id"]: row["seed"] for row in rows}
         for row in rows:
             assert row["seed"] == sample_seed(
-                evaluate.evaluation_seed(chosen.seed), row["prompt_id"], row["replicate"]
+                evaluation_seed(chosen.seed), row["prompt_id"], row["replicate"]
             )
             assert row["seed"] != sample_seed(chosen.seed, row["prompt_id"], row["replicate"])
     assert seeds["base"] == seeds["tuned"]

@@ -13,13 +13,13 @@ from typing import Any
 
 import numpy as np
 import pytest
-from tgo.pipeline import layout
+from tgo.pipeline import layout, wording
 from tgo.pipeline.config.settings import Settings
 from tgo.pipeline.errors import InputError
 from tgo.pipeline.evaluation import evaluate
 from tgo.pipeline.evaluation.paired_images import Pairs
 from tgo.pipeline.labelling import label
-from tgo.pipeline.page import charts, gallery, plots, report, run_files, views
+from tgo.pipeline.page import charts, gallery, plots, report, run_files, summary
 from tgo.pipeline.storage import shards
 
 from tests.pipeline import finished_run
@@ -206,8 +206,8 @@ def metrics_of(*rows: tuple[float, float, float]) -> dict[str, Any]:
 )
 def test_headline_claims_what_the_intervals_allow(rows: list, title: str) -> None:
     chosen = finished_run.make_settings()
-    formats = views.Formats({"pickscore": 1.0})
-    assert views.headline(chosen, metrics_of(*rows), formats).title == title
+    formats = wording.Formats({"pickscore": 1.0})
+    assert summary.headline(chosen, metrics_of(*rows), formats).title == title
 
 
 def test_lead_counts_the_other_reward_models() -> None:
@@ -218,8 +218,8 @@ def test_lead_counts_the_other_reward_models() -> None:
         "hpsv2": row,
         "aesthetic": row | {"low": -1.0},
     }
-    lead = views.headline(
-        finished_run.make_settings(), metrics, views.Formats({"pickscore": 1.0})
+    lead = summary.headline(
+        finished_run.make_settings(), metrics, wording.Formats({"pickscore": 1.0})
     ).lead
     assert "Of 3 comparisons by the other reward models, 1 rose clearly and 1 fell." in lead
 
@@ -235,14 +235,14 @@ def test_sign_and_significance_do_not_rest_on_colour(finished: Path) -> None:
     [(1.1, "1.23"), (0.9, "1.23"), (0.02, "1.2346"), (30.0, "1.2"), (0, "1.235")],
 )
 def test_decimals_follow_the_spread(spread: float, text: str) -> None:
-    assert views.Formats({"clip": spread}).score(1.23456, "clip") == text
+    assert wording.Formats({"clip": spread}).score(1.23456, "clip") == text
 
 
 def test_numbers_have_a_true_minus_and_a_sign() -> None:
-    formats = views.Formats({"clip": 1.0})
+    formats = wording.Formats({"clip": 1.0})
     assert formats.change(-0.5, "clip") == "−0.50"
     assert formats.change(0.5, "clip") == "+0.50"
-    assert views.points(-0.0213) == "−2.1\u00a0pp"
+    assert wording.points(-0.0213) == "−2.1\u00a0pp"
 
 
 # --- which pictures it shows ---

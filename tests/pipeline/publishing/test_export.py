@@ -8,10 +8,11 @@ import numpy as np
 import pytest
 from huggingface_hub import ModelCard
 from tgo.pipeline import layout
+from tgo.pipeline.cards import model_card
 from tgo.pipeline.config.settings import Settings
 from tgo.pipeline.errors import InputError
 from tgo.pipeline.generators import load_generator
-from tgo.pipeline.publishing import export, model_card
+from tgo.pipeline.publishing import export
 from tgo.pipeline.storage.atomic import write_json
 from tgo.pipeline.training_log import sample_strips
 
@@ -104,12 +105,12 @@ def test_the_card_tells_how_each_kind_of_model_loads(pipeline: str, lora: bool, 
 def test_adapters_go_alone_unless_all_is_asked_for(finished: Settings) -> None:
     with pytest.raises(InputError, match=r"pytorch_lora_weights\.safetensors: is missing"):
         run(finished, kind="lora")
-    (layout.TUNED / model_card.LORA).write_bytes(b"adapters")
+    (layout.TUNED / layout.LORA).write_bytes(b"adapters")
     names = {path.name for path in run(finished).iterdir()}
-    assert names == {"README.md", "tgo", model_card.LORA}
+    assert names == {"README.md", "tgo", layout.LORA}
     full = {path.name for path in run(finished, kind="full").iterdir()}
     assert "unet" in full
-    assert model_card.LORA not in full
+    assert layout.LORA not in full
 
 
 def test_sample_images_go_along(finished: Settings) -> None:

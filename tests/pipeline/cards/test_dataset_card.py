@@ -6,7 +6,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tgo.pipeline.storage import card, manifest
+from tgo.pipeline.cards import dataset_card
+from tgo.pipeline.storage import manifest
 
 from tests.stage_one import contents, score_into
 
@@ -21,7 +22,7 @@ def scored(tiny_family: Any, tiny_panel: Any, tmp_path_factory: pytest.TempPathF
 def test_the_card_says_what_the_shards_hold(scored: Path) -> None:
     from huggingface_hub import DatasetCard
 
-    path = card.write(scored)
+    path = dataset_card.write(scored)
     found = DatasetCard.load(path)
     assert found.data.to_dict() == {
         "pretty_name": "Scored images",
@@ -43,9 +44,9 @@ def test_the_card_says_what_the_shards_hold(scored: Path) -> None:
 
 def test_it_is_written_once_and_the_same(scored: Path) -> None:
     before = contents(scored)
-    written = card.write(scored).stat().st_mtime_ns
+    written = dataset_card.write(scored).stat().st_mtime_ns
     (scored / manifest.NAME).unlink()
-    assert card.write(scored).stat().st_mtime_ns == written
+    assert dataset_card.write(scored).stat().st_mtime_ns == written
     manifest.complete(scored)
     assert contents(scored) == before
 
@@ -56,7 +57,7 @@ def test_a_dataset_opens_beside_its_card(
     import datasets
     from PIL import Image
 
-    card.write(scored)
+    dataset_card.write(scored)
     monkeypatch.chdir(tmp_path)
     rows = datasets.load_dataset(str(scored), split="train", cache_dir=str(tmp_path))
     assert len(rows) == 20
@@ -70,4 +71,4 @@ def test_a_dataset_opens_beside_its_card(
      (100_000, "100K<n<1M"), (5 * 10**8, "100M<n<1B")],
 )  # fmt: skip
 def test_size_categories_are_the_hubs(rows: int, category: str) -> None:
-    assert card._size_category(rows) == category
+    assert dataset_card._size_category(rows) == category

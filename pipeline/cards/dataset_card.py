@@ -11,6 +11,7 @@ from typing import Any
 from tgo.pipeline.config.label_settings import RATING
 from tgo.pipeline.storage import manifest, shards
 from tgo.pipeline.storage.atomic import replacing
+from tgo.pipeline.templates import template
 
 NAME = "README.md"
 _SIZES = ("1K", "10K", "100K", "1M", "10M", "100M", "1B", "10B", "100B", "1T")
@@ -32,7 +33,6 @@ def write(folder: Path) -> Path:
 def render(folder: Path) -> str:
     """The card's text: its YAML header for the hub, and what a reader wants to know."""
     from huggingface_hub import DatasetCardData
-    from jinja2 import Environment, PackageLoader, StrictUndefined
 
     paths = shards.shard_paths(folder)
     metadata = shards.read_metadata(paths[0])
@@ -51,15 +51,7 @@ def render(folder: Path) -> str:
             }
         ],
     )
-    environment = Environment(
-        loader=PackageLoader("tgo.pipeline"),
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        keep_trailing_newline=True,
-        autoescape=False,  # Markdown, from what our own shards say of themselves
-    )
-    return environment.get_template("dataset_card.md.j2").render(
+    return template("dataset_card.md.j2").render(
         header=header.to_yaml(),
         rows=rows,
         shards=len(paths),

@@ -1,12 +1,11 @@
-"""What the report says of stage two: threshold.json in words."""
+"""threshold.json in words: what the report and the model card tell of stage two."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from tgo.pipeline.page.views import TITLES, percent
+from tgo.pipeline.wording import TITLES, decimals_for, minus, percent
 
 Facts = list[tuple[str, str]]
 
@@ -108,6 +107,5 @@ def _weights(facts: Mapping[str, Any]) -> str:
 
 def _scores(facts: Mapping[str, Any], sign: str = "") -> Callable[[float], str]:
     """Scores as text, to about a hundredth of their spread."""
-    std = facts["score_std"]
-    decimals = min(6, max(0, 2 - round(math.log10(std)))) if std > 0 else 3
-    return lambda value: f"{value:{sign}.{decimals}f}".replace("-", "−")
+    decimals = decimals_for(facts["score_std"])
+    return lambda value: minus(f"{value:{sign}.{decimals}f}")

@@ -6,66 +6,16 @@ zero, "flat" otherwise. No sentence claims more than its interval.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-from markupsafe import Markup, escape
+from markupsafe import Markup
 from tgo.pipeline.config.settings import Settings
-from tgo.pipeline.evaluation.evaluate import FACTS, GOLD
 from tgo.pipeline.evaluation.stats import Interval
+from tgo.pipeline.storage.results import FACTS, GOLD
+from tgo.pipeline.wording import TITLES, Formats, percent, points
 
-
-class _Titles(dict[str, str]):
-    def __missing__(self, name: str) -> str:
-        return name
-
-
-TITLES = _Titles(
-    pickscore="PickScore",
-    hpsv2="HPSv2",
-    imagereward="ImageReward",
-    clip="CLIP",
-    aesthetic="Aesthetic",
-)
-"""Names of reward models in print; a model of one's own is printed as it is named."""
 _WORDS = ("no", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
-
-
-class Formats:
-    """Numbers as text; every reward model has its own decimals, from the spread of its scores."""
-
-    def __init__(self, spread: Mapping[str, float]) -> None:
-        """``spread``: the standard deviation of the scores, by reward model."""
-        self._decimals = {
-            name: min(6, max(0, 2 - round(math.log10(value)))) if value > 0 else 3
-            for name, value in spread.items()
-        }
-
-    def score(self, value: float, name: str) -> str:
-        """A score to about a hundredth of its spread."""
-        return _minus(f"{value:.{self._decimals[name]}f}")
-
-    def change(self, value: float, name: str) -> str:
-        """A difference of scores, always with its sign."""
-        return _minus(f"{value:+.{self._decimals[name]}f}")
-
-
-def breakable(text: str) -> Markup:
-    """A path or name that may wrap after its slashes and underscores."""
-    return Markup(escape(text).replace("/", Markup("/<wbr>")).replace("_", Markup("_<wbr>")))
-
-
-def percent(value: float | None, decimals: int = 1) -> str:
-    """A share as a percentage; what could not be estimated (one image a prompt) says so."""
-    if value is None:
-        return "unknown"
-    return f"{100 * value:.{decimals}f}\u00a0%"
-
-
-def points(value: float) -> str:
-    """A difference of shares in percentage points, with its sign."""
-    return _minus(f"{100 * value:+.1f}\u00a0pp")
 
 
 def direction(row: Mapping[str, float]) -> str:
@@ -278,7 +228,3 @@ def _listed(parts: Sequence[str]) -> Markup:
 
 def _count(number: int) -> str:
     return _WORDS[number] if number < len(_WORDS) else str(number)
-
-
-def _minus(text: str) -> str:
-    return text.replace("-", "−")

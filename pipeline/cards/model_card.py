@@ -12,13 +12,14 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from tgo.pipeline.cards.threshold_facts import threshold_facts
 from tgo.pipeline.config.settings import Settings
-from tgo.pipeline.evaluation.evaluate import FACTS, GOLD
-from tgo.pipeline.page import views
-from tgo.pipeline.page.feedback_views import threshold_facts
+from tgo.pipeline.layout import LORA
+from tgo.pipeline.storage.results import FACTS, GOLD
+from tgo.pipeline.templates import template
+from tgo.pipeline.wording import TITLES
 
 NAME = "README.md"
-LORA = "pytorch_lora_weights.safetensors"
 
 
 def write(folder: Path, settings: Settings, threshold: Path) -> None:
@@ -52,7 +53,6 @@ def render(
     """
     import diffusers
     from huggingface_hub import ModelCardData
-    from jinja2 import Environment, PackageLoader, StrictUndefined
 
     base = settings.generator.model
     stock = getattr(diffusers, pipeline, None)
@@ -65,16 +65,7 @@ def render(
         tags=tags,
         eval_results=_results(settings, metrics) if metrics else None,
     )
-    environment = Environment(
-        loader=PackageLoader("tgo.pipeline"),
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        keep_trailing_newline=True,
-        autoescape=False,  # Markdown, from settings and files of ours
-    )
-    environment.filters["signed"] = lambda value: f"{value:+.4g}"
-    return environment.get_template("model_card.md.j2").render(
+    return template("model_card.md.j2").render(
         header=header.to_yaml(),
         base=base,
         generator=settings.generator,
@@ -83,7 +74,7 @@ def render(
         own=_own_settings(settings),
         threshold=[] if threshold is None else threshold_facts(threshold),
         rewards={n: settings.rewards[n] for n in settings.label.reward if n in settings.rewards},
-        titles=views.TITLES,
+        titles=TITLES,
         metrics=_tables(metrics),
         facts=metrics[FACTS] if metrics else None,
         pipeline=pipeline,
@@ -120,7 +111,7 @@ def _results(settings: Settings, metrics: Mapping[str, Any]) -> list[Any]:
             dataset_name=name,
             dataset_split=name,  # the hub's library takes those of one split together
             metric_type=score,
-            metric_name="Gold judge, everything right" if score == GOLD else views.TITLES[score],
+            metric_name="Gold judge, everything right" if score == GOLD else TITLES[score],
             metric_value=row["tuned"],
         )
         for name, rows in _tables(metrics).items()

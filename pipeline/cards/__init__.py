@@ -1,0 +1,1 @@
+"""README files for the hub: the dataset card, the model card, and what both tell of labels."""

@@ -1,0 +1,71 @@
+"""Names in print and numbers as text, for the terminal, the pages and the cards alike."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+
+from markupsafe import Markup, escape
+
+
+class _Titles(dict[str, str]):
+    def __missing__(self, name: str) -> str:
+        return name
+
+
+TITLES = _Titles(
+    pickscore="PickScore",
+    hpsv2="HPSv2",
+    imagereward="ImageReward",
+    clip="CLIP",
+    aesthetic="Aesthetic",
+)
+"""Names of reward models in print; a model of one's own is printed as it is named."""
+
+
+class Formats:
+    """Scores as text; every reward model has its own decimals, from the spread of its scores."""
+
+    def __init__(self, spread: Mapping[str, float]) -> None:
+        """``spread``: the standard deviation of the scores, by reward model."""
+        self._decimals = {name: decimals_for(value) for name, value in spread.items()}
+
+    def score(self, value: float, name: str) -> str:
+        """A score to about a hundredth of its spread."""
+        return minus(f"{value:.{self._decimals[name]}f}")
+
+    def change(self, value: float, name: str) -> str:
+        """A difference of scores, always with its sign."""
+        return minus(f"{value:+.{self._decimals[name]}f}")
+
+
+def decimals_for(spread: float) -> int:
+    """Decimals that show about a hundredth of ``spread``, at most 6."""
+    return min(6, max(0, 2 - round(math.log10(spread)))) if spread > 0 else 3
+
+
+def percent(value: float | None, decimals: int = 1) -> str:
+    """A share as a percentage; what could not be estimated (one image a prompt) says so."""
+    if value is None:
+        return "unknown"
+    return f"{100 * value:.{decimals}f}\u00a0%"
+
+
+def points(value: float) -> str:
+    """A difference of shares in percentage points, with its sign."""
+    return minus(f"{100 * value:+.1f}\u00a0pp")
+
+
+def signed(value: float) -> str:
+    """A difference with its sign, to four digits."""
+    return f"{value:+.4g}"
+
+
+def breakable(text: str) -> Markup:
+    """A path or name that may wrap after its slashes and underscores."""
+    return Markup(escape(text).replace("/", Markup("/<wbr>")).replace("_", Markup("_<wbr>")))
+
+
+def minus(text: str) -> str:
+    """With a minus sign in place of each hyphen."""
+    return text.replace("-", "\N{MINUS SIGN}")
