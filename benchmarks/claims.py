@@ -3,7 +3,7 @@
     python -m benchmarks.claims choose    every row of CANDIDATES, judged by the feedback reward
                                           on the validation prompts (the gold judge is not asked)
     python -m benchmarks.claims test      params.yaml as it is, and each of RIVALS beside it with
-                                          the same data and updates, over three training seeds, on
+                                          the same data and steps, over three training seeds, on
                                           the three test sets
 
 Needs the shards of `dvc repro label`. Every training and evaluation resumes; what is finished is

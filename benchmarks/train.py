@@ -7,10 +7,10 @@
                                                   512 and 1024 px, random weights
     python -m benchmarks.train --stream           the stream of rows alone, beside `datasets`
 
-The contenders take the same number of updates, and medians count: in turns on a CPU, whose speed
+The contenders take the same number of steps, and medians count: in turns on a CPU, whose speed
 wavers; one after the other on a GPU, which could not hold them all.
 
-    loop    ours: stream, update (clip, AdamW, moving average, statistics), a log line every 10
+    loop    ours: stream, step (clip, AdamW, moving average, statistics), a log line every 10
     lora    the same with adapters of rank 16, the reference being the network without them
     kept    the same as `loop` with the reference's answers kept (`train.reference_cache`)
     bare    forward and backward of the policy and the reference's forward on tensors that are
@@ -49,7 +49,7 @@ from benchmarks.train_rows import Place, world, write
 LORA = {"lora": {"rank": 16, "alpha": 16.0, "targets": None}}
 KEPT = {"reference_cache": 4}
 Contender = Callable[[int], None]
-"""Does so many updates."""
+"""Does so many steps."""
 
 
 def contenders(place: Place, device: torch.device) -> dict[str, Callable[[], Contender]]:
@@ -68,7 +68,7 @@ class Result:
 
     def __init__(self) -> None:
         self.seconds: list[float] = []
-        """Of an update, turn by turn."""
+        """Of a step, turn by turn."""
         self.memory: float | None = None
         """GB at its peak on the GPU."""
         self.speed: dict[str, Any] = {}
@@ -93,10 +93,10 @@ def measure(
         for name, contender in ready.items():
             _wait(device)
             begin = time.perf_counter()
-            contender(options.updates)
+            contender(options.steps)
             _wait(device)
             if turn:
-                found[name].seconds.append((time.perf_counter() - begin) / options.updates)
+                found[name].seconds.append((time.perf_counter() - begin) / options.steps)
     for name, contender in ready.items():
         if device.type == "cuda":
             found[name].memory = torch.cuda.max_memory_allocated(device) / 1e9
@@ -169,9 +169,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--size", choices=("world", *SIZES), default="world")
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     parser.add_argument("--contenders", nargs="+", choices=names, default=names)
-    parser.add_argument("--batch", type=int, help="images an update; left out: as the settings")
+    parser.add_argument("--batch", type=int, help="images a step; left out: as the settings")
     parser.add_argument("--set", nargs="+", default=[], metavar="KEY=VALUE", help="of `train`")
-    parser.add_argument("--updates", type=int, default=5, help="of each contender in a turn")
+    parser.add_argument("--steps", type=int, default=5, help="of each contender in a turn")
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--stream", action="store_true", help="the stream alone")

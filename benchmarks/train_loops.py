@@ -11,16 +11,17 @@ from typing import Any
 import torch
 from tgo.pipeline import runtime
 from tgo.pipeline.generators import load_generator
-from tgo.trainer.distributed import World
-from tgo.trainer.journal import Log, summary
+from tgo.trainer.dataset import LabelledRows
+from tgo.trainer.distributed import Ranks
 from tgo.trainer.learner import Learner
 from tgo.trainer.loggers import Loggers
-from tgo.trainer.networks import Networks
+from tgo.trainer.metrics import summary
 from tgo.trainer.objectives import load_objective
+from tgo.trainer.policy import Networks
 from tgo.trainer.reference_cache import load_cache
-from tgo.trainer.rows import LabelledRows
 from tgo.trainer.speed import Speed, peak
 from tgo.trainer.stream import Stream
+from tgo.trainer.train_log import TrainLog
 from torch import Tensor, nn
 
 from benchmarks.train_rows import Place, with_train
@@ -38,11 +39,11 @@ class Loop:
         family = load_generator(settings.generator, device=str(device))
         cache = load_cache(place.reports / "references", rows, family, objective, train)
         with _deterministic():
-            world = World(device)
+            ranks = Ranks(device)
             self._learner = Learner(
-                family, objective, train, rows.unconditional, world, cache=cache
+                family, objective, train, rows.unconditional, ranks, cache=cache
             )
-            fill = None if cache is None else partial(cache.fill, self._learner.measure, world)
+            fill = None if cache is None else partial(cache.fill, self._learner.measure, ranks)
             self.filled = None if fill is None else _seconds(fill)
             """Seconds that the reference's answers took, where they are kept."""
         pin = device.type == "cuda"
@@ -50,27 +51,27 @@ class Loop:
             rows, seed=0, batch_size=train.batch_size, workers=train.workers, pin=pin
         ).batches()
         self.speed = Speed(self._learner.flops(next(self.batches)), peak(device))
-        self._log = Log(place.reports / "train_log.jsonl", "", Loggers())
+        self._log = TrainLog(place.reports / "train_log.jsonl", "", Loggers())
         self._size, self._done = train.batch_size, 0
         self._waited = 0.0
 
-    def __call__(self, updates: int) -> None:
+    def __call__(self, steps: int) -> None:
         with _deterministic():
-            for _ in range(updates):
+            for _ in range(steps):
                 self._done += 1
                 begin = time.perf_counter()
                 batch = next(self.batches)
                 self._waited += time.perf_counter() - begin
-                self._learner.update(self._done, batch)
+                self._learner.step(self._done, batch)
                 if self._done % LOG_EVERY == 0:
                     sums = self._learner.statistics.read()
                     self._learner.statistics.reset()
-                    line = {"update": self._done, **summary(sums)}
+                    line = {"step": self._done, **summary(sums)}
                     self._log.write(line, LOG_EVERY * self._size, self.speed)
 
     @property
     def wait(self) -> float:
-        """Seconds an update in which the stream was waited for."""
+        """Seconds a step in which the stream was waited for."""
         return self._waited / self._done
 
 
@@ -80,15 +81,15 @@ class Bare:
     def __init__(self, place: Place, device: torch.device) -> None:
         train = place.settings.train
         self._family = load_generator(place.settings.generator, device=str(device))
-        self._networks = Networks(self._family, train, World(device), needs_reference=True)
+        self._networks = Networks(self._family, train, Ranks(device), needs_reference=True)
         rows = LabelledRows(place.scored, place.labelled, place.embeddings)
         batch = next(Stream(rows, seed=0, batch_size=train.batch_size).batches()).to(device)
         self._latents, self._conditions = batch.latents.float(), batch.conditions
         drawn = self._family.corrupt(batch.latents.cpu(), torch.Generator().manual_seed(0))
         self._corruption = type(drawn)(*(part.to(device) for part in drawn))
 
-    def __call__(self, updates: int) -> None:
-        for _ in range(updates):
+    def __call__(self, steps: int) -> None:
+        for _ in range(steps):
             with self._networks.reference() as network:
                 reference = self._log_likelihood(network)
             found = self._log_likelihood(self._networks.policy)

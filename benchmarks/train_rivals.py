@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 import torch
 from PIL import Image
 from tgo.pipeline.storage import shards
-from tgo.trainer.rows import LabelledRows
+from tgo.trainer.dataset import LabelledRows
 from tgo.trainer.stream import Stream
 from torch import Tensor, nn
 from torch.nn import functional
@@ -53,11 +53,11 @@ class Usual:
         self._optimizer = torch.optim.AdamW(self._policy.parameters(), lr=train.learning_rate)
         self._rows = _pictures(place, workers=4 if device.type == "cuda" else 0)
 
-    def __call__(self, updates: int) -> None:
-        for _ in range(updates):
-            self._step(*next(self._rows))
+    def __call__(self, steps: int) -> None:
+        for _ in range(steps):
+            self._take_step(*next(self._rows))
 
-    def _step(self, pixels: Tensor, prompts: Sequence[str], label: Tensor) -> float:
+    def _take_step(self, pixels: Tensor, prompts: Sequence[str], label: Tensor) -> float:
         images = pixels.to(self._device) / 127.5 - 1
         with torch.autocast(self._device.type, torch.bfloat16, enabled=self._half):
             with torch.no_grad():

@@ -35,11 +35,11 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("variants", nargs="+", choices=VARIANTS)
-    parser.add_argument("--updates", type=int, help="instead of train.updates")
+    parser.add_argument("--steps", type=int, help="instead of train.steps")
     parser.add_argument("--prompts", type=int, help="instead of evaluate.prompts")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0], help="of training")
     options = parser.parse_args()
-    given = {"train.updates": options.updates, "evaluate.prompts": options.prompts}
+    given = {"train.steps": options.steps, "evaluate.prompts": options.prompts}
     settings = changed(
         load(layout.PARAMS), {key: value for key, value in given.items() if value is not None}
     )

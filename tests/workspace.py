@@ -19,7 +19,7 @@ SMALL: dict[str, Any] = {
     "generator": {"steps": 2},
     "score": {"prompts": 10, "images_per_prompt": 2, "batch_size": 4, "rows_per_shard": 6},
     "label": {"reward": "clip"},
-    "train": {"batch_size": 4, "updates": 6, "checkpoint_every": 2, "log_every": 2},
+    "train": {"batch_size": 4, "steps": 6, "checkpoint_every": 2, "log_every": 2},
     "evaluate": {"prompts": 4, "images_per_prompt": 1, "judge": None},
     "report": {"gallery": 2},
 }

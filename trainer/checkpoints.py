@@ -1,12 +1,12 @@
 """Checkpoints of a training run: atomic folders that say whose they are and whether they are whole.
 
-    data/checkpoints/update-00000050/
+    data/checkpoints/step-00000050/
         network.safetensors   the policy's parameters and buffers
         ema.safetensors       the parameters' moving average
         optimizer.pt          the optimizer's state, loaded with weights_only=True
         reference.safetensors the reference's parameters, only where the run renews them
-        train_log.jsonl       the log up to this update
-        state.json            update, stream position, fingerprint, sha256 of the files above
+        train_log.jsonl       the log up to this step
+        state.json            step, stream position, fingerprint, sha256 of the files above
 
 Where weights lie in parts (FSDP2), ``shards/`` of torch's distributed checkpoint holds what the
 first four do otherwise, and any number of processes reads it. With adapters the parameters are
@@ -32,8 +32,8 @@ from safetensors.torch import load_file, save_file
 from tgo.pipeline.errors import InputError
 from tgo.pipeline.storage.atomic import canonical
 from tgo.pipeline.storage.fingerprint import difference
-from tgo.trainer import sharded
-from tgo.trainer.distributed import World
+from tgo.trainer import sharded_checkpoint
+from tgo.trainer.distributed import Ranks
 from torch import Tensor
 
 KEEP = 2
@@ -48,17 +48,17 @@ SHARDS = "shards"
 class Checkpoint:
     """Everything a run continues from; nothing random is in it."""
 
-    update: int
-    """Updates done."""
+    step: int
+    """Steps done."""
     progress: dict[str, Any]
     """What is small, as JSON: the stream's position, statistics since the last log line."""
     log: str
-    """The training log up to this update."""
+    """The training log up to this step."""
     network: dict[str, Tensor] = field(default_factory=dict)
     ema: dict[str, Tensor] = field(default_factory=dict)
     optimizer: dict[str, Any] = field(default_factory=dict)
     objective: dict[str, float] = field(default_factory=dict)
-    """What the objective carries from update to update."""
+    """What the objective carries from step to step."""
     reference: dict[str, Tensor] | None = None
     """The reference's parameters where training renews them."""
     shards: Path | None = None
@@ -66,7 +66,7 @@ class Checkpoint:
 
     @property
     def tensors(self) -> dict[str, Any]:
-        """What lies in parts in a world whose weights do."""
+        """What lies in parts where weights do."""
         found = {"network": self.network, "ema": self.ema, "optimizer": self.optimizer}
         return found if self.reference is None else found | {"reference": self.reference}
 
@@ -81,7 +81,7 @@ class Checkpoints:
     ``fingerprint`` is all that decides the run, as JSON. ``say`` is given one line for
     each checkpoint that had to go: damaged ones, and those of another run, which must not be
     continued and would otherwise be taken for this run's. Of several processes all must call;
-    the first one of ``world`` writes and removes.
+    the first one of ``ranks`` writes and removes.
     """
 
     def __init__(
@@ -89,19 +89,19 @@ class Checkpoints:
         folder: Path,
         fingerprint: Mapping[str, Any],
         say: Callable[[str], None],
-        world: World | None = None,
+        ranks: Ranks | None = None,
     ) -> None:
         self._folder = folder
-        self._world = world or World(torch.device("cpu"))
+        self._ranks = ranks or Ranks(torch.device("cpu"))
         self._fingerprint = dict(fingerprint)
         self._say = say
 
     def newest(self, *, at_most: int) -> Checkpoint | None:
-        """The newest whole checkpoint with no more than ``at_most`` updates, or None.
+        """The newest whole checkpoint with no more than ``at_most`` steps, or None.
 
         All that are newer are named and removed, as they cannot belong to what follows.
         """
-        with self._world.in_turn():  # what is of no use has gone before the others look
+        with self._ranks.main_first():  # what is of no use has gone before the others look
             for path in reversed(self._complete()):
                 try:
                     return self._read(path, at_most)
@@ -115,17 +115,17 @@ class Checkpoints:
 
         Raises InputError when it cannot be written (a full disk); earlier ones are untouched.
         """
-        path = self._folder / f"update-{checkpoint.update:08d}"
+        path = self._folder / f"step-{checkpoint.step:08d}"
         temporary = self._folder / f".{path.name}.tmp"
         try:
-            if self._world.leads:
+            if self._ranks.is_main:
                 self._folder.mkdir(parents=True, exist_ok=True)
                 self._clean()
                 temporary.mkdir()
-            if self._world.sharded:
-                self._world.wait()
-                sharded.write(checkpoint, temporary / SHARDS)
-            if self._world.leads:
+            if self._ranks.sharded:
+                self._ranks.barrier()
+                sharded_checkpoint.write(checkpoint, temporary / SHARDS)
+            if self._ranks.is_main:
                 self._write(checkpoint, temporary)
                 os.replace(temporary, path)
                 _sync(self._folder)
@@ -135,29 +135,29 @@ class Checkpoints:
                 f"{path}: checkpoint cannot be written ({error}); make room or mend the folder, "
                 "then run `tgo train` again: it continues from the checkpoint before"
             ) from error
-        for old in self._complete()[:-KEEP] if self._world.leads else ():
+        for old in self._complete()[:-KEEP] if self._ranks.is_main else ():
             shutil.rmtree(old)
-        self._world.wait()
+        self._ranks.barrier()
         return path
 
     def _complete(self) -> list[Path]:
         """Folders that were committed, oldest first."""
-        return sorted(self._folder.glob("update-*"))
+        return sorted(self._folder.glob("step-*"))
 
     def _clean(self) -> None:
         """Remove what a killed run left half written."""
-        for leftover in self._folder.glob(".update-*.tmp"):
+        for leftover in self._folder.glob(".step-*.tmp"):
             shutil.rmtree(leftover)
 
     def _write(self, checkpoint: Checkpoint, folder: Path) -> None:
         (folder / LOG).write_text(checkpoint.log, encoding="utf-8")
-        if not self._world.sharded:
+        if not self._ranks.sharded:
             _write_tensors(checkpoint, folder)
         names = sorted(
             path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()
         )
         state = {
-            "update": checkpoint.update,
+            "step": checkpoint.step,
             "progress": checkpoint.progress,
             "objective": checkpoint.objective,
             "fingerprint": self._fingerprint,
@@ -165,25 +165,25 @@ class Checkpoints:
         }
         text = json.dumps({"state": state, "sha256": _json_sha256(state)}, indent=1)
         (folder / STATE).write_text(text, encoding="utf-8")
-        for name in (*names, STATE, *([SHARDS] if self._world.sharded else []), "."):
+        for name in (*names, STATE, *([SHARDS] if self._ranks.sharded else []), "."):
             _sync(folder / name)
 
     def _read(self, path: Path, at_most: int) -> Checkpoint:
         state = _read_state(path)
         if changed := difference(state["fingerprint"], self._fingerprint):
             raise _UnusableError(f"of another run ({changed})")
-        if state["update"] > at_most:
-            raise _UnusableError(f"beyond train.updates = {at_most}")
+        if state["step"] > at_most:
+            raise _UnusableError(f"beyond train.steps = {at_most}")
         for name, expected in state["sha256"].items():
             if not (path / name).is_file() or file_sha256(path / name) != expected:
                 raise _UnusableError(f"damaged ({name} is not as it was written)")
         shards = path / SHARDS
         return Checkpoint(
-            update=state["update"],
+            step=state["step"],
             progress=state["progress"],
             log=(path / LOG).read_text(encoding="utf-8"),
             objective=state["objective"],
-            **({"shards": shards} if self._world.sharded else _read_tensors(path)),
+            **({"shards": shards} if self._ranks.sharded else _read_tensors(path)),
         )
 
 

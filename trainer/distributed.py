@@ -2,7 +2,7 @@
 
 With ``train.parallel: ddp`` every process holds all weights and gradients are averaged; with
 ``fsdp`` weights, gradients, moving average and optimizer state lie in parts (FSDP2). Which samples
-an update has, and what it draws, does not depend on how many processes there are.
+a step has, and what it draws, does not depend on how many processes there are.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.distributed as dist
@@ -20,21 +20,25 @@ from tgo.pipeline.errors import InputError
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
+if TYPE_CHECKING:
+    from tgo.pipeline.config.train_settings import Train
+    from tgo.trainer.objectives import Objective
+
 
 @dataclass(frozen=True)
-class World:
-    """This process among those of the run; a world of one exchanges nothing."""
+class Ranks:
+    """This process among those of the run; a single one exchanges nothing."""
 
     device: torch.device
     rank: int = 0
     size: int = 1
     sharded: bool = False
     """Whether weights lie in parts (FSDP2)."""
-    hosts: Any = None
+    cpu_group: Any = None
     """Process group on the CPU: what it exchanges waits for no device."""
 
     @property
-    def leads(self) -> bool:
+    def is_main(self) -> bool:
         """Whether this is the process that writes files."""
         return self.rank == 0
 
@@ -53,36 +57,36 @@ class World:
             dist.all_reduce(found)
         return found
 
-    def highest(self, number: int) -> int:
+    def max(self, number: int) -> int:
         """The highest of all processes' numbers; no device is waited for."""
         if self.size == 1:
             return number
         found = torch.tensor(number)
-        dist.all_reduce(found, op=dist.ReduceOp.MAX, group=self.hosts)
+        dist.all_reduce(found, op=dist.ReduceOp.MAX, group=self.cpu_group)
         return int(found)
 
-    def wait(self) -> None:
+    def barrier(self) -> None:
         """Until all processes are here."""
         if self.size > 1:
-            dist.barrier(group=self.hosts)
+            dist.barrier(group=self.cpu_group)
 
     @contextmanager
-    def in_turn(self) -> Iterator[None]:
+    def main_first(self) -> Iterator[None]:
         """The first process does what is inside before all others."""
-        if not self.leads:
-            self.wait()
+        if not self.is_main:
+            self.barrier()
         try:
             yield
         finally:
-            if self.leads:
-                self.wait()
+            if self.is_main:
+                self.barrier()
 
     def rows(self, batch_size: int) -> range:
         """The places of this process's samples in each global batch."""
         share = batch_size // self.size
         return range(self.rank * share, (self.rank + 1) * share)
 
-    def spread(self, network: nn.Module) -> nn.Module:
+    def distribute(self, network: nn.Module) -> nn.Module:
         """The network to call where gradients are wanted; `network` itself is changed for FSDP."""
         if self.sharded:
             return shard(network)
@@ -118,8 +122,8 @@ def shard(network: nn.Module) -> nn.Module:
     return network
 
 
-def exchanging(network: nn.Module, last: bool) -> AbstractContextManager[Any]:
-    """Around a backward pass: gradients are exchanged in the last of an update alone."""
+def gradient_sync(network: nn.Module, last: bool) -> AbstractContextManager[Any]:
+    """Around a backward pass: gradients are exchanged in the last of a step alone."""
     if isinstance(network, _Replica) and not last:
         return network.no_sync()
     if hasattr(network, "set_requires_gradient_sync"):
@@ -127,19 +131,19 @@ def exchanging(network: nn.Module, last: bool) -> AbstractContextManager[Any]:
     return nullcontext()
 
 
-def whole(tensor: Tensor) -> Tensor:
+def full_tensor(tensor: Tensor) -> Tensor:
     """A tensor that may lie in parts, gathered; every process must ask for it."""
     return tensor.full_tensor() if hasattr(tensor, "full_tensor") else tensor
 
 
 @contextmanager
-def joined(device: torch.device, parallel: str) -> Iterator[World]:
-    """The world this process belongs to, left at the end.
+def process_group(device: torch.device, parallel: str) -> Iterator[Ranks]:
+    """Join the process group that torchrun announced, if any; left at the end.
 
     Raises InputError if several processes were announced, but not how they find each other.
     """
     if "WORLD_SIZE" not in os.environ:
-        yield World(device)
+        yield Ranks(device)
         return
     if "MASTER_ADDR" not in os.environ:
         raise InputError(
@@ -152,8 +156,40 @@ def joined(device: torch.device, parallel: str) -> Iterator[World]:
     dist.init_process_group("cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo")
     try:
         # others may wait for the first process as long as it takes, for sample images say
-        hosts = dist.new_group(backend="gloo", timeout=timedelta(days=1))
+        cpu_group = dist.new_group(backend="gloo", timeout=timedelta(days=1))
         sharded = parallel == "fsdp"
-        yield World(device, dist.get_rank(), dist.get_world_size(), sharded, hosts)
+        yield Ranks(device, dist.get_rank(), dist.get_world_size(), sharded, cpu_group)
     finally:
         dist.destroy_process_group()
+
+
+def check_settings(train: Train, objective: Objective, ranks: Ranks) -> None:
+    """Refuse what processes cannot do together, such as to share a batch unequally."""
+    parts = ranks.size * train.gradient_accumulation_steps * (2 if objective.pairs else 1)
+    if train.batch_size % parts:
+        what = f"{ranks.size} processes x {train.gradient_accumulation_steps} micro batches"
+        what += " of pairs" if objective.pairs else ""
+        raise InputError(
+            f"train.batch_size = {train.batch_size} cannot be divided by {what}; make it a "
+            f"multiple of {parts}"
+        )
+    if ranks.sharded and train.samples is not None:
+        raise InputError(
+            "train.samples: cannot be drawn while weights lie in parts; set it to null, "
+            "or train.parallel to ddp"
+        )
+    if ranks.sharded and train.reference_cache is not None:
+        raise InputError(
+            "train.reference_cache: cannot be filled while weights lie in parts; set it to null, "
+            "or train.parallel to ddp"
+        )
+    if ranks.sharded and train.optimizer != "adamw":
+        raise InputError(
+            f"train.optimizer: {train.optimizer} cannot keep its state in parts; set it to adamw, "
+            "or train.parallel to ddp"
+        )
+    if ranks.sharded and train.lora is not None and train.reference == "epoch":
+        raise InputError(
+            "train.reference: adapters in parts cannot be exchanged for earlier ones; set it to "
+            "initial, or train.parallel to ddp"
+        )

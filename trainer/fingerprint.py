@@ -7,30 +7,29 @@ from typing import Any
 from tgo.pipeline.config.train_settings import AUTO, Train
 from tgo.pipeline.generators.base import Family
 from tgo.pipeline.storage.fingerprint import code_sha256
-from tgo.trainer.rows import LabelledRows
+from tgo.trainer.dataset import LabelledRows
 
 FREE = {
-    "accumulate",
     "checkpoint_every",
     "collapse",
+    "gradient_accumulation_steps",
     "gradient_checkpointing",
     "loggers",
     "parallel",
     "samples",
-    "updates",
+    "steps",
     "workers",
 }
-"""Settings that leave every update as it is, `accumulate` up to rounding: a run continues across a
-change of them, as across one of the number of processes."""
+"""Settings that leave every step as it is, `gradient_accumulation_steps` up to rounding: a run
+continues across a change of them, as across one of the number of processes."""
 MODULES = (
-    "adapters",
-    "classes",
+    "lora",
+    "balanced_stream",
     "distributed",
-    "draws",
-    "inputs",
-    "journal",
+    "noise",
+    "metrics",
     "learner",
-    "networks",
+    "policy",
     "objectives.base",
     "objectives.beta",
     "objectives.labels",
@@ -38,14 +37,13 @@ MODULES = (
     "objectives.registry",
     "objectives.scores",
     "optimizers",
-    "order",
-    "quality",
+    "shuffle",
+    "csft_prompts",
     "reference_cache",
-    "rows",
-    "shares",
+    "dataset",
     "stream",
 )
-"""Modules of this package that decide what an update does and what the log says of it."""
+"""Modules of this package that decide what a step does and what the log says of it."""
 
 
 def fingerprint(
@@ -65,13 +63,13 @@ def fingerprint(
 def _used(train: Train) -> dict[str, Any]:
     """The settings without those that change nothing here: other objectives', an idle auto.
 
-    A schedule that ends with the run is another one when `updates` is.
+    A schedule that ends with the run is another one when `steps` is.
     """
     values = train.model_dump(exclude=FREE)
     own = values["objectives"].get(train.objective)
     values["objectives"] = {train.objective: own}
     if train.schedule.name != "constant":
-        values["updates"] = train.updates
+        values["steps"] = train.steps
     if train.beta != AUTO:
         del values["auto_beta"]
     return values

@@ -1,4 +1,4 @@
-"""What one update does to the networks of a run."""
+"""What one step does to the networks of a run."""
 
 from __future__ import annotations
 
@@ -10,14 +10,13 @@ from typing import TYPE_CHECKING, Any
 import torch
 from tgo.pipeline.errors import InputError
 from tgo.pipeline.generators.base import Conditions, Corruption, Regressor, gaussian_log_likelihood
-from tgo.trainer import sharded
-from tgo.trainer.distributed import World, exchanging, whole
-from tgo.trainer.draws import Draws
-from tgo.trainer.inputs import Given, Inputs, exact
-from tgo.trainer.journal import Statistics
-from tgo.trainer.networks import Networks
+from tgo.trainer import sharded_checkpoint
+from tgo.trainer.distributed import Ranks, full_tensor, gradient_sync
+from tgo.trainer.metrics import Statistics
+from tgo.trainer.noise import Draws, Given, Inputs, exact
 from tgo.trainer.objectives import Objective, Outcome, Terms
 from tgo.trainer.optimizers import learning_rates, make_optimizer
+from tgo.trainer.policy import Networks
 from tgo.trainer.speed import counted
 from tgo.trainer.stream import Batch
 from torch import Tensor, nn
@@ -32,7 +31,7 @@ if TYPE_CHECKING:
 class Learner:
     """Policy, frozen reference, optimizer and moving average (weights float32).
 
-    Nothing random is kept between updates: what update n draws follows from (train.seed, n), so
+    Nothing random is kept between steps: what step n draws follows from (train.seed, n), so
     a run that continues draws what an uninterrupted one does.
     """
 
@@ -42,37 +41,37 @@ class Learner:
         objective: Objective,
         train: Train,
         unconditional: Conditions,
-        world: World,
+        ranks: Ranks,
         *,
         noise_dtype: torch.dtype = torch.float32,
         cache: ReferenceCache | None = None,
     ) -> None:
         self._family, self._objective, self._train = family, objective, train
-        self._world, self._device = world, world.device
+        self._ranks, self._device = ranks, ranks.device
         self._regressor = family if isinstance(family, Regressor) else None
-        if objective.needs_gap and self._regressor is None:
+        if objective.needs_prediction_distance and self._regressor is None:
             raise InputError(
                 f"train.objective: {train.objective} compares the predictions of two networks, "
                 f"which the family {family.name} has not; choose another one"
             )
-        if objective.needs_gap and cache is not None:
+        if objective.needs_prediction_distance and cache is not None:
             raise InputError(
                 f"train.reference_cache: {train.objective} needs the reference's predictions, and "
                 "likelihoods alone are kept; set it to null"
             )
         draws = Draws(family, train, every=1 + objective.pairs, noise_dtype=noise_dtype)
-        self._inputs = Inputs(draws, train.draws, unconditional, world.device, cache)
+        self._inputs = Inputs(draws, train.draws, unconditional, ranks.device, cache)
         compares = objective.needs_reference and cache is None
-        self._networks = Networks(family, train, world, needs_reference=compares)
+        self._networks = Networks(family, train, ranks, needs_reference=compares)
         self._parameters = self._networks.parameters
         self._ema = [parameter.detach().clone() for parameter in self._parameters]
         self._optimizer = make_optimizer(train, self._parameters)
         self._rate = learning_rates(train)
         self._state = objective.start(self._device)
-        self.statistics = Statistics(self._device, world)
+        self.statistics = Statistics(self._device, ranks)
 
-    def update(self, number: int, batch: Batch) -> None:
-        """Update ``number`` (from 1) by this process's share of a batch.
+    def step(self, number: int, batch: Batch) -> None:
+        """Step ``number`` (from 1) by this process's share of a batch.
 
         Waits for nothing on the device.
         """
@@ -81,35 +80,35 @@ class Learner:
         self._optimizer.zero_grad(set_to_none=True)
         terms, outcome = self._backward(number, batch)
         self._state = outcome.state
-        norm = whole(nn.utils.clip_grad_norm_(self._parameters, self._train.gradient_clip))
+        norm = full_tensor(nn.utils.clip_grad_norm_(self._parameters, self._train.max_grad_norm))
         self._optimizer.step()
         torch._foreach_lerp_(self._ema, self._parameters, 1 - self._train.ema_decay)
         self.statistics.add(number, terms, outcome, norm)
 
     def terms(self, number: int, batch: Batch, policy: nn.Module | None = None) -> Terms:
-        """Log-likelihoods of a batch under what update ``number`` draws for it.
+        """Log-likelihoods of a batch under what step ``number`` draws for it.
 
         ``policy`` is the network to call, where it is not the one that shares its gradients.
         """
         given, reference = self._inputs.of(number, batch)
         batch = batch.to(self._device)
         networks = self._networks
-        other = gap = None
+        other = prediction_distance = None
         if reference is None and self._objective.needs_reference:
             # first, so that nothing of the policy's graph is touched where both are one network
             with networks.reference() as network:
                 reference, other = self._log_likelihood(network, given)
         learnt, residual = self._log_likelihood(policy or networks.policy, given)
         if residual is not None and other is not None:
-            gap = self._gap(residual, other, given)
+            prediction_distance = self._prediction_distance(residual, other, given)
         return Terms(
             self._over_draws(learnt),
             None if reference is None else self._over_draws(reference),
-            batch.label,
+            batch.target,
             batch.weight,
-            None if gap is None else self._over_draws(gap),
-            batch.signal,
-            self._world.mean if self._world.size > 1 else torch.mean,
+            None if prediction_distance is None else self._over_draws(prediction_distance),
+            batch.per_row_value,
+            self._ranks.mean if self._ranks.size > 1 else torch.mean,
         )
 
     def _backward(self, number: int, batch: Batch) -> tuple[Terms, Outcome]:
@@ -121,11 +120,11 @@ class Learner:
             outcome = loss(terms, self._state)
             outcome.loss.mean().backward()
             return terms, outcome
-        if self._objective.whole_batch:
+        if self._objective.needs_full_batch:
             return self._backward_by_factors(number, parts)
         done = []
         for place, part in enumerate(parts):
-            with exchanging(self._networks.policy, last=place + 1 == len(parts)):
+            with gradient_sync(self._networks.policy, last=place + 1 == len(parts)):
                 terms = self.terms(number, part)
                 # what it makes of its state would be of a part of the batch, and is dropped
                 value = loss(terms._replace(average=torch.mean), self._state).loss.mean()
@@ -147,7 +146,7 @@ class Learner:
         outcome = self._objective.loss(terms, self._state)
         factors = torch.autograd.grad(outcome.loss.mean(), leaf)[0].chunk(len(parts))
         for place, part in enumerate(parts):
-            with exchanging(self._networks.policy, last=place + 1 == len(parts)):
+            with gradient_sync(self._networks.policy, last=place + 1 == len(parts)):
                 given, _ = self._inputs.of(number, part)
                 found, _ = self._log_likelihood(self._networks.policy, given)
                 (self._over_draws(found) * factors[place]).sum().backward()
@@ -164,9 +163,13 @@ class Learner:
         found = gaussian_log_likelihood(residual, temperature)
         return found if given.weight is None else found * given.weight, residual
 
-    def _gap(self, policy: Tensor, reference: Tensor, given: Given) -> Tensor:
-        """See ``Terms.gap``; without gradient where only the log wants it."""
-        apart = policy - reference if self._objective.needs_gap else policy.detach() - reference
+    def _prediction_distance(self, policy: Tensor, reference: Tensor, given: Given) -> Tensor:
+        """See ``Terms.prediction_distance``; without gradient where only the log wants it."""
+        apart = (
+            policy - reference
+            if self._objective.needs_prediction_distance
+            else policy.detach() - reference
+        )
         found = -gaussian_log_likelihood(apart, self._train.temperature)
         return found if given.weight is None else found * given.weight
 
@@ -177,7 +180,7 @@ class Learner:
 
     @torch.no_grad()
     def measure(self, latents: Tensor, conditions: Conditions, corruption: Corruption) -> Tensor:
-        """The policy's log-likelihoods ``[B]``: the reference's before the first update."""
+        """The policy's log-likelihoods ``[B]``: the reference's before the first step."""
         given = Given(exact(latents), conditions, corruption, None)
         return self._log_likelihood(self._networks.network, given)[0]
 
@@ -193,8 +196,8 @@ class Learner:
         return {
             "network": dict(zip(names, self._parameters, strict=True)),
             "ema": dict(zip(names, self._ema, strict=True)),
-            "optimizer": sharded.optimizer_state(self._networks.network, self._optimizer)
-            if self._world.sharded
+            "optimizer": sharded_checkpoint.optimizer_state(self._networks.network, self._optimizer)
+            if self._ranks.sharded
             else self._optimizer.state_dict(),
             "reference": self._networks.reference_state() if renewed else None,
             "objective": {name: value.item() for name, value in self._state.items()},
@@ -203,12 +206,16 @@ class Learner:
     def load(self, found: Checkpoint) -> None:
         """Continue from what ``state`` gave."""
         if found.shards is not None:
-            found = sharded.read(replace(found, **self.state() | {"objective": found.objective}))
+            found = sharded_checkpoint.read(
+                replace(found, **self.state() | {"objective": found.objective})
+            )
         self._networks.load(found.network)
         for name, average in zip(self._networks.names, self._ema, strict=True):
             average.copy_(found.ema[name])
-        if self._world.sharded:
-            sharded.set_optimizer(self._networks.network, self._optimizer, found.optimizer)
+        if self._ranks.sharded:
+            sharded_checkpoint.set_optimizer(
+                self._networks.network, self._optimizer, found.optimizer
+            )
         else:
             self._optimizer.load_state_dict(found.optimizer)
         self._state = self._objective.state_from(found.objective, self._device)
@@ -229,19 +236,19 @@ class Learner:
             self._networks.exchange(self._ema)
 
     def flops(self, batch: Batch) -> float:
-        """Counted FLOPs of one image's share of an update; changes nothing."""
+        """Counted FLOPs of one image's share of a step; changes nothing."""
         few = batch.part(0, self._objective.pairs + 1)
 
-        def update() -> None:
+        def step() -> None:
             terms = self.terms(0, few, self._networks.network)._replace(average=torch.mean)
             outcome = self._objective.loss(terms, self._state)
             torch.autograd.grad(outcome.loss.mean(), self._parameters, allow_unused=True)
 
         with self._networks.plain():
-            return counted(update) / len(few.label)
+            return counted(step) / len(few.target)
 
     def averaged(self) -> nn.Module:
-        """The policy with the averaged parameters in it: the result. No update may follow."""
+        """The policy with the averaged parameters in it: the result. No step may follow."""
         self._networks.load(self.averages())
         return self._networks.network
 
@@ -251,15 +258,15 @@ class Learner:
         Those that lie in parts are gathered on the CPU of the process that writes files.
         """
         averages = dict(zip(self._networks.names, self._ema, strict=True))
-        if not self._world.sharded:
+        if not self._ranks.sharded:
             return averages
-        gathered = ((name, whole(average)) for name, average in averages.items())
-        return {name: average.cpu() for name, average in gathered if self._world.leads}
+        gathered = ((name, full_tensor(average)) for name, average in averages.items())
+        return {name: average.cpu() for name, average in gathered if self._ranks.is_main}
 
 
 def _split(batch: Batch, count: int) -> list[Batch]:
     """A batch in ``count`` equal parts."""
-    size = len(batch.label) // count
+    size = len(batch.target) // count
     return (
         [batch] if count == 1 else [batch.part(at * size, (at + 1) * size) for at in range(count)]
     )

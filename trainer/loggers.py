@@ -30,16 +30,16 @@ EXTRA = "install it with `pip install 'tgo[loggers]'` or take it out of train.lo
 
 
 class Logger(Protocol):
-    """A view of a run; ``last`` is the update it was told of last, by an earlier process."""
+    """A view of a run; ``last`` is the step it was told of last, by an earlier process."""
 
     last: int
 
-    def line(self, update: int, values: Mapping[str, float]) -> None:
+    def line(self, step: int, values: Mapping[str, float]) -> None:
         """The numbers of one log line."""
         ...
 
-    def pictures(self, update: int, pictures: Pictures) -> None:
-        """The sample images of one update."""
+    def pictures(self, step: int, pictures: Pictures) -> None:
+        """The sample images of one step."""
         ...
 
     def close(self) -> None:
@@ -58,13 +58,13 @@ class TensorBoard:
         shutil.rmtree(folder, ignore_errors=True)
         self._writer = SummaryWriter(str(folder))
 
-    def line(self, update: int, values: Mapping[str, float]) -> None:
+    def line(self, step: int, values: Mapping[str, float]) -> None:
         for name, value in values.items():
-            self._writer.add_scalar(name, value, update)
+            self._writer.add_scalar(name, value, step)
 
-    def pictures(self, update: int, pictures: Pictures) -> None:
+    def pictures(self, step: int, pictures: Pictures) -> None:
         for prompt, picture in pictures.items():
-            self._writer.add_image(f"samples/{prompt}", picture, update, dataformats="HWC")
+            self._writer.add_image(f"samples/{prompt}", picture, step, dataformats="HWC")
 
     def close(self) -> None:
         self._writer.close()
@@ -86,15 +86,15 @@ class DvcLive:
             str(folder), dvcyaml=str(folder / "dvc.yaml"), save_dvc_exp=False, report=None
         )
 
-    def line(self, update: int, values: Mapping[str, float]) -> None:
-        self._live.step = update
+    def line(self, step: int, values: Mapping[str, float]) -> None:
+        self._live.step = step
         for name, value in values.items():
             self._live.log_metric(name, value)
         self._live.make_summary()
 
-    def pictures(self, update: int, pictures: Pictures) -> None:
+    def pictures(self, step: int, pictures: Pictures) -> None:
         for number, picture in enumerate(pictures.values()):
-            self._live.log_image(f"samples/{update:08d}-{number}.png", picture)
+            self._live.log_image(f"samples/{step:08d}-{number}.png", picture)
 
     def close(self) -> None:
         self._live.end()
@@ -103,7 +103,7 @@ class DvcLive:
 class WandB:
     """A run of Weights & Biases (``WANDB_MODE=offline`` keeps it in ``folder``).
 
-    ``told.json`` beside its files holds the run's name and the last update it was told of. It is
+    ``told.json`` beside its files holds the run's name and the last step it was told of. It is
     written first: a kill in between may cost a point, but never doubles one.
     """
 
@@ -113,10 +113,10 @@ class WandB:
         except ImportError as error:
             raise InputError(f"train.loggers: no wandb ({error}); {EXTRA}") from None
         self._wandb, self._told = wandb, folder / "told.json"
-        told: dict[str, Any] = {"id": uuid.uuid4().hex[:12], "update": -1}
+        told: dict[str, Any] = {"id": uuid.uuid4().hex[:12], "step": -1}
         if continues and self._told.is_file():
             told = json.loads(self._told.read_text(encoding="utf-8"))
-        self._id, self.last = told["id"], told["update"]
+        self._id, self.last = told["id"], told["step"]
         folder.mkdir(parents=True, exist_ok=True)
         try:
             self._run = wandb.init(
@@ -133,20 +133,20 @@ class WandB:
                 "WANDB_MODE=offline, or take it out"
             ) from None
 
-    def line(self, update: int, values: Mapping[str, float]) -> None:
-        self._note(update)
-        self._run.log(dict(values), step=update)
+    def line(self, step: int, values: Mapping[str, float]) -> None:
+        self._note(step)
+        self._run.log(dict(values), step=step)
 
-    def pictures(self, update: int, pictures: Pictures) -> None:
-        self._note(update)
+    def pictures(self, step: int, pictures: Pictures) -> None:
+        self._note(step)
         shown = [self._wandb.Image(picture, caption=text) for text, picture in pictures.items()]
-        self._run.log({"samples": shown}, step=update)
+        self._run.log({"samples": shown}, step=step)
 
     def close(self) -> None:
         self._run.finish()
 
-    def _note(self, update: int) -> None:
-        write_json(self._told, {"id": self._id, "update": update})
+    def _note(self, step: int) -> None:
+        write_json(self._told, {"id": self._id, "step": step})
 
 
 class Loggers:
@@ -162,15 +162,15 @@ class Loggers:
         values = {
             key: float(value)
             for key, value in line.items()
-            if isinstance(value, int | float) and key != "update"
+            if isinstance(value, int | float) and key != "step"
         }
         if isinstance(line.get("unhealthy"), list):
             values["unhealthy"] = float(len(line["unhealthy"]))
-        self._tell(line["update"], lambda logger: logger.line(line["update"], values))
+        self._tell(line["step"], lambda logger: logger.line(line["step"], values))
 
-    def pictures(self, update: int, pictures: Pictures) -> None:
+    def pictures(self, step: int, pictures: Pictures) -> None:
         """Sample images, uint8 ``[H, W, 3]`` by prompt."""
-        self._tell(update, lambda logger: logger.pictures(update, pictures))
+        self._tell(step, lambda logger: logger.pictures(step, pictures))
 
     def close(self) -> None:
         """Tell what is left and end them; what went wrong on the way is raised here at last."""
@@ -181,10 +181,10 @@ class Loggers:
             for logger in self._loggers:
                 logger.close()
 
-    def _tell(self, update: int, message: Callable[[Logger], None]) -> None:
+    def _tell(self, step: int, message: Callable[[Logger], None]) -> None:
         self._check()
         for logger in self._loggers:
-            if update > logger.last:
+            if step > logger.last:
                 self._told.append(self._thread.submit(message, logger))
 
     def _check(self) -> None:

@@ -42,7 +42,7 @@ def make_optimizer(train: Train, parameters: Iterable[nn.Parameter]) -> torch.op
 
 
 def learning_rates(train: Train) -> Callable[[int], float]:
-    """The learning rate of update n, from 1, as a pure function: nothing of it is ever stored."""
+    """The learning rate of step n, from 1, as a pure function: nothing of it is ever stored."""
     from diffusers.optimization import get_scheduler
 
     name, warmup = train.schedule.name, train.schedule.warmup
@@ -50,9 +50,7 @@ def learning_rates(train: Train) -> Callable[[int], float]:
         name = "constant_with_warmup"  # type: ignore[assignment]
     # its rule is all that is taken of the scheduler: the optimizer it holds is for show
     shown = torch.optim.SGD([torch.zeros(1)], lr=train.learning_rate)
-    scheduler = get_scheduler(
-        name, shown, num_warmup_steps=warmup, num_training_steps=train.updates
-    )
+    scheduler = get_scheduler(name, shown, num_warmup_steps=warmup, num_training_steps=train.steps)
     factor = scheduler.lr_lambdas[0]
-    # the rule counts updates done, from 0; the warm-up begins one later, as a rate of 0 is idle
-    return lambda update: train.learning_rate * factor(update - (update > warmup))
+    # the rule counts steps done, from 0; the warm-up begins one later, as a rate of 0 is idle
+    return lambda step: train.learning_rate * factor(step - (step > warmup))

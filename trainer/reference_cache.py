@@ -36,9 +36,9 @@ from tqdm import tqdm
 if TYPE_CHECKING:
     from tgo.pipeline.config.train_settings import Train
     from tgo.pipeline.generators.base import Family
-    from tgo.trainer.distributed import World
+    from tgo.trainer.dataset import LabelledRows, PromptTable
+    from tgo.trainer.distributed import Ranks
     from tgo.trainer.objectives import Objective
-    from tgo.trainer.rows import LabelledRows, PromptTable
     from tgo.trainer.stream import Batch
 
 NAME = "log_likelihood"
@@ -58,12 +58,12 @@ def load_cache(
         return None
     for key, wrong, value in (
         ("train.reference", train.reference != "initial", "initial"),
-        ("train.condition_dropout", train.condition_dropout > 0, "0"),
+        ("train.prompt_dropout", train.prompt_dropout > 0, "0"),
         ("train.positives", train.positives is not None, "null"),
         ("train.draws", train.draws > 1, "1"),
         ("train.noise", train.noise != "fresh", "fresh"),
         ("train.timesteps.draw", train.timesteps.draw != "family", "family"),
-        ("train.timesteps.min_snr", train.timesteps.min_snr is not None, "null"),
+        ("train.timesteps.snr_gamma", train.timesteps.snr_gamma is not None, "null"),
     ):
         if wrong:
             raise InputError(
@@ -79,12 +79,12 @@ class FixedCorruptions:
     def __init__(self, family: Family, train: Train, count: int) -> None:
         self._family, self._seed, self._count = family, train.seed, count
 
-    def choose(self, update: int, samples: int, every: int) -> np.ndarray:
-        """Which corruption each sample of an update takes, int64 ``[samples]``.
+    def choose(self, step: int, samples: int, every: int) -> np.ndarray:
+        """Which corruption each sample of a step takes, int64 ``[samples]``.
 
         ``every`` samples in a row (the images of a pair) take the same.
         """
-        generator = torch.Generator().manual_seed(sample_seed(self._seed, "fixed", update))
+        generator = torch.Generator().manual_seed(sample_seed(self._seed, "fixed", step))
         chosen = torch.randint(self._count, (samples // every,), generator=generator)
         return chosen.repeat_interleave(every).numpy()
 
@@ -105,38 +105,38 @@ class ReferenceCache:
         self, folder: Path, rows: LabelledRows, family: Family, train: Train, count: int
     ) -> None:
         self._rows, self._count, self._batch_size = rows, count, train.batch_size
-        self._accumulate = train.accumulate
+        self._accumulate = train.gradient_accumulation_steps
         self._corruptions = FixedCorruptions(family, train, count)
         self._folder = folder / _digest(rows, family, train, count)
         self._prompts, self._places = _numbered(rows)
         self._values: Tensor | None = None
 
-    def fill(self, measure: Measure, world: World) -> None:
+    def fill(self, measure: Measure, ranks: Ranks) -> None:
         """Compute what is not there, shard by shard, each process its share; then read it all.
 
-        No more images at once than an update holds.
+        No more images at once than a step holds.
         """
-        size = max(1, self._batch_size // (self._accumulate * world.size))
-        mine = self._rows.shards[world.rank :: world.size]
+        size = max(1, self._batch_size // (self._accumulate * ranks.size))
+        mine = self._rows.shards[ranks.rank :: ranks.size]
         for path, table in tqdm(
-            mine, desc="reference", unit="shard", mininterval=1, disable=not world.leads
+            mine, desc="reference", unit="shard", mininterval=1, disable=not ranks.is_main
         ):
             target = self._target(path)
             if _read(target) is None:
                 found = self._measure(path, table, measure, size)
                 with replacing(target) as file:
                     file.write(save({NAME: found}))
-        world.wait()
+        ranks.barrier()
         self._values = torch.cat([load_file(self._target(p))[NAME] for p, _ in self._rows.shards])
 
     def _target(self, shard: Path) -> Path:
         return self._folder / f"{shard.stem}.safetensors"
 
-    def draw(self, update: int, batch: Batch, every: int) -> tuple[Corruption, Tensor]:
-        """What an update draws for a batch on the CPU, and the reference's ``[B]`` under it."""
+    def draw(self, step: int, batch: Batch, every: int) -> tuple[Corruption, Tensor]:
+        """What a step draws for a batch on the CPU, and the reference's ``[B]`` under it."""
         if self._values is None:
             raise ValueError("the cache is empty: fill it first")
-        whole = self._corruptions.choose(update, self._batch_size, every)
+        whole = self._corruptions.choose(step, self._batch_size, every)
         chosen = whole[batch.start : batch.start + len(batch.rows)]
         numbers = batch.rows.numpy()
         prompts = [self._prompts[number] for number in numbers]

@@ -1,7 +1,7 @@
 """Images of a few fixed prompts while training goes on: the eye sees what no curve tells.
 
     reports/samples/prompts.json          prompts, seeds, sampler: what the images are of
-    reports/samples/update-00000100.png   their images side by side, by the averaged weights
+    reports/samples/step-00000100.png   their images side by side, by the averaged weights
 
 Prompts are the first of ``prompts.validation`` and noise is that of `tgo evaluate`, so the strips
 begin with the base model's images and end near what the evaluation will see. Drawing follows from
@@ -35,7 +35,7 @@ class Samples:
 
     Args:
         loggers: are shown every image, those of an earlier process first.
-        done: updates done by an earlier process; images of later ones go.
+        done: steps done by an earlier process; images of later ones go.
         say: is given a line for what is missing.
 
     Raises:
@@ -66,22 +66,22 @@ class Samples:
         if wanted:
             self._conditions = _conditions(family, self._texts, self._batch_size)
             family.text_encoders.release()
-        for update, images in sample_strips.read(folder):
-            loggers.pictures(update, dict(zip(self._texts, images, strict=True)))
+        for step, images in sample_strips.read(folder):
+            loggers.pictures(step, dict(zip(self._texts, images, strict=True)))
 
-    def due(self, update: int) -> bool:
-        """Whether images are wanted after this many updates (also after none)."""
-        return self._every > 0 and update % self._every == 0
+    def due(self, step: int) -> bool:
+        """Whether images are wanted after this many steps (also after none)."""
+        return self._every > 0 and step % self._every == 0
 
-    def draw(self, update: int, learner: Learner) -> None:
-        """Make the images after ``update`` updates; a thread encodes and writes them."""
+    def draw(self, step: int, learner: Learner) -> None:
+        """Make the images after ``step`` steps; a thread encodes and writes them."""
         with learner.averaging():
             given = (self._family, self._rows, self._conditions, self._batch_size)
             sampled = list(sampling.sample(*given))
         images = torch.cat([sampling.decode(self._family, batch) for batch in sampled])
         shown = images.permute(0, 2, 3, 1).numpy()
-        self._pending.append(self._writer.submit(sample_strips.write, self._folder, update, shown))
-        self._loggers.pictures(update, dict(zip(self._texts, shown, strict=True)))
+        self._pending.append(self._writer.submit(sample_strips.write, self._folder, step, shown))
+        self._loggers.pictures(step, dict(zip(self._texts, shown, strict=True)))
 
     def flush(self) -> None:
         """Return once everything drawn is on disk: a checkpoint promises it."""
@@ -102,15 +102,15 @@ class Samples:
     def _keep(self, facts: dict[str, Any], done: int, say: Callable[[str], None]) -> None:
         """Leave in the folder what belongs to this run and nothing else."""
         same = done > 0 and sample_strips.facts(self._folder) == facts
-        for update, path in sample_strips.paths(self._folder):
-            if not (same and update <= done and self.due(update)):
+        for step, path in sample_strips.paths(self._folder):
+            if not (same and step <= done and self.due(step)):
                 path.unlink()
         sample_strips.describe(self._folder, facts)
-        there = {update for update, _ in sample_strips.paths(self._folder)}
+        there = {step for step, _ in sample_strips.paths(self._folder)}
         wanted = range(0, done + 1, self._every) if self._every and done else ()
-        if missing := [update for update in wanted if update not in there]:
+        if missing := [step for step in wanted if step not in there]:
             say(
-                f"{self._folder}: images after {', '.join(map(str, missing))} updates are of other "
+                f"{self._folder}: images after {', '.join(map(str, missing))} steps are of other "
                 "settings or gone, and their weights with them; the later ones follow"
             )
 

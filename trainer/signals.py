@@ -1,4 +1,4 @@
-"""SIGTERM and SIGINT as a request: the update under way is finished and saved first."""
+"""SIGTERM and SIGINT as a request: the step under way is finished and saved first."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """How fast training is: images a second, and the share of the device's peak that does useful work.
 
 FLOPs are counted, not estimated: torch sees every matrix product, convolution and attention of one
-update on a few rows (a multiply-add is two; what gradient checkpointing computes again counts
+step on a few rows (a multiply-add is two; what gradient checkpointing computes again counts
 once). MFU is counted FLOPs a second over the peak of the
 data sheet, dense bfloat16 tensor cores, whatever type training uses; so figures of different
 settings compare, and float32 cannot reach 1.
@@ -69,7 +69,7 @@ class Speed:
     """What turns images and seconds into the figures of a log line."""
 
     flops: float | None
-    """Of one image's share of an update; None where nothing was counted."""
+    """Of one image's share of a step; None where nothing was counted."""
     peak: float | None
     """FLOP/s of all devices together; None where it is not known."""
 

@@ -16,8 +16,8 @@ import numpy as np
 import torch
 from tgo.pipeline.errors import InputError
 from tgo.pipeline.generators.base import Conditions
-from tgo.trainer.order import Order, Position, Window
-from tgo.trainer.rows import LabelledRows
+from tgo.trainer.dataset import LabelledRows
+from tgo.trainer.shuffle import Order, Position, Window
 from torch import Tensor
 
 WINDOW = 64
@@ -34,11 +34,11 @@ class Batch(NamedTuple):
     """``[B, *latent_shape]`` in the type they are stored in."""
     conditions: Conditions
     """What the prompts give the network ``[B, ...]``, as stored."""
-    label: Tensor
+    target: Tensor
     """Target in [0, 1], float32 ``[B]``; pairs lie side by side, winner (1) before loser (0)."""
     weight: Tensor
     """float32 ``[B]``."""
-    signal: Tensor
+    per_row_value: Tensor
     """The objective's own number for each row, float32 ``[B]``; 0 where it wants none."""
     rows: Tensor
     """Number of each row among the usable ones, in shard order, int64 ``[B]``."""
@@ -73,9 +73,9 @@ class _Buffer:
         size = len(window.slots) * rows.unit
         dtype = torch.from_numpy(np.empty(0, rows.latent_dtype)).dtype
         self.latents = torch.empty((size, *rows.latent_shape), dtype=dtype, pin_memory=pin)
-        self.label = torch.empty(size, pin_memory=pin)
+        self.target = torch.empty(size, pin_memory=pin)
         self.weight = torch.empty(size, pin_memory=pin)
-        self.signal = torch.empty(size, pin_memory=pin)
+        self.per_row_value = torch.empty(size, pin_memory=pin)
         self.rows = torch.empty(size, dtype=torch.int64, pin_memory=pin)
         self.seeds = torch.empty(size, dtype=torch.int64, pin_memory=pin)
         self.table = np.empty(size, np.int64)
@@ -88,9 +88,9 @@ class _Buffer:
         if unit > 1:
             slots = (slots[:, None] * unit + np.arange(unit)).ravel()
         self.latents.numpy()[slots] = self._source.latents(number)
-        self.label.numpy()[slots] = group.label
+        self.target.numpy()[slots] = group.target
         self.weight.numpy()[slots] = group.weight
-        self.signal.numpy()[slots] = group.signal
+        self.per_row_value.numpy()[slots] = group.per_row_value
         self.rows.numpy()[slots] = np.arange(group.first, group.first + len(slots))
         self.seeds.numpy()[slots] = group.seed
         self.table[slots] = self._source.tables_of(number)
@@ -170,10 +170,12 @@ class Stream:
         table = np.concatenate([buffer.table[where] for buffer, where in parts])
         prompt = np.concatenate([buffer.prompt[where] for buffer, where in parts])
         conditions = self._rows.conditions(table, prompt, pin=self._pin)
-        names = ("latents", "label", "weight", "signal", "rows", "seeds")
-        latents, label, weight, signal, rows, seeds = map(column, names)
+        names = ("latents", "target", "weight", "per_row_value", "rows", "seeds")
+        latents, target, weight, per_row_value, rows, seeds = map(column, names)
         start = self._share.start * self._rows.unit
-        return Batch(latents, conditions, label, weight, signal, rows, seeds, position, start)
+        return Batch(
+            latents, conditions, target, weight, per_row_value, rows, seeds, position, start
+        )
 
     def _filled(self, position: Position) -> Iterator[tuple[Window, _Buffer]]:
         """Windows with their rows; with workers the next one is read while one is in use."""

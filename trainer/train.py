@@ -1,7 +1,7 @@
 """Stage three: fine-tune the generator on the labelled shards.
 
 ``run`` is the stage. A run that ended early is continued by running it again: batch order and
-noise follow from (seed, update), all else lies in the newest checkpoint, and on the CPU the
+noise follow from (seed, step), all else lies in the newest checkpoint, and on the CPU the
 result is that of an uninterrupted run to the bit.
 """
 
@@ -25,24 +25,24 @@ from tgo.pipeline.generators import load_generator
 from tgo.pipeline.generators.base import Family
 from tgo.pipeline.storage.locks import hold
 from tgo.pipeline.training_log import health
+from tgo.trainer.balanced_stream import BalancedStream, make_stream
 from tgo.trainer.checkpoints import Checkpoint, Checkpoints
-from tgo.trainer.classes import ClassStream
-from tgo.trainer.distributed import World, joined
+from tgo.trainer.csft_prompts import prefixed_tables
+from tgo.trainer.dataset import LabelledRows
+from tgo.trainer.distributed import Ranks, check_settings, process_group
 from tgo.trainer.fingerprint import fingerprint
-from tgo.trainer.journal import Log, summary
 from tgo.trainer.learner import Learner
 from tgo.trainer.loggers import load_loggers
+from tgo.trainer.metrics import summary
 from tgo.trainer.objectives import load_objective
-from tgo.trainer.order import Position
-from tgo.trainer.publish import publish
-from tgo.trainer.quality import prefixed_tables
 from tgo.trainer.reference_cache import load_cache
-from tgo.trainer.rows import LabelledRows
 from tgo.trainer.samples import Samples
-from tgo.trainer.shares import check_world, make_stream
+from tgo.trainer.save_model import save_model
+from tgo.trainer.shuffle import Position
 from tgo.trainer.signals import StopRequest, stop_requests
 from tgo.trainer.speed import UNKNOWN, Speed, peak
 from tgo.trainer.stream import START, Batch, Stream
+from tgo.trainer.train_log import TrainLog
 from tqdm import tqdm
 
 
@@ -65,14 +65,14 @@ def run(
         checkpoints: what a killed run continues from; checkpoints of other settings that lie
             there are named and removed.
         tuned: the model folder to write, with the averaged (EMA) weights.
-        log: JSON lines, one every ``train.log_every`` updates; timings and the folders of
+        log: JSON lines, one every ``train.log_every`` steps; timings and the folders of
             ``train.loggers`` go beside it.
-        samples: images of fixed prompts, a strip every ``train.samples.every`` updates.
+        samples: images of fixed prompts, a strip every ``train.samples.every`` steps.
         references: the reference's answers where ``train.reference_cache`` keeps them.
 
     Raises:
         InputError: input is bad or missing, another run holds the folder, or the loss diverged.
-        SystemExit: SIGTERM or SIGINT came; the update was finished and a checkpoint written.
+        SystemExit: SIGTERM or SIGINT came; the step was finished and a checkpoint written.
     """
     train = settings.train
     objective = load_objective(train)
@@ -80,28 +80,28 @@ def run(
     if train.compile:
         runtime.require_compiler("train.compile")
     with (
-        joined(device, train.parallel) as world,
-        hold(checkpoints) if world.leads else nullcontext(),
+        process_group(device, train.parallel) as ranks,
+        hold(checkpoints) if ranks.is_main else nullcontext(),
         stop_requests() as stop,
     ):
-        say = _say if world.leads else _silent
-        check_world(train, objective, world)
+        say = _say if ranks.is_main else _silent
+        check_settings(train, objective, ranks)
         rows = LabelledRows(
             scored,
             labelled,
             embeddings,
             rows=objective.rows,
-            signal=objective.signal,
+            per_row_value=objective.per_row_value,
             seeds=train.noise == "tracked",
         )
-        family = _load_family(settings, rows, world.device)
+        family = _load_family(settings, rows, ranks.device)
         if objective.negative_prefix is not None:
-            folder = checkpoints / ("conditions" if world.leads else f"conditions-{world.rank}")
+            folder = checkpoints / ("conditions" if ranks.is_main else f"conditions-{ranks.rank}")
             rows.condition_negatives(
                 prefixed_tables(family, objective.negative_prefix, scored, embeddings, folder)
             )
-        stream = make_stream(rows, train, world)
-        identity = fingerprint(train, family, rows, sharded=world.sharded)
+        stream = make_stream(rows, train, ranks)
+        identity = fingerprint(train, family, rows, sharded=ranks.sharded)
         cache = load_cache(references, rows, family, objective, train)
         dtype = getattr(torch, settings.generator.dtype)
         learner = Learner(
@@ -109,24 +109,24 @@ def run(
             objective,
             train,
             rows.unconditional,
-            world,
+            ranks,
             noise_dtype=dtype,
             cache=cache,
         )
         if cache is not None:
-            cache.fill(learner.measure, world)
-        store = Checkpoints(checkpoints, identity, say, world)
-        found = store.newest(at_most=train.updates)
-        done = found.update if found else 0
+            cache.fill(learner.measure, ranks)
+        store = Checkpoints(checkpoints, identity, say, ranks)
+        found = store.newest(at_most=train.steps)
+        done = found.step if found else 0
         with (
-            _own(settings, log, samples, world) as (told_of, log, samples),
+            _own(settings, log, samples, ranks) as (told_of, log, samples),
             closing(load_loggers(told_of, log.parent, continues=done > 0)) as loggers,
             closing(Samples(told_of, family, samples, loggers, done=done, say=say)) as drawn,
         ):
-            told = Log(log, found.log if found else "", loggers)
-            session = Session(train, learner, store, found, told, drawn, world)
+            told = TrainLog(log, found.log if found else "", loggers)
+            session = Session(train, learner, store, found, told, drawn, ranks)
             session.train(stream, stop)
-        publish(settings, family, learner, tuned, labelled, world)
+        save_model(settings, family, learner, tuned, labelled, ranks)
     return tuned
 
 
@@ -135,7 +135,7 @@ class CollapsedError(InputError):
 
 
 class Session:
-    """This process's part of a run: from the newest checkpoint to the last update or a signal."""
+    """This process's part of a run: from the newest checkpoint to the last step or a signal."""
 
     def __init__(
         self,
@@ -143,90 +143,90 @@ class Session:
         learner: Learner,
         checkpoints: Checkpoints,
         found: Checkpoint | None,
-        log: Log,
+        log: TrainLog,
         samples: Samples,
-        world: World,
+        ranks: Ranks,
     ) -> None:
-        self._train, self._learner, self._world = train, learner, world
+        self._train, self._learner, self._ranks = train, learner, ranks
         self._checkpoints, self._log, self._samples = checkpoints, log, samples
-        self._update, self._position = 0, START
+        self._step, self._position = 0, START
         self._speed = UNKNOWN
         if found:
-            self._update, self._position = found.update, Position(*found.progress["position"])
+            self._step, self._position = found.step, Position(*found.progress["position"])
             learner.load(found)
             learner.statistics.reset(found.progress["sums"])
-            if world.leads:
-                _say(f"continuing after update {found.update} of {train.updates}")
+            if ranks.is_main:
+                _say(f"continuing after step {found.step} of {train.steps}")
 
-    def train(self, stream: Stream | ClassStream, stop: StopRequest) -> None:
-        """Do the updates that are left, logging and saving on the way."""
+    def train(self, stream: Stream | BalancedStream, stop: StopRequest) -> None:
+        """Do the steps that are left, logging and saving on the way."""
         train = self._train
-        if self._update == 0:
+        if self._step == 0:
             self._draw()
         with self._bar() as bar, closing(stream.batches(self._position)) as batches:
-            while self._update < train.updates:
-                self._step(next(batches))
+            while self._step < train.steps:
+                self._take_step(next(batches))
                 bar.update(train.batch_size)
-                if self._update % train.log_every == 0:
+                if self._step % train.log_every == 0:
                     bar.set_postfix(self._tell())
                 self._draw()
-                due = self._update % train.checkpoint_every == 0 or self._update == train.updates
-                received = self._world.highest(stop.received or 0)
+                due = self._step % train.checkpoint_every == 0 or self._step == train.steps
+                received = self._ranks.max(stop.received or 0)
                 if (due or received) and not self._collapsing():
                     self._save()
                 if received:
                     self._leave(signal.Signals(received))
         # what is left for a last line stays in the last checkpoint, for a longer run to continue
-        if self._update % train.log_every:
+        if self._step % train.log_every:
             self._tell()
 
-    def _step(self, batch: Batch) -> None:
-        if self._speed is UNKNOWN and not self._world.sharded:
+    def _take_step(self, batch: Batch) -> None:
+        if self._speed is UNKNOWN and not self._ranks.sharded:
             began = time.monotonic()
-            one = peak(self._world.device)
-            total = None if one is None else one * self._world.size
+            one = peak(self._ranks.device)
+            total = None if one is None else one * self._ranks.size
             self._speed = Speed(self._counted(batch), total)
             self._log.pause(time.monotonic() - began)
-        self._update += 1
-        self._learner.update(self._update, batch)
+        self._step += 1
+        self._learner.step(self._step, batch)
         if self._train.reference == "epoch" and batch.position.epoch > self._position.epoch:
             self._learner.renew_reference()
         self._position = batch.position
 
     def _counted(self, batch: Batch) -> float | None:
-        """FLOPs of an image's share of an update; None where memory does not allow to count."""
+        """FLOPs of an image's share of a step; None where memory does not allow to count."""
         try:
             return self._learner.flops(batch)
         except torch.OutOfMemoryError:  # activations are all held for this, whatever is set
             torch.cuda.empty_cache()
-            if self._world.leads:
+            if self._ranks.is_main:
                 _say("not enough memory to count FLOPs, so the log has no tflops and no mfu")
             return None
 
     def _draw(self) -> None:
         """Sample images where they are due; their time is not training's."""
-        if self._samples.due(self._update):
+        if self._samples.due(self._step):
             began = time.monotonic()
-            self._samples.draw(self._update, self._learner)
+            self._samples.draw(self._step, self._learner)
             self._log.pause(time.monotonic() - began)
 
     def _tell(self) -> dict[str, str]:
-        """Write the log line of the updates since the one before; returns its gist."""
+        """Write the log line of the steps since the one before; returns its gist."""
         statistics = self._learner.statistics
         sums = statistics.read()
         statistics.reset()
         size = self._train.batch_size
         values = summary(sums)
         line: dict[str, Any] = {
-            "update": self._update,
-            "images": self._update * size,
+            "step": self._step,
+            "samples_seen": self._step * size,
             "epoch": self._position.epoch,
             **values,
         }
         line["unhealthy"] = health.unhealthy([*self._log.lines, line])
-        timing = self._log.write(line, int(sums["updates"]) * size, self._speed)
+        timing = self._log.write(line, int(sums["steps"]) * size, self._speed)
         self._stop_if_collapsed()
-        shown = {key: values.get(key) for key in ("loss", "margin", "right_side")}
+        shown = {key: values.get(key) for key in ("loss", "margin", "accuracy")}
         shown |= {"img/s": timing["images_per_second"], "mfu": timing["mfu"]}
         return {key: f"{value:.3g}" for key, value in shown.items() if value is not None}
 
@@ -239,7 +239,7 @@ class Session:
         """End a run that forgets what is good; the last checkpoint is from before it began."""
         if reason := health.collapsed(self._log.lines, self._train.collapse):
             raise CollapsedError(
-                f"train: collapsed by update {self._update}: {reason}; lower train.learning_rate "
+                f"train: collapsed by step {self._step}: {reason}; lower train.learning_rate "
                 "or raise train.beta (train.collapse has the limits); the last good checkpoint "
                 "is kept"
             )
@@ -250,26 +250,24 @@ class Session:
         self._samples.flush()
         progress = {"position": list(self._position), "sums": list(sums.values())}
         self._checkpoints.save(
-            Checkpoint(self._update, progress, log=self._log.text(), **self._learner.state())
+            Checkpoint(self._step, progress, log=self._log.text(), **self._learner.state())
         )
 
     def _leave(self, received: signal.Signals) -> NoReturn:
         saved = "unsaved, as the model is collapsing," if self._collapsing() else "and saved"
-        if self._world.leads:
-            _say(
-                f"{received.name}: stopped {saved} after update {self._update}; run again to go on"
-            )
+        if self._ranks.is_main:
+            _say(f"{received.name}: stopped {saved} after step {self._step}; run again to go on")
         raise SystemExit(128 + received)
 
     def _bar(self) -> tqdm:
         size = self._train.batch_size
         return tqdm(
             desc="train",
-            total=self._train.updates * size,
-            initial=self._update * size,
+            total=self._train.steps * size,
+            initial=self._step * size,
             unit="img",
             mininterval=1,
-            disable=not self._world.leads,
+            disable=not self._ranks.is_main,
         )
 
 
@@ -288,13 +286,13 @@ def _load_family(settings: Settings, rows: LabelledRows, device: torch.device) -
 
 @contextmanager
 def _own(
-    settings: Settings, log: Path, samples: Path, world: World
+    settings: Settings, log: Path, samples: Path, ranks: Ranks
 ) -> Iterator[tuple[Settings, Path, Path]]:
     """Settings and places for what a process tells; of several only the first one is heard.
 
     What the others write lies in a folder of their own, which goes with them.
     """
-    if world.leads:
+    if ranks.is_main:
         yield settings, log, samples
         return
     train = settings.train.model_copy(update={"loggers": [], "samples": None})

@@ -15,6 +15,7 @@ from pydantic import AfterValidator, Field, ValidationError, field_validator, mo
 from tgo.pipeline.config.fields import Count, Group, Seed, Source
 from tgo.pipeline.config.label_settings import PROMPT, RATING, Label
 from tgo.pipeline.config.prompt_settings import Prompts
+from tgo.pipeline.config.renamed import refuse_old_keys
 from tgo.pipeline.config.train_settings import Train
 from tgo.pipeline.errors import InputError
 from tgo.pipeline.generators import FAMILIES
@@ -189,6 +190,7 @@ def validate(values: Any, origin: str) -> Settings:
     """Check settings that are already a mapping; `origin` names their source in errors."""
     if not isinstance(values, Mapping):
         raise InputError(f"{origin}: holds no settings; write `key: value` lines into it")
+    refuse_old_keys(values, origin)
     try:
         return Settings.model_validate(values)
     except ValidationError as error:

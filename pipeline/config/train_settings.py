@@ -93,7 +93,7 @@ class Collapse(Group):
     """When a run is stopped because it forgets (pipeline/training_log/health.py)."""
 
     likelihood_fall: Positive | None = Field(description="a number above 0, or null for never")
-    right_side: float | None = Field(
+    accuracy: float | None = Field(
         ge=0, le=0.5, description="a number from 0 to 0.5, or null for never"
     )
     patience: Count
@@ -107,7 +107,7 @@ class Samples(Group):
 
 
 class Lora(Group):
-    """Low-rank adapters in the place of full fine-tuning (trainer/adapters.py)."""
+    """Low-rank adapters in the place of full fine-tuning (trainer/lora.py)."""
 
     rank: Count
     alpha: Positive
@@ -118,14 +118,14 @@ class Lora(Group):
 
 
 class Timesteps(Group):
-    """At which noise levels a likelihood is measured, and what each counts (trainer/draws.py)."""
+    """At which noise levels a likelihood is measured, and what each counts (trainer/noise.py)."""
 
     draw: Literal["family", "uniform", "logit_normal"] = Field(
         description="family (as the family was trained), uniform or logit_normal"
     )
     mean: float = Field(allow_inf_nan=False, description="a number")
     std: Positive
-    min_snr: Positive | None = Field(description="a number above 0, or null for equal weights")
+    snr_gamma: Positive | None = Field(description="a number above 0, or null for equal weights")
 
 
 class Schedule(Group):
@@ -134,7 +134,7 @@ class Schedule(Group):
     name: Literal["constant", "linear", "cosine", "cosine_with_restarts", "polynomial"] = Field(
         description="constant, linear, cosine, cosine_with_restarts or polynomial"
     )
-    warmup: int = Field(ge=0, description="a whole number of updates, at least 0")
+    warmup: int = Field(ge=0, description="a whole number of steps, at least 0")
 
 
 class Train(Group):
@@ -157,18 +157,18 @@ class Train(Group):
     learning_rate: Positive
     schedule: Schedule
     batch_size: Count
-    accumulate: Count
+    gradient_accumulation_steps: Count
     positives: float | None = Field(
         gt=0, lt=1, description="a number above 0 and below 1, or null for the share there is"
     )
     draws: Count
     noise: Literal["fresh", "tracked"] = Field(description="fresh or tracked")
     timesteps: Timesteps
-    updates: Count
+    steps: Count
     ema_decay: Fraction
     weight_decay: NonNegative
-    gradient_clip: Positive
-    condition_dropout: Fraction
+    max_grad_norm: Positive
+    prompt_dropout: Fraction
     collapse: Collapse
     parallel: Literal["ddp", "fsdp"] = Field(description="ddp or fsdp")
     workers: int = Field(ge=0, description="a whole number of at least 0")

@@ -63,7 +63,7 @@ def training(run: RunFiles) -> dict[str, Figure]:
     wanted: list[tuple[str, str, str, Mapping[str, str], float | None]] = [
         ("loss", "Loss", "", {"loss": "loss"}, None),
         ("margin", "Margin", "implicit reward, label 1 less label 0", {"margin": "margin"}, 0.0),
-        ("right_side", "Right side", "share, 0.5 is chance", {"right_side": "share"}, 0.5),
+        ("accuracy", "Right side", "share, 0.5 is chance", {"accuracy": "share"}, 0.5),
         (
             "log_ratio",
             "Log-ratio to the reference",
@@ -88,10 +88,10 @@ def training(run: RunFiles) -> dict[str, Figure]:
         found = {label: _column(run.log, column) for column, label in columns.items()}
         lines = {label: values for label, values in found.items() if values is not None}
         if lines:
-            updates = [line["update"] for line in run.log]
+            steps = [line["step"] for line in run.log]
             healthy = BANDS.get(key)
             band = None if healthy is None or key == "grad_norm" else (healthy.low, healthy.high)
-            drawn = plots.curves(updates, lines, name=title, level=level, band=band)
+            drawn = plots.curves(steps, lines, name=title, level=level, band=band)
             figures[key] = Figure(title, note, Markup(drawn))
     return figures
 

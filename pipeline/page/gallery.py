@@ -140,9 +140,9 @@ def _picture(
 
 
 class Progress(NamedTuple):
-    """Sample images of training: a row a prompt, a column an update."""
+    """Sample images of training: a row a prompt, a column a step."""
 
-    updates: list[int]
+    steps: list[int]
     rows: list[tuple[str, list[tuple[str, int, int]]]]
     """(prompt, its images as `embed` gives them, oldest first)."""
 
@@ -156,7 +156,7 @@ def progress(folder: Path) -> Progress:
     texts = sample_strips.facts(folder).get("prompts", []) if found else []
     shown = [[embed(_png(image)) for image in images] for _, images in found]
     by_prompt = zip(texts, map(list, zip(*shown, strict=True)), strict=True)
-    return Progress([update for update, _ in found], list(by_prompt))
+    return Progress([step for step, _ in found], list(by_prompt))
 
 
 def _png(image: np.ndarray) -> bytes:

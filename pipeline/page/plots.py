@@ -127,14 +127,14 @@ def before_after(base: ArrayLike, tuned: ArrayLike, unit: str) -> str:
 
 
 def curves(
-    updates: Sequence[int],
+    steps: Sequence[int],
     lines: Mapping[str, Sequence[float]],
     *,
     name: str,
     level: float | None = None,
     band: tuple[float, float] | None = None,
 ) -> str:
-    """Training curves ``{label: values [L]}`` over the updates ``[L]``; ``level`` draws a
+    """Training curves ``{label: values [L]}`` over the steps ``[L]``; ``level`` draws a
     reference line (chance, zero), ``band`` shades healthy values where the curve has an edge of
     them in view. At most two lines: one positive, one negative class."""
     roles = ["tuned", "below"]
@@ -144,19 +144,19 @@ def curves(
             axes.axhline(level, color=LIGHT["muted"], linewidth=0.9, linestyle=(0, (2, 2)))
         last = [values[-1] for values in lines.values()]
         for role, (label, values) in zip(roles, lines.items(), strict=False):
-            marker = "o" if len(updates) < 3 else None  # a short run still shows its points
+            marker = "o" if len(steps) < 3 else None  # a short run still shows its points
             style = "-" if role == "tuned" else "--"
-            axes.plot(updates, values, color=LIGHT[role], linestyle=style, marker=marker)
+            axes.plot(steps, values, color=LIGHT[role], linestyle=style, marker=marker)
             if len(lines) > 1:
                 axes.annotate(
                     label,
-                    (updates[-1], values[-1]),
+                    (steps[-1], values[-1]),
                     xytext=(5, 0),
                     textcoords="offset points",
                     color=LIGHT[role],
                     va="bottom" if values[-1] == max(last) else "top",
                 )
-        axes.set_xlabel("update")
+        axes.set_xlabel("step")
         axes.margins(x=0.02, y=0.14)
         if band is not None:
             axes.autoscale_view()
@@ -169,7 +169,7 @@ def curves(
         ends = "; ".join(
             f"{label} from {values[0]:.3g} to {values[-1]:.3g}" for label, values in lines.items()
         )
-        return to_svg(figure, f"{name} over {updates[-1]} updates: {ends}.")
+        return to_svg(figure, f"{name} over {steps[-1]} steps: {ends}.")
 
 
 def correlation(matrix: ArrayLike, names: Sequence[str]) -> str:

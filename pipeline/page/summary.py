@@ -163,9 +163,9 @@ def training_note(settings: Settings) -> str:
     """What was trained and how, in a line."""
     train = settings.train
     return (
-        f"{train.objective.upper()}, {train.updates:,} updates of {train.batch_size}: "
-        f"{train.updates * train.batch_size:,} images seen. Each point is a mean over "
-        f"{train.log_every} updates."
+        f"{train.objective.upper()}, {train.steps:,} steps of {train.batch_size}: "
+        f"{train.steps * train.batch_size:,} images seen. Each point is a mean over "
+        f"{train.log_every} steps."
     )
 
 

@@ -85,7 +85,7 @@ def training(settings: Settings, cost: Cost) -> Work:
     """Stage three: images seen, each with a forward and backward pass and the reference's."""
     train = settings.train
     passes = (FULL if train.lora is None else LORA) + train.gradient_checkpointing
-    seen = train.updates * train.batch_size * train.draws
+    seen = train.steps * train.batch_size * train.draws
     return Work(seen, passes * cost.forward)
 
 

@@ -18,7 +18,7 @@ Line = Mapping[str, Any]
 SPIKE = 5.0
 """How many times its median so far a gradient norm may be."""
 WARM_UP = 3
-"""Lines before spikes and drift can be told: first gradients are untypical, first margins tiny."""
+"""Lines before spikes and the KL are judged: first gradients are untypical, first margins tiny."""
 
 
 class Band(NamedTuple):
@@ -40,8 +40,8 @@ class Band(NamedTuple):
 
 BANDS = {
     "margin": Band("margin", 0.0, math.inf, "negatives gain more than positives", ""),
-    "right_side": Band(
-        "right side", 0.5, 0.98, "worse than chance", "the labels are nearly learnt by heart"
+    "accuracy": Band(
+        "accuracy", 0.5, 0.98, "worse than chance", "the labels are nearly learnt by heart"
     ),
     "grad_factor": Band(
         "gradient factor", 0.02, 0.55, "nothing more is learnt: lower beta", "pushed the wrong way"
@@ -54,8 +54,12 @@ BANDS = {
         "positives are forgotten: lower the learning rate, raise beta, or train less",
         "",
     ),
-    "drift": Band(
-        "drift", 0.0, 2.5, "", "KL far beyond what the margin pays for: lower the learning rate"
+    "kl_to_margin": Band(
+        "KL to margin",
+        0.0,
+        2.5,
+        "",
+        "KL far beyond what the margin pays for: lower the learning rate",
     ),
     "grad_norm": Band("gradient norm, over its median", 0.0, SPIKE, "", "a spike"),
 }
@@ -63,7 +67,7 @@ BANDS = {
 
 ``grad_norm`` is judged as a multiple of its median over the lines before.
 
-``drift`` is ``2 beta KL / margin``. Data drawn from the reference have, for a Gaussian
+``kl_to_margin`` is ``2 beta KL / margin``. Data drawn from the reference have, for a Gaussian
 likelihood, a mean log-ratio of ``-KL``; with as many positives as negatives the positives' is
 ``margin / (2 beta) - KL``: above 1 even they should lose likelihood. Images drawn with guidance
 are likelier than that, so a run may stay above 1 and gain; how far above is what tells.
@@ -82,7 +86,7 @@ def judged(lines: Sequence[Line]) -> dict[str, float]:
     typical = median(before) if len(before) >= WARM_UP else 0.0
     found["grad_norm"] = last["grad_norm"] / typical if typical > 0 else None
     if len(before) < WARM_UP:
-        found["drift"] = None
+        found["kl_to_margin"] = None
     return {key: float(value) for key, value in found.items() if value is not None}
 
 
@@ -109,12 +113,12 @@ def unhealthy(lines: Sequence[Line]) -> list[str]:
 
 def collapsing(lines: Sequence[Line], limits: Collapse) -> str | None:
     """What the last line has of a collapse, in words; None if it has nothing."""
-    change, right = _likelihood_change(lines), lines[-1].get("right_side")
+    change, right = _likelihood_change(lines), lines[-1].get("accuracy")
     fall = limits.likelihood_fall
     if fall is not None and change is not None and change < -fall:
         return f"the likelihood of positives fell by {-change:.0%}"
-    if limits.right_side is not None and right is not None and right < limits.right_side:
-        return f"only {right:.0%} of samples lie on their label's side"
+    if limits.accuracy is not None and right is not None and right < limits.accuracy:
+        return f"only {right:.0%} of samples lie on the side of their label"
     return None
 
 

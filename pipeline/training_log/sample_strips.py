@@ -1,7 +1,7 @@
-"""Sample images of a training run on disk: one strip an update, the prompts side by side.
+"""Sample images of a training run on disk: one strip a step, the prompts side by side.
 
 prompts.json          the prompts, their seeds and the sampler
-update-00000100.png   the images after 100 updates, in the order of the prompts
+step-00000100.png   the images after 100 steps, in the order of the prompts
 """
 
 from __future__ import annotations
@@ -37,29 +37,29 @@ def facts(folder: Path) -> dict[str, Any]:
 
 
 def paths(folder: Path) -> list[tuple[int, Path]]:
-    """(update, file) of all strips, oldest first."""
-    found = sorted(folder.glob("update-*.png"))
-    return [(int(path.stem.removeprefix("update-")), path) for path in found]
+    """(step, file) of all strips, oldest first."""
+    found = sorted(folder.glob("step-*.png"))
+    return [(int(path.stem.removeprefix("step-")), path) for path in found]
 
 
-def write(folder: Path, update: int, images: np.ndarray) -> None:
-    """Write the images uint8 ``[N, H, W, 3]`` of an update; the same bytes for the same images."""
+def write(folder: Path, step: int, images: np.ndarray) -> None:
+    """Write the images uint8 ``[N, H, W, 3]`` of a step; the same bytes for the same images."""
     buffer = io.BytesIO()
     Image.fromarray(np.concatenate(list(images), axis=1)).save(buffer, "PNG")
-    with replacing(folder / f"update-{update:08d}.png") as file:
+    with replacing(folder / f"step-{step:08d}.png") as file:
         file.write(buffer.getvalue())
 
 
 def read(folder: Path) -> Iterator[tuple[int, list[np.ndarray]]]:
-    """(update, images uint8 ``[H, W, 3]`` in the order of the prompts), oldest first.
+    """(step, images uint8 ``[H, W, 3]`` in the order of the prompts), oldest first.
 
     Raises InputError naming a strip that is damaged or is not of so many prompts.
     """
     count = len(facts(folder).get("prompts", ()))
-    for update, path in paths(folder):
+    for step, path in paths(folder):
         try:
             with Image.open(path) as strip:
                 images = np.split(np.asarray(strip.convert("RGB")), count, axis=1)
         except (OSError, ValueError, ZeroDivisionError) as error:
             raise InputError(f"{path}: is damaged ({error}); remove it") from None
-        yield update, images
+        yield step, images

@@ -13,7 +13,7 @@ from benchmarks.generator_sizes import SIZES, unet
 
 
 def figures(capsys: pytest.CaptureFixture[str], *arguments: str) -> dict[str, Any]:
-    train.main([*arguments, "--updates", "1", "--repeats", "1", "--threads", "1"])
+    train.main([*arguments, "--steps", "1", "--repeats", "1", "--threads", "1"])
     found: dict[str, Any] = json.loads(capsys.readouterr().out)
     return found
 

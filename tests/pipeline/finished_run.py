@@ -84,12 +84,12 @@ def make_settings(**changes: dict[str, Any]) -> Settings:
             "temperature": 1e-3,
             "learning_rate": 1e-4,
             "batch_size": 64,
-            "updates": 300,
+            "steps": 300,
             "ema_decay": 0.98,
             "weight_decay": 0.0,
-            "gradient_clip": 1.0,
-            "condition_dropout": 0.0,
-            "collapse": {"likelihood_fall": 0.2, "right_side": 0.3, "patience": 3},
+            "max_grad_norm": 1.0,
+            "prompt_dropout": 0.0,
+            "collapse": {"likelihood_fall": 0.2, "accuracy": 0.3, "patience": 3},
             "workers": 0,
             "checkpoint_every": 50,
             "log_every": 10,
@@ -204,17 +204,17 @@ def _model(name: str) -> dict[str, Any]:
 def _write_log(rng: np.random.Generator) -> None:
     layout.TRAIN_LOG.parent.mkdir(parents=True, exist_ok=True)
     lines = []
-    for update in range(10, 310, 10):
-        learnt = 1 - np.exp(-update / 120)
+    for step in range(10, 310, 10):
+        learnt = 1 - np.exp(-step / 120)
         noise = rng.normal(0, 0.03, 6)
         lines.append(
             {
-                "update": update,
-                "images": update * 64,
+                "step": step,
+                "samples_seen": step * 64,
                 "loss": 3.6 * (0.6931 - 0.09 * learnt) + noise[0],
                 "grad_norm": 2.1 - 1.1 * learnt + 4 * noise[1],
                 "margin": 0.55 * learnt + noise[2],
-                "right_side": 0.5 + 0.17 * learnt + noise[3] / 4,
+                "accuracy": 0.5 + 0.17 * learnt + noise[3] / 4,
                 "log_ratio_positive": 0.2 * learnt + noise[4],
                 "log_ratio_negative": -0.35 * learnt + noise[5],
                 "grad_factor": 0.5 - 0.08 * learnt,

@@ -19,29 +19,29 @@ def die(*_: Any, **__: Any) -> None:
 
 
 def killed_run(root: Path, model: Path, workers: int, where: str, number: int) -> None:
-    """Dies at `where`: in the middle of `update` ``number``, half through the `save` of its
+    """Dies at `where`: in the middle of `step` ``number``, half through the `save` of its
     checkpoint, at `publish`, while the model folder is written, or `never`.
     """
-    if where == "update":
+    if where == "step":
         original_terms = Learner.terms
 
-        def terms(self: Learner, update: int, *rest: Any) -> Any:
-            if update == number:
+        def terms(self: Learner, step: int, *rest: Any) -> Any:
+            if step == number:
                 die()
-            return original_terms(self, update, *rest)
+            return original_terms(self, step, *rest)
 
         Learner.terms = terms  # type: ignore[method-assign]
     elif where == "save":
         original_write = checkpoints.Checkpoints._write
 
         def write(self: checkpoints.Checkpoints, checkpoint: Any, folder: Path) -> None:
-            if checkpoint.update == number:
+            if checkpoint.step == number:
                 checkpoints.torch.save = die
             original_write(self, checkpoint, folder)
 
         checkpoints.Checkpoints._write = write  # type: ignore[method-assign]
     elif where == "publish":
         Diffusion.save = die  # type: ignore[method-assign,assignment]
-    settings = make_settings(model, workers=workers, updates=30, log_every=4)
+    settings = make_settings(model, workers=workers, steps=30, log_every=4)
     place = Place(root)
     train.run(settings, **place.inputs, **place.outputs())

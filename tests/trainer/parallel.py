@@ -32,7 +32,7 @@ def capturing(graphs: list[Any]) -> Any:
 def run(
     size: int, root: Path, model: Path, name: str = "run", **options: Any
 ) -> list[list[list[int]]]:
-    """Train on ``size`` processes; for each of them the rows of each of its updates."""
+    """Train on ``size`` processes; for each of them the rows of each of its steps."""
     context = forking()
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
@@ -73,13 +73,13 @@ def _train(
         "MASTER_PORT": str(port),
     }
     seen: list[list[int]] = []
-    original = Learner.update
+    original = Learner.step
 
     def noting(self: Learner, number: int, batch: Any) -> None:
         seen.append(batch.rows.tolist())
         original(self, number, batch)
 
-    Learner.update = noting  # type: ignore[method-assign]
+    Learner.step = noting  # type: ignore[method-assign]
     torch.nn.Module.compile = capturing([])  # type: ignore[method-assign]
     place = Place(root)
     train.run(make_settings(model, **options), **place.inputs, **place.outputs(name))

@@ -18,15 +18,15 @@ from tests.trainer.miniature import Place, make_settings
 
 
 def main(root: str, model: str, name: str, last: str) -> None:
-    original = Learner.update
+    original = Learner.step
 
-    def update(self: Learner, number: int, batch: Any) -> None:
+    def step(self: Learner, number: int, batch: Any) -> None:
         original(self, number, batch)
         if number == int(last) and os.environ["RANK"] == "1":
             os.kill(os.getppid(), signal.SIGTERM)
 
-    Learner.update = update  # type: ignore[method-assign]
-    place, settings = Place(Path(root)), make_settings(Path(model), updates=40, checkpoint_every=30)
+    Learner.step = step  # type: ignore[method-assign]
+    place, settings = Place(Path(root)), make_settings(Path(model), steps=40, checkpoint_every=30)
     train.run(settings, **place.inputs, **place.outputs(name))
 
 

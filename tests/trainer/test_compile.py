@@ -14,7 +14,7 @@ from tests.trainer.test_parallel import LORA, assert_alike
 from tests.trainer.test_samples import sampling
 from tests.trainer.test_train import CrashError, crash_at, make_learner, run, same
 
-SHORT = {"updates": 5, "checkpoint_every": 2, "log_every": 2}
+SHORT = {"steps": 5, "checkpoint_every": 2, "log_every": 2}
 
 
 @pytest.fixture
@@ -56,7 +56,7 @@ def test_a_compiled_network_has_its_flops_counted(
     for compiled in (False, True):
         learner, stream = make_learner(make_settings(model, compile=compiled), place)
         batch = next(stream.batches())
-        learner.update(1, batch)
+        learner.step(1, batch)
         found.append(learner.flops(batch))
     assert captured
     assert found[0] == found[1] > 0
@@ -67,7 +67,7 @@ def test_a_compiled_network_has_its_flops_counted(
 def test_several_processes_train_as_one(
     model: Path, place: Place, captured: list[Any], how: str
 ) -> None:
-    options = SHORT | {"compile": True, "parallel": how, "accumulate": 2}
+    options = SHORT | {"compile": True, "parallel": how, "gradient_accumulation_steps": 2}
     run(make_settings(model, **options), place, "one")
     parallel.run(2, place.root, model, "several", **options)
     assert_alike(place, "one", "several")

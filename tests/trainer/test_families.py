@@ -15,7 +15,7 @@ from tgo.pipeline.generators import load_generator
 from tgo.pipeline.labelling import label
 from tgo.pipeline.scoring.sampling import decode_png
 from tgo.pipeline.storage import shards
-from tgo.trainer import adapters, lora_file, train
+from tgo.trainer import lora, train
 
 from tests.families import FAMILY_OF, GUIDANCE, MASKED, PROMPTS, SEEDS, sample, write
 from tests.family_parts import RESOLUTION
@@ -29,7 +29,7 @@ KINDS = ["sd15", "sd21", "sdxl", "sd3", "flux", "zimage", "wan", "amused", "meis
 
 
 def settings_of(kind: str, model: Path, **changes: Any) -> Settings:
-    options = {"temperature": 1.0, "batch_size": 4, "updates": 4, "ema_decay": 0.0} | changes
+    options = {"temperature": 1.0, "batch_size": 4, "steps": 4, "ema_decay": 0.0} | changes
     found = make_settings(model, family=FAMILY_OF.get(kind, kind), **options)
     sampler = {"resolution": RESOLUTION, "guidance_scale": GUIDANCE}
     generator = found.generator.model_copy(update=sampler)
@@ -77,13 +77,17 @@ def test_a_family_goes_through_all_stages(kind: str, place: Place) -> None:
 
 def test_a_family_trains_adapters_in_little_memory(kind: str, place: Place) -> None:
     checkpointing = kind != "amused"  # which refuses it
-    options = {"precision": "bfloat16", "accumulate": 2, "gradient_checkpointing": checkpointing}
+    options = {
+        "precision": "bfloat16",
+        "gradient_accumulation_steps": 2,
+        "gradient_checkpointing": checkpointing,
+    }
     tuned = trained(kind, place, "adapters", lora=LORA, learning_rate=1e-2, **options)
     if kind in MASKED:  # no pipeline of theirs loads adapters, their networks do
         generator = settings_of(kind, place.root / "model").generator
         network = load_generator(generator).network
-        network.load_lora_adapter(tuned, weight_name=lora_file.LORA)  # type: ignore[operator]
-        adapters.merge(network)
+        network.load_lora_adapter(tuned, weight_name=lora.LORA)  # type: ignore[operator]
+        lora.merge(network)
         merged = load_generator(generator, tuned).network.state_dict()
         for name, value in network.state_dict().items():
             torch.testing.assert_close(merged[name], value)
@@ -91,7 +95,7 @@ def test_a_family_trains_adapters_in_little_memory(kind: str, place: Place) -> N
     from diffusers import DiffusionPipeline
 
     stock = DiffusionPipeline.from_pretrained(place.root / "model")
-    stock.load_lora_weights(tuned, weight_name=lora_file.LORA)
+    stock.load_lora_weights(tuned, weight_name=lora.LORA)
     stock.fuse_lora()
     stock.unload_lora_weights()
     part = "unet" if hasattr(stock, "unet") else "transformer"
@@ -106,8 +110,13 @@ def test_adapters_resume_to_the_bit_with_other_workers(
     kind: str, place: Place, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def run(name: str, workers: int) -> Path:
-        options = {"ema_decay": 0.9, "accumulate": 2, "checkpoint_every": 2, "workers": workers}
-        settings = settings_of(kind, place.root / "model", lora=LORA, updates=5, **options)
+        options = {
+            "ema_decay": 0.9,
+            "gradient_accumulation_steps": 2,
+            "checkpoint_every": 2,
+            "workers": workers,
+        }
+        settings = settings_of(kind, place.root / "model", lora=LORA, steps=5, **options)
         return train.run(settings, **place.inputs, **place.outputs(name))
 
     whole = run("whole", 0)
@@ -117,6 +126,6 @@ def test_adapters_resume_to_the_bit_with_other_workers(
             run("crashed", 2)
     tuned = run("crashed", 1)
     files = [path.relative_to(whole) for path in whole.rglob("*") if path.is_file()]
-    assert Path(lora_file.LORA) in files
+    assert Path(lora.LORA) in files
     for file in files:
         assert (tuned / file).read_bytes() == (whole / file).read_bytes(), file

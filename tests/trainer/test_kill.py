@@ -26,10 +26,10 @@ def killed(place: Place, model: Path, workers: int, where: str, number: int) -> 
 
 @pytest.mark.slow
 def test_a_run_killed_anywhere_ends_with_the_same_bits(model: Path, place: Place) -> None:
-    whole = run(make_settings(model, updates=30, log_every=4), place, "whole")
-    update = random.Random().randint(1, 9)
+    whole = run(make_settings(model, steps=30, log_every=4), place, "whole")
+    step = random.Random().randint(1, 9)
     for workers, where, number in (
-        (0, "update", update),
+        (0, "step", step),
         (2, "save", 15),
         (1, "publish", 30),
     ):
@@ -42,7 +42,7 @@ def test_a_run_killed_anywhere_ends_with_the_same_bits(model: Path, place: Place
     assert files
     for file in files:
         assert (folder / file).read_bytes() == (whole["folder"] / file).read_bytes(), file
-    assert same(run(make_settings(model, updates=30, log_every=4), place), whole)
+    assert same(run(make_settings(model, steps=30, log_every=4), place), whole)
     leftovers = [path.name for path in (place.root / "run").iterdir()]
     assert sorted(leftovers) == [
         ".checkpoints.lock",
@@ -55,7 +55,7 @@ def test_a_run_killed_anywhere_ends_with_the_same_bits(model: Path, place: Place
 
 
 def torchrun(place: Place, model: Path, name: str, last: int) -> subprocess.CompletedProcess[str]:
-    """A run of two processes that is terminated after update ``last``."""
+    """A run of two processes that is terminated after step ``last``."""
     module = ["--module", "tests.trainer.terminated", place.root, model, name, last]
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
     return subprocess.run(
@@ -71,12 +71,12 @@ def torchrun(place: Place, model: Path, name: str, last: int) -> subprocess.Comp
 def test_several_processes_that_are_terminated_save_and_go_on(model: Path, place: Place) -> None:
     ended = torchrun(place, model, "run", last=7)
     assert ended.returncode != 0
-    stopped = re.search(r"SIGTERM: stopped and saved after update (\d+)", ended.stderr)
+    stopped = re.search(r"SIGTERM: stopped and saved after step (\d+)", ended.stderr)
     assert stopped, ended.stderr
     assert 7 <= int(stopped[1]) < 30  # between the checkpoints that were due
     again = torchrun(place, model, "run", last=-1)
     assert again.returncode == 0, again.stderr
-    assert f"continuing after update {stopped[1]} of 40" in again.stderr
+    assert f"continuing after step {stopped[1]} of 40" in again.stderr
     assert torchrun(place, model, "whole", last=-1).returncode == 0
     for file in ("unet/diffusion_pytorch_model.safetensors", "model_index.json"):
         one, other = (place.outputs(name)["tuned"] / file for name in ("run", "whole"))

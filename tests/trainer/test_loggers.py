@@ -16,7 +16,7 @@ from tests.trainer.test_train import CrashError, crash_at, run, same
 
 
 def scalars(folder: Path) -> dict[str, list[tuple[int, float]]]:
-    """(update, value) of every tag, from all event files, doubled points included."""
+    """(step, value) of every tag, from all event files, doubled points included."""
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
     found = EventAccumulator(str(folder), purge_orphaned_data=False).Reload()
@@ -38,7 +38,7 @@ def pictures(folder: Path) -> dict[str, list[int]]:
 def crash_and_go_on(
     model: Path, place: Place, monkeypatch: pytest.MonkeyPatch, logger: str
 ) -> list[dict[str, Any]]:
-    """Lines of a run of 12 updates that crashed at update 11, after its checkpoint of update 5."""
+    """Lines of a run of 12 steps that crashed at step 11, after its checkpoint of step 5."""
     settings = sampling(model, place.root, loggers=[logger], checkpoint_every=5, log_every=2)
     with monkeypatch.context() as patch:
         crash_at(patch, 10)
@@ -54,7 +54,7 @@ def test_tensorboard_shows_each_point_and_image_once_after_a_crash(
 ) -> None:
     lines = crash_and_go_on(model, place, monkeypatch, "tensorboard")
     found = scalars(place.root / "run/tensorboard")
-    assert found["loss"] == [(line["update"], pytest.approx(line["loss"])) for line in lines]
+    assert found["loss"] == [(line["step"], pytest.approx(line["loss"])) for line in lines]
     assert [step for step, _ in found["images_per_second"]] == [2, 4, 6, 8, 10, 12]
     assert {"tflops", "unhealthy", "margin"} <= found.keys()
     assert list(pictures(place.root / "run/tensorboard").values()) == [[0, 3, 6, 9, 12]] * 2
@@ -67,7 +67,7 @@ def test_dvclive_shows_each_point_once_after_a_crash(
     folder = place.root / "run/dvclive"
     rows = (folder / "plots/metrics/loss.tsv").read_text().splitlines()[1:]
     found = [tuple(map(float, row.split("\t")[-2:])) for row in rows]
-    assert found == [(line["update"], pytest.approx(line["loss"])) for line in lines]
+    assert found == [(line["step"], pytest.approx(line["loss"])) for line in lines]
     last = json.loads((folder / "metrics.json").read_text())
     assert last["loss"] == pytest.approx(lines[-1]["loss"])
     assert (folder / "dvc.yaml").is_file()
@@ -87,9 +87,9 @@ def test_weights_and_biases_is_told_each_point_once_by_one_run(
     assert all(path.name.endswith(told["id"]) for path in sessions)
     found = [row for path in sessions for row in history(path)]
     losses = [(row["_step"], row["loss"]) for row in found if "loss" in row]
-    assert losses == [(line["update"], pytest.approx(line["loss"])) for line in lines]
+    assert losses == [(line["step"], pytest.approx(line["loss"])) for line in lines]
     assert [row["_step"] for row in found if "samples" in row] == [0, 3, 6, 9, 12]
-    run(sampling(model, place.root, loggers=["wandb"], seed=5, updates=3), place)
+    run(sampling(model, place.root, loggers=["wandb"], seed=5, steps=3), place)
     assert json.loads((folder / "told.json").read_text())["id"] != told["id"]
 
 
@@ -118,13 +118,13 @@ class Remembering:
         self.last, self.refuses, self.closed = last, refuses, False
         self.told: list[tuple[int, Mapping[str, Any]]] = []
 
-    def line(self, update: int, values: Mapping[str, float]) -> None:
+    def line(self, step: int, values: Mapping[str, float]) -> None:
         if self.refuses:
             raise OSError("no space left")
-        self.told.append((update, values))
+        self.told.append((step, values))
 
-    def pictures(self, update: int, pictures: Mapping[str, np.ndarray]) -> None:
-        self.told.append((update, pictures))
+    def pictures(self, step: int, pictures: Mapping[str, np.ndarray]) -> None:
+        self.told.append((step, pictures))
 
     def close(self) -> None:
         self.closed = True
@@ -133,11 +133,11 @@ class Remembering:
 def test_lines_are_told_in_order_as_numbers_and_not_again() -> None:
     fresh, old = Remembering(), Remembering(last=4)
     loggers = Loggers([fresh, old])
-    for update in range(1, 7):
-        loggers.line({"update": update, "loss": 0.5, "margin": None, "unhealthy": ["a", "b"]})
+    for step in range(1, 7):
+        loggers.line({"step": step, "loss": 0.5, "margin": None, "unhealthy": ["a", "b"]})
     loggers.close()
     assert fresh.told == [(n, {"loss": 0.5, "unhealthy": 2.0}) for n in range(1, 7)]
-    assert [update for update, _ in old.told] == [5, 6]
+    assert [step for step, _ in old.told] == [5, 6]
     assert fresh.closed
     assert old.closed
 
@@ -145,7 +145,7 @@ def test_lines_are_told_in_order_as_numbers_and_not_again() -> None:
 def test_what_a_logger_raises_is_not_lost() -> None:
     broken = Remembering(refuses=True)
     loggers = Loggers([broken])
-    loggers.line({"update": 1})
+    loggers.line({"step": 1})
     with pytest.raises(OSError, match="no space left"):
         loggers.close()
     assert broken.closed

@@ -14,10 +14,10 @@ from tgo.pipeline.config.settings import Settings
 from tgo.pipeline.errors import InputError
 from tgo.pipeline.generators import load_generator
 from tgo.trainer import train
-from tgo.trainer.distributed import World
+from tgo.trainer.dataset import LabelledRows
+from tgo.trainer.distributed import Ranks
 from tgo.trainer.learner import Learner
 from tgo.trainer.objectives import load_objective
-from tgo.trainer.rows import LabelledRows
 from tgo.trainer.stream import Stream
 
 from tests.masked_models import CODEBOOK, write_random_amused
@@ -52,17 +52,17 @@ class CrashError(Exception):
 def test_training_continues_to_the_bit_and_learns(
     model: Path, place: Place, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    settings = settings_of(model, updates=30, learning_rate=1e-3)
+    settings = settings_of(model, steps=30, learning_rate=1e-3)
     weights, log = run(settings, place, "straight")
     with monkeypatch.context() as patch:
-        update = Learner.update
+        step = Learner.step
 
         def crashing(self: Learner, number: int, batch: Any) -> None:
             if number == 13:
                 raise CrashError
-            update(self, number, batch)
+            step(self, number, batch)
 
-        patch.setattr(Learner, "update", crashing)
+        patch.setattr(Learner, "step", crashing)
         with pytest.raises(CrashError):
             run(settings, place, "broken")
     again, other = run(settings, place, "broken")
@@ -71,13 +71,13 @@ def test_training_continues_to_the_bit_and_learns(
     assert all(torch.equal(weights[name], again[name]) for name in weights)
     lines = [json.loads(line) for line in log.splitlines()]
     assert lines[-1]["margin"] > lines[0]["margin"]
-    assert lines[-1]["right_side"] > 0.7
+    assert lines[-1]["accuracy"] > 0.7
     assert load_generator(settings.generator, place.outputs("straight")["tuned"])
 
 
 def test_no_kl_is_estimated(model: Path, place: Place) -> None:
     """Two Gaussians have one by their predictions; a masked model has none to compare."""
-    _, log = run(settings_of(model, updates=3), place, "run")
+    _, log = run(settings_of(model, steps=3), place, "run")
     line = json.loads(log.splitlines()[0])
     assert line.get("kl") is None
     assert np.isfinite(line["loss"])
@@ -98,14 +98,14 @@ def test_every_other_objective_trains(model: Path, place: Place, objective: str)
     settings = settings_of(model, objective=objective)
     torch.set_num_threads(1)
     chosen = load_objective(settings.train)
-    rows = LabelledRows(**place.inputs, rows=chosen.rows, signal=chosen.signal)
+    rows = LabelledRows(**place.inputs, rows=chosen.rows, per_row_value=chosen.per_row_value)
     family = load_generator(settings.generator)
     device = torch.device("cpu")
-    learner = Learner(family, chosen, settings.train, rows.unconditional, World(device))
+    learner = Learner(family, chosen, settings.train, rows.unconditional, Ranks(device))
     batch = next(Stream(rows, seed=0, batch_size=8).batches())
     assert batch.latents.dtype == torch.int32
     before = [parameter.clone() for parameter in family.network.parameters()]
-    learner.update(1, batch)
+    learner.step(1, batch)
     changed = [
         not torch.equal(old, new)
         for old, new in zip(before, family.network.parameters(), strict=True)

@@ -39,13 +39,13 @@ def exact_sigmoid(x: float) -> float:
     return 1 / (1 + math.exp(-x)) if x >= 0 else math.exp(x) / (1 + math.exp(x))
 
 
-def exact_tgo(reward: float, label: float, weight: float) -> float:
+def exact_tgo(reward: float, target: float, weight: float) -> float:
     """The paper's formula in float64, with softplus written so that it cannot overflow."""
 
     def softplus(x: float) -> float:
         return float(np.logaddexp(0.0, x))
 
-    return weight * (label * softplus(-reward) + (1 - label) * softplus(reward))
+    return weight * (target * softplus(-reward) + (1 - target) * softplus(reward))
 
 
 # ---- TGO, BCO, KTO, SFT
@@ -56,58 +56,58 @@ def test_tgo_at_the_start_is_log_two_times_the_weight() -> None:
     torch.testing.assert_close(loss, full(1, 2, 3) * math.log(2))
 
 
-@pytest.mark.parametrize("label", [0.0, 0.3, 1.0])
+@pytest.mark.parametrize("target", [0.0, 0.3, 1.0])
 @pytest.mark.parametrize("reward", EXTREMES)
-def test_tgo_is_exact_and_keeps_its_gradient_at_the_extremes(reward: float, label: float) -> None:
+def test_tgo_is_exact_and_keeps_its_gradient_at_the_extremes(reward: float, target: float) -> None:
     beta, weight = 2.0, 3.0
     ratio = full(reward / beta).requires_grad_()
-    loss = tgo(ratio, full(label), full(weight), beta=beta)
+    loss = tgo(ratio, full(target), full(weight), beta=beta)
     loss.sum().backward()
-    assert loss.item() == pytest.approx(exact_tgo(reward, label, weight), rel=1e-5, abs=1e-30)
+    assert loss.item() == pytest.approx(exact_tgo(reward, target, weight), rel=1e-5, abs=1e-30)
     assert ratio.grad is not None
-    slope = weight * beta * (exact_sigmoid(reward) - label)
+    slope = weight * beta * (exact_sigmoid(reward) - target)
     assert ratio.grad.item() == pytest.approx(slope, rel=1e-5, abs=1e-6)
 
 
 @given(
     reward=st.floats(-1e4, 1e4, width=32),
-    label=st.floats(0, 1, width=32),
+    target=st.floats(0, 1, width=32),
     weight=st.floats(0, 64, width=32),
 )
-def test_laws_of_tgo(reward: float, label: float, weight: float) -> None:
-    def loss(reward: float, label: float, weight: float) -> float:
-        return tgo(full(reward), full(label), full(weight), beta=1.0).item()
+def test_laws_of_tgo(reward: float, target: float, weight: float) -> None:
+    def loss(reward: float, target: float, weight: float) -> float:
+        return tgo(full(reward), full(target), full(weight), beta=1.0).item()
 
-    value = loss(reward, label, weight)
+    value = loss(reward, target, weight)
     assert math.isfinite(value)
     assert value >= 0
-    # swapping the labels mirrors the reward; the loss is linear in weight and in label
-    assert value == pytest.approx(loss(-reward, 1 - label, weight), rel=1e-4, abs=1e-4)
-    assert loss(reward, label, 2 * weight) == pytest.approx(2 * value, rel=1e-6)
-    ends = (1 - label) * loss(reward, 0, weight) + label * loss(reward, 1, weight)
+    # swapping the labels mirrors the reward; the loss is linear in weight and in target
+    assert value == pytest.approx(loss(-reward, 1 - target, weight), rel=1e-4, abs=1e-4)
+    assert loss(reward, target, 2 * weight) == pytest.approx(2 * value, rel=1e-6)
+    ends = (1 - target) * loss(reward, 0, weight) + target * loss(reward, 1, weight)
     assert value == pytest.approx(ends, rel=1e-4, abs=1e-4)
 
 
-@given(label=st.floats(0.01, 0.99), shift=st.floats(-3, 3))
-def test_a_soft_label_has_its_optimum_at_the_logit(label: float, shift: float) -> None:
-    optimum = math.log(label / (1 - label)) + shift
+@given(target=st.floats(0.01, 0.99), shift=st.floats(-3, 3))
+def test_a_soft_label_has_its_optimum_at_the_logit(target: float, shift: float) -> None:
+    optimum = math.log(target / (1 - target)) + shift
     ratio = full(optimum / 0.5).requires_grad_()
-    tgo(ratio, full(label), full(1), beta=0.5, shift=shift).sum().backward()
+    tgo(ratio, full(target), full(1), beta=0.5, shift=shift).sum().backward()
     assert ratio.grad is not None
     assert abs(ratio.grad.item()) < 1e-6
 
 
 def test_samples_do_not_influence_each_other() -> None:
-    ratio, label, weight = torch.randn(5), torch.rand(5), torch.rand(5)
-    together = tgo(ratio, label, weight, beta=1.5)
-    alone = [tgo(*(x[i : i + 1] for x in (ratio, label, weight)), beta=1.5) for i in range(5)]
+    ratio, target, weight = torch.randn(5), torch.rand(5), torch.rand(5)
+    together = tgo(ratio, target, weight, beta=1.5)
+    alone = [tgo(*(x[i : i + 1] for x in (ratio, target, weight)), beta=1.5) for i in range(5)]
     torch.testing.assert_close(together, torch.cat(alone))
 
 
 def test_tgo_with_weight_one_and_the_shift_is_bco() -> None:
-    ratio, label = torch.randn(32), torch.randint(0, 2, (32,)).float()
-    shifted = tgo(ratio, label, torch.ones(32), beta=3.0, shift=0.7)
-    assert torch.equal(shifted, bco(ratio, label, beta=3.0, shift=0.7))
+    ratio, target = torch.randn(32), torch.randint(0, 2, (32,)).float()
+    shifted = tgo(ratio, target, torch.ones(32), beta=3.0, shift=0.7)
+    assert torch.equal(shifted, bco(ratio, target, beta=3.0, shift=0.7))
 
 
 def test_bco_is_its_published_formula() -> None:
@@ -124,19 +124,19 @@ def exact_logistic(x: np.ndarray) -> np.ndarray:
 
 
 def test_kto_is_its_published_formula() -> None:
-    ratio, label = drawn(16), np.arange(16) % 2
+    ratio, target = drawn(16), np.arange(16) % 2
     z0 = max(ratio.mean(), 0.0)
-    published = 1 - exact_logistic((2 * label - 1) * 1.5 * (ratio - z0))
+    published = 1 - exact_logistic((2 * target - 1) * 1.5 * (ratio - z0))
     mean = labels.divergence(torch.tensor(ratio.mean()))
-    found = kto(torch.tensor(ratio), torch.tensor(label), beta=1.5, divergence=mean)
+    found = kto(torch.tensor(ratio), torch.tensor(target), beta=1.5, divergence=mean)
     np.testing.assert_allclose(found, published, rtol=1e-9)
     assert labels.divergence(full(-2.0)) == 0
 
 
 def test_kto_without_its_kl_term_is_one_minus_the_likelihood_that_tgo_takes_the_log_of() -> None:
-    ratio, label = torch.randn(32, dtype=torch.float64), torch.randint(0, 2, (32,)).double()
-    likelihood = torch.exp(-tgo(ratio, label, torch.ones_like(label), beta=2.0))
-    found = kto(ratio, label, beta=2.0, divergence=0.0)
+    ratio, target = torch.randn(32, dtype=torch.float64), torch.randint(0, 2, (32,)).double()
+    likelihood = torch.exp(-tgo(ratio, target, torch.ones_like(target), beta=2.0))
+    found = kto(ratio, target, beta=2.0, divergence=0.0)
     torch.testing.assert_close(found, 1 - likelihood)
 
 
@@ -174,7 +174,7 @@ class Predictions:
 
     @property
     def terms(self) -> tuple[Tensor, Tensor, Tensor]:
-        """Log-likelihood, reference, gap."""
+        """Log-likelihood, reference, prediction_distance."""
         return (
             -self.mse(self.policy, self.target) / T,
             -self.mse(self.reference, self.target) / T,
@@ -314,8 +314,10 @@ def test_advantages_are_centred_in_each_prompt() -> None:
 
 def terms(count: int = 4) -> Terms:
     policy = torch.tensor(drawn(count, seed=4), dtype=torch.float32) - 3
-    label = torch.tensor([1.0, 0.0] * (count // 2))
-    return Terms(policy, full(*[-3.0] * count), label, torch.ones(count), torch.rand(count), label)
+    target = torch.tensor([1.0, 0.0] * (count // 2))
+    return Terms(
+        policy, full(*[-3.0] * count), target, torch.ones(count), torch.rand(count), target
+    )
 
 
 @pytest.mark.parametrize("name", OBJECTIVES)
@@ -323,7 +325,7 @@ def test_every_objective_is_made_from_the_settings(name: str) -> None:
     objective = make(name, temperature=0.5, beta=2.0)
     given = terms()
     if not objective.needs_reference:
-        given = given._replace(reference=None, gap=None)
+        given = given._replace(reference=None, prediction_distance=None)
     state = objective.start(CPU)
     outcome = objective.loss(given, state)
     assert outcome.loss.shape == (2 if objective.pairs else 4,)
@@ -346,7 +348,7 @@ def test_the_running_shift_follows_rhat() -> None:
         outcome = objective.loss(given, state)
         state, shift = outcome.state, 0.9 * shift + 0.1 * mean
         assert state["shift"].item() == pytest.approx(shift, rel=1e-5)
-        expected = bco(given.log_ratio, given.label, beta=2.0, shift=shift)
+        expected = bco(given.log_ratio, given.target, beta=2.0, shift=shift)
         torch.testing.assert_close(outcome.loss, expected)
 
 
@@ -365,8 +367,8 @@ def test_an_automatic_beta_holds_the_gradient_factor(spread: float) -> None:
     """Whatever the scale of the log-ratios, beta ends where the factor is the wanted one."""
     objective = make("tgo", beta="auto")
     ratio = torch.tensor(drawn(512, seed=5), dtype=torch.float32) * spread
-    label = torch.ones(512)
-    given = Terms(ratio, torch.zeros(512), label, label)
+    target = torch.ones(512)
+    given = Terms(ratio, torch.zeros(512), target, target)
     state = objective.start(CPU)
     for _ in range(1500):
         state = objective.loss(given, state).state

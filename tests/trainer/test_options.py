@@ -11,24 +11,33 @@ import torch
 from safetensors.torch import load_file
 from tgo.pipeline.errors import InputError
 from tgo.trainer import train
-from tgo.trainer.distributed import World
-from tgo.trainer.draws import BLOCK
+from tgo.trainer.balanced_stream import make_stream
+from tgo.trainer.dataset import LabelledRows
+from tgo.trainer.distributed import Ranks
 from tgo.trainer.learner import Learner
-from tgo.trainer.rows import LabelledRows
-from tgo.trainer.shares import make_stream
+from tgo.trainer.noise import BLOCK
 from torch import Tensor
 
 from tests.trainer.miniature import Place, make_settings
 from tests.trainer.test_train import CrashError, crash_at, make_learner, run, same
 
 LORA = {"rank": 2, "alpha": 4.0, "targets": None}
-TIMES = {"draw": "logit_normal", "mean": 0.0, "std": 1.0, "min_snr": 5.0}
+TIMES = {"draw": "logit_normal", "mean": 0.0, "std": 1.0, "snr_gamma": 5.0}
 OPTIONS: dict[str, dict[str, Any]] = {
     "lora": {"lora": LORA},
-    "lora, renewed": {"lora": LORA, "reference": "epoch", "batch_size": 50, "accumulate": 5},
-    "accumulate": {"accumulate": 4},
-    "accumulate, whole batch": {"accumulate": 2, "objective": "kto", "beta": "auto"},
-    "draws": {"draws": 3, "accumulate": 2, "objective": "dpo"},
+    "lora, renewed": {
+        "lora": LORA,
+        "reference": "epoch",
+        "batch_size": 50,
+        "gradient_accumulation_steps": 5,
+    },
+    "gradient_accumulation_steps": {"gradient_accumulation_steps": 4},
+    "accumulate, whole batch": {
+        "gradient_accumulation_steps": 2,
+        "objective": "kto",
+        "beta": "auto",
+    },
+    "draws": {"draws": 3, "gradient_accumulation_steps": 2, "objective": "dpo"},
     "tracked": {"noise": "tracked", "draws": 2, "timesteps": TIMES},
     "classes": {"positives": 0.75},
     "bfloat16": {"precision": "bfloat16", "gradient_checkpointing": True, "lora": LORA},
@@ -42,7 +51,7 @@ def test_every_option_resumes_to_the_bit_with_other_workers(
     model: Path, place: Place, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
     pytest.importorskip("bitsandbytes" if name == "adamw8bit" else "torch")
-    options = {"updates": 5, "checkpoint_every": 2, "log_every": 2} | OPTIONS[name]
+    options = {"steps": 5, "checkpoint_every": 2, "log_every": 2} | OPTIONS[name]
     whole = run(make_settings(model, **options), place, "whole")
     with monkeypatch.context() as patch:
         crash_at(patch, 4)
@@ -62,7 +71,7 @@ def test_micro_batches_have_the_gradient_of_the_whole(
 ) -> None:
     found = []
     for accumulate in (1, 4):
-        options = {"objective": objective, "accumulate": accumulate, "draws": 2}
+        options = {"objective": objective, "gradient_accumulation_steps": accumulate, "draws": 2}
         learner, stream = make_learner(make_settings(model, **options), place)
         learner._networks.parameters[0].data.add_(0.05)  # no longer the reference
         found.append(gradients(learner, 1, next(stream.batches())))
@@ -78,7 +87,7 @@ def test_adapters_learn_alone_and_off_they_leave_the_reference(model: Path, plac
     batches = list(itertools.islice(stream.batches(), 3))
     before = {n: p.detach().clone() for n, p in learner._networks.network.named_parameters()}
     for number, batch in enumerate(batches, start=1):
-        learner.update(number, batch)
+        learner.step(number, batch)
     after = dict(learner._networks.network.named_parameters())
     changed = {name for name, value in before.items() if not torch.equal(value, after[name])}
     assert changed
@@ -95,7 +104,7 @@ def test_merged_adapters_compute_what_was_trained(
     kept: list[Learner] = []
     original = train.publish
     monkeypatch.setattr(train, "publish", lambda *a: (kept.append(a[2]), original(*a)))
-    settings = make_settings(model, lora=LORA, updates=3, learning_rate=0.01)
+    settings = make_settings(model, lora=LORA, steps=3, learning_rate=0.01)
     weights = run(settings, place)["weights"]
     base = load_file(model / "unet" / "diffusion_pytorch_model.safetensors")
     assert weights.keys() == base.keys()
@@ -123,7 +132,7 @@ def test_bfloat16_starts_at_the_reference_and_keeps_master_weights(
         rtol=0.05,
         atol=0.5,
     )
-    learner.update(1, batch)
+    learner.step(1, batch)
     assert {p.dtype for p in learner._parameters} == {torch.float32}
     assert {v.dtype for v in learner.state()["ema"].values()} == {torch.float32}
     kept = learner._networks.network if lora else learner._networks._reference
@@ -163,7 +172,7 @@ def test_tracked_noise_is_what_the_image_was_made_from(model: Path, place: Place
 def test_draws_do_not_depend_on_who_asks_for_them(model: Path, place: Place) -> None:
     """Batches of more than one block, in one piece and in parts across the blocks' border."""
     size = BLOCK + 32
-    settings = make_settings(model, batch_size=size, condition_dropout=0.5)
+    settings = make_settings(model, batch_size=size, prompt_dropout=0.5)
     learner, stream = make_learner(settings, place)
     batch = next(stream.batches())
     draws = learner._inputs._draws
@@ -178,7 +187,7 @@ def test_draws_do_not_depend_on_who_asks_for_them(model: Path, place: Place) -> 
 
 
 def test_noise_levels_and_their_weights(model: Path, place: Place) -> None:
-    times = {"draw": "logit_normal", "mean": 2.0, "std": 0.5, "min_snr": 5.0}
+    times = {"draw": "logit_normal", "mean": 2.0, "std": 0.5, "snr_gamma": 5.0}
     learner, stream = make_learner(make_settings(model, timesteps=times, batch_size=64), place)
     batch = next(stream.batches())
     given = learner._inputs.of(1, batch)[0]
@@ -195,10 +204,10 @@ def test_noise_levels_and_their_weights(model: Path, place: Place) -> None:
 def test_classes_come_in_the_share_that_was_asked_for(model: Path, place: Place) -> None:
     rows = LabelledRows(**place.inputs)
     settings = make_settings(model, positives=0.75)
-    world = World(torch.device("cpu"))
-    stream = make_stream(rows, settings.train, world)
+    ranks = Ranks(torch.device("cpu"))
+    stream = make_stream(rows, settings.train, ranks)
     batches = list(itertools.islice(stream.batches(), 40))
-    assert all(batch.label.tolist() == [1.0] * 6 + [0.0] * 2 for batch in batches)
+    assert all(batch.target.tolist() == [1.0] * 6 + [0.0] * 2 for batch in batches)
     negatives = torch.cat([batch.rows[6:] for batch in batches])
     positives = torch.cat([batch.rows[:6] for batch in batches])
     epoch = len(negatives) if batches[-1].position.epoch == 0 else 0
@@ -207,7 +216,7 @@ def test_classes_come_in_the_share_that_was_asked_for(model: Path, place: Place)
     resumed = stream.batches(batches[16].position)
     assert torch.equal(next(resumed).rows, batches[17].rows)
     halves = [
-        make_stream(rows, settings.train, World(torch.device("cpu"), rank, 2)) for rank in (0, 1)
+        make_stream(rows, settings.train, Ranks(torch.device("cpu"), rank, 2)) for rank in (0, 1)
     ]
     first, second = (next(half.batches()) for half in halves)
     assert torch.equal(torch.cat([first.rows, second.rows]), batches[0].rows)
@@ -218,7 +227,9 @@ def test_what_cannot_be_done_is_named(model: Path, place: Place) -> None:
     wrong: dict[str, dict[str, Any]] = {
         r"train\.positives: dpo takes all pairs": {"objective": "dpo", "positives": 0.5},
         r"train\.positives = 0\.01 leaves a class out": {"positives": 0.01},
-        r"train\.batch_size = 8 cannot be divided by 1 processes x 3": {"accumulate": 3},
+        r"train\.batch_size = 8 cannot be divided by 1 processes x 3": {
+            "gradient_accumulation_steps": 3
+        },
         r"train\.lora\.targets: no module of UNet2DConditionModel is called 'to_x'": {
             "lora": LORA | {"targets": ["to_x"]}
         },
@@ -232,12 +243,12 @@ def test_what_cannot_be_done_is_named(model: Path, place: Place) -> None:
 def test_the_learning_rate_warms_up_and_falls(model: Path, name: str) -> None:
     from tgo.trainer.optimizers import learning_rates
 
-    settings = make_settings(model, updates=20, schedule={"name": name, "warmup": 4})
-    rates = [learning_rates(settings.train)(update) for update in range(1, 21)]
+    settings = make_settings(model, steps=20, schedule={"name": name, "warmup": 4})
+    rates = [learning_rates(settings.train)(step) for step in range(1, 21)]
     assert rates[:4] == pytest.approx([0.25e-3, 0.5e-3, 0.75e-3, 1e-3])
     assert rates[4] == pytest.approx(1e-3)
     falling = rates == sorted(rates[:4]) + sorted(rates[4:], reverse=True)
     assert falling
     assert (rates[-1] < 0.1e-3) == (name != "constant")
-    plain = make_settings(model, updates=20, schedule={"name": name, "warmup": 0})
+    plain = make_settings(model, steps=20, schedule={"name": name, "warmup": 0})
     assert learning_rates(plain.train)(1) == 1e-3

@@ -16,14 +16,20 @@ from tests.trainer.miniature import Place, make_settings
 
 LORA = {"rank": 2, "alpha": 4.0, "targets": None}
 CASES: dict[str, tuple[int, dict[str, Any]]] = {
-    "four, statistics of the whole batch": (4, {"objective": "kto", "accumulate": 2, "draws": 2}),
+    "four, statistics of the whole batch": (
+        4,
+        {"objective": "kto", "gradient_accumulation_steps": 2, "draws": 2},
+    ),
     "two, adapters and classes": (2, {"lora": LORA, "positives": 0.75}),
     "two, running shift and a new reference": (
         2,
         {"objective": "bco", "beta": "auto", "reference": "epoch", "batch_size": 48},
     ),
     "two, in parts": (2, {"parallel": "fsdp"}),
-    "four, in parts, adapters": (4, {"parallel": "fsdp", "lora": LORA, "accumulate": 2}),
+    "four, in parts, adapters": (
+        4,
+        {"parallel": "fsdp", "lora": LORA, "gradient_accumulation_steps": 2},
+    ),
 }
 
 
@@ -43,7 +49,7 @@ def assert_alike(place: Place, left: str, right: str) -> None:
     for one, other in zip(ones, others, strict=True):
         assert one["loss"] == pytest.approx(other["loss"], rel=1e-5, abs=1e-5)
         assert one["grad_norm"] == pytest.approx(other["grad_norm"], rel=1e-3)
-        for key in ("epoch", "images", "update"):
+        for key in ("epoch", "samples_seen", "step"):
             assert one[key] == other[key]
     weights = weights_of(place, left)
     for name, value in weights_of(place, right).items():
@@ -52,13 +58,13 @@ def assert_alike(place: Place, left: str, right: str) -> None:
 
 def seen_by_one(monkeypatch: pytest.MonkeyPatch) -> list[list[int]]:
     seen: list[list[int]] = []
-    original = test_train.Learner.update
+    original = test_train.Learner.step
 
     def noting(self: Any, number: int, batch: Any) -> None:
         seen.append(batch.rows.tolist())
         original(self, number, batch)
 
-    monkeypatch.setattr(test_train.Learner, "update", noting)
+    monkeypatch.setattr(test_train.Learner, "step", noting)
     return seen
 
 
@@ -68,7 +74,7 @@ def test_several_processes_train_as_one(
     model: Path, place: Place, monkeypatch: pytest.MonkeyPatch, case: str
 ) -> None:
     size, options = CASES[case]
-    options = {"updates": 4, "checkpoint_every": 2, "log_every": 1} | options
+    options = {"steps": 4, "checkpoint_every": 2, "log_every": 1} | options
     seen = seen_by_one(monkeypatch)
     test_train.run(make_settings(model, **options), place, "one")
     found = parallel.run(size, place.root, model, "several", **options)
@@ -83,15 +89,15 @@ def test_another_number_of_processes_continues(
     model: Path, place: Place, mode: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     options: dict[str, Any] = {"checkpoint_every": 2, "log_every": 1, "parallel": mode}
-    test_train.run(make_settings(model, updates=4, **options), place, "one")
-    parallel.run(2, place.root, model, "several", updates=2, **options)
-    found = parallel.run(4, place.root, model, "several", updates=4, **options)
-    assert [len(updates) for updates in found] == [2, 2, 2, 2]  # it did continue
+    test_train.run(make_settings(model, steps=4, **options), place, "one")
+    parallel.run(2, place.root, model, "several", steps=2, **options)
+    found = parallel.run(4, place.root, model, "several", steps=4, **options)
+    assert [len(steps) for steps in found] == [2, 2, 2, 2]  # it did continue
     assert_alike(place, "one", "several")
-    shards = place.outputs("several")["checkpoints"] / "update-00000004/shards"
+    shards = place.outputs("several")["checkpoints"] / "step-00000004/shards"
     assert shards.is_dir() == (mode == "fsdp")
     if mode == "ddp":  # and so does a single one, with what the processes left
-        test_train.run(make_settings(model, updates=6, **options), place, "several")
-        test_train.run(make_settings(model, updates=6, **options), place, "one")
-        assert "continuing after update 4 of 6" in capsys.readouterr().err
+        test_train.run(make_settings(model, steps=6, **options), place, "several")
+        test_train.run(make_settings(model, steps=6, **options), place, "one")
+        assert "continuing after step 4 of 6" in capsys.readouterr().err
         assert_alike(place, "one", "several")

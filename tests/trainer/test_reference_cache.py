@@ -10,11 +10,11 @@ from tgo.pipeline.config.settings import Settings
 from tgo.pipeline.errors import InputError
 from tgo.pipeline.generators import load_generator
 from tgo.pipeline.storage.shards import shard_paths
-from tgo.trainer.distributed import World
+from tgo.trainer.dataset import LabelledRows
+from tgo.trainer.distributed import Ranks
 from tgo.trainer.learner import Learner
 from tgo.trainer.objectives import load_objective
 from tgo.trainer.reference_cache import ReferenceCache, load_cache
-from tgo.trainer.rows import LabelledRows
 from tgo.trainer.stream import Stream
 
 from tests.trainer import parallel
@@ -23,20 +23,20 @@ from tests.trainer.test_train import CrashError, crash_at, run, same
 
 
 def cached(model: Path, **train: object) -> Settings:
-    return make_settings(model, reference_cache=3, condition_dropout=0.0, **train)
+    return make_settings(model, reference_cache=3, prompt_dropout=0.0, **train)
 
 
 def prepared(settings: Settings, place: Place) -> tuple[Learner, Stream, ReferenceCache]:
-    """A learner with a filled cache, as a run has it before its first update."""
+    """A learner with a filled cache, as a run has it before its first step."""
     torch.set_num_threads(1)
     objective = load_objective(settings.train)
-    rows = LabelledRows(**place.inputs, rows=objective.rows, signal=objective.signal)
+    rows = LabelledRows(**place.inputs, rows=objective.rows, per_row_value=objective.per_row_value)
     family = load_generator(settings.generator)
     cache = load_cache(place.root / "references", rows, family, objective, settings.train)
     assert cache is not None
-    world = World(torch.device("cpu"))
-    learner = Learner(family, objective, settings.train, rows.unconditional, world, cache=cache)
-    cache.fill(learner.measure, world)
+    ranks = Ranks(torch.device("cpu"))
+    learner = Learner(family, objective, settings.train, rows.unconditional, ranks, cache=cache)
+    cache.fill(learner.measure, ranks)
     return learner, Stream(rows, seed=0, batch_size=settings.train.batch_size), cache
 
 
@@ -48,7 +48,7 @@ def test_what_is_kept_is_what_the_reference_says(model: Path, place: Place, obje
         torch.testing.assert_close(
             terms.reference, terms.log_likelihood.detach(), rtol=1e-4, atol=0
         )
-        assert terms.gap is None
+        assert terms.prediction_distance is None
     if objective == "dpo":
         corruption, _ = cache.draw(1, batch, every=2)
         for part in corruption:
@@ -59,8 +59,8 @@ def test_what_is_kept_is_what_the_reference_says(model: Path, place: Place, obje
 def test_several_processes_fill_it_together(
     model: Path, place: Place, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    options = {"reference_cache": 3, "condition_dropout": 0.0, "accumulate": 2}
-    parallel.run(2, place.root, model, updates=2, **options)
+    options = {"reference_cache": 3, "prompt_dropout": 0.0, "gradient_accumulation_steps": 2}
+    parallel.run(2, place.root, model, steps=2, **options)
     assert len(list((place.root / "references").glob("*/*"))) == len(
         shard_paths(place.root / "scored")
     )
@@ -100,7 +100,7 @@ def test_runs_share_it_and_a_crash_changes_nothing(
 
 
 def test_it_trains_as_fresh_corruptions_do_at_first(model: Path, place: Place) -> None:
-    lines = run(cached(model, updates=30, log_every=10), place)["lines"]
+    lines = run(cached(model, steps=30, log_every=10), place)["lines"]
     assert lines[-1]["margin"] > lines[0]["margin"] > 0
     assert np.isfinite(lines[-1]["loss"])
 
@@ -108,7 +108,7 @@ def test_it_trains_as_fresh_corruptions_do_at_first(model: Path, place: Place) -
 @pytest.mark.parametrize(
     ("train", "message"),
     [
-        ({"condition_dropout": 0.1}, r"train\.condition_dropout = 0 alone"),
+        ({"prompt_dropout": 0.1}, r"train\.prompt_dropout = 0 alone"),
         ({"reference": "epoch"}, r"train\.reference = initial alone"),
         ({"objective": "nft"}, "nft needs the reference's predictions"),
     ],
@@ -116,11 +116,11 @@ def test_it_trains_as_fresh_corruptions_do_at_first(model: Path, place: Place) -
 def test_what_it_cannot_serve_is_refused(
     model: Path, place: Place, train: dict[str, object], message: str
 ) -> None:
-    settings = make_settings(model, **{"reference_cache": 2, "condition_dropout": 0.0} | train)
+    settings = make_settings(model, **{"reference_cache": 2, "prompt_dropout": 0.0} | train)
     with pytest.raises(InputError, match=message):
         run(settings, place)
 
 
 def test_an_objective_without_a_reference_needs_no_cache(model: Path, place: Place) -> None:
-    run(cached(model, objective="sft", updates=2), place)
+    run(cached(model, objective="sft", steps=2), place)
     assert not (place.root / "references").exists()

@@ -39,10 +39,10 @@ def test_samples_change_nothing_of_training_and_survive_a_crash(
     settings = sampling(model, place.root)
     whole = run(settings, place, "whole")
     assert same(whole, plain)
-    expected = ["prompts.json", *(f"update-{update:08d}.png" for update in (0, 3, 6, 9, 12))]
+    expected = ["prompts.json", *(f"step-{step:08d}.png" for step in (0, 3, 6, 9, 12))]
     assert list(images(place, "whole")) == expected
     with monkeypatch.context() as patch:
-        crash_at(patch, 8)  # the last checkpoint is of update 5, so the image of 6 is made again
+        crash_at(patch, 8)  # the last checkpoint is of step 5, so the image of 6 is made again
         with pytest.raises(CrashError):
             run(settings, place)
     assert same(run(settings, place), whole)
@@ -54,11 +54,11 @@ def test_the_first_images_are_the_base_models_as_stage_one_makes_them(
 ) -> None:
     from diffusers import StableDiffusionPipeline
 
-    settings = sampling(model, place.root, prompts=3, updates=1)
+    settings = sampling(model, place.root, prompts=3, steps=1)
     run(settings, place)
     folder = place.outputs()["samples"]
-    ((update, shown),) = sample_strips.read(folder)
-    assert update == 0
+    ((step, shown),) = sample_strips.read(folder)
+    assert step == 0
     facts = sample_strips.facts(folder)
     assert facts["prompts"] == TEXTS
     pipe = StableDiffusionPipeline.from_pretrained(model, safety_checker=None)
@@ -76,7 +76,7 @@ def test_the_first_images_are_the_base_models_as_stage_one_makes_them(
 
 def test_averaging_gives_the_parameters_back_to_the_bit(model: Path, place: Place) -> None:
     learner, stream = make_learner(make_settings(model, ema_decay=0.5), place)
-    learner.update(1, next(stream.batches()))
+    learner.step(1, next(stream.batches()))
     state = learner.state()
     before = {kind: {n: t.clone() for n, t in state[kind].items()} for kind in ("network", "ema")}
     with learner.averaging():
@@ -92,9 +92,9 @@ def test_other_prompts_or_a_fresh_run_leave_no_image_of_before(
     model: Path, place: Place, capsys: pytest.CaptureFixture[str]
 ) -> None:
     run(sampling(model, place.root, prompts=2), place)
-    run(sampling(model, place.root, prompts=3, updates=15), place)  # continues after update 12
-    assert list(images(place, "run")) == ["prompts.json", "update-00000015.png"]
-    assert "images after 0, 3, 6, 9, 12 updates are of other settings or gone" in (
+    run(sampling(model, place.root, prompts=3, steps=15), place)  # continues after step 12
+    assert list(images(place, "run")) == ["prompts.json", "step-00000015.png"]
+    assert "images after 0, 3, 6, 9, 12 steps are of other settings or gone" in (
         capsys.readouterr().err
     )
     run(sampling(model, place.root, prompts=3, seed=9), place)

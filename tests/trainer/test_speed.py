@@ -25,7 +25,7 @@ def test_a_multiply_add_is_two_and_attention_counts_on_a_cpu() -> None:
     assert counted(lambda: attend().sum().backward()) == pytest.approx(3.5 * products)
 
 
-def test_an_update_is_its_forward_and_backward_passes(model: Path, place: Place) -> None:
+def test_a_step_is_its_forward_and_backward_passes(model: Path, place: Place) -> None:
     def flops(objective: str) -> float:
         learner, stream = make_learner(make_settings(model, objective=objective), place)
         return learner.flops(next(stream.batches()))
@@ -42,7 +42,7 @@ def test_what_checkpointing_computes_again_counts_once(model: Path, place: Place
         learner, stream = make_learner(settings, place)
         batch = next(stream.batches())
         found.append(learner.flops(batch))
-        learner.update(1, batch)
+        learner.step(1, batch)
         assert learner._networks.network.is_gradient_checkpointing is recompute
     assert found[0] == found[1]
 
@@ -54,7 +54,7 @@ def test_counting_changes_nothing(model: Path, place: Place) -> None:
     for number, batch in enumerate(itertools.islice(stream.batches(), 2), start=1):
         counting.flops(batch)
         for one in (learner, counting):
-            one.update(number, batch)
+            one.step(number, batch)
     assert learner.statistics.read() == counting.statistics.read()
 
 

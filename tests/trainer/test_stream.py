@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 import torch
 from tgo.pipeline.errors import InputError
-from tgo.trainer.order import Position
-from tgo.trainer.rows import LabelledRows
+from tgo.trainer.dataset import LabelledRows
+from tgo.trainer.shuffle import Position
 from tgo.trainer.stream import START, Batch, Stream
 
 from tests.trainer.miniature import SHAPE, TOKENS, WIDTH, Place
@@ -62,7 +62,7 @@ def test_a_batch_holds_what_belongs_together(place: Place) -> None:
     label, weight, prompt, shard = (
         np.concatenate(parts)
         for parts in (
-            [g.label for g in groups],
+            [g.target for g in groups],
             [g.weight for g in groups],
             [g.prompt for g in groups],
             [np.full(len(g.places), g.shard) for g in groups],
@@ -73,9 +73,9 @@ def test_a_batch_holds_what_belongs_together(place: Place) -> None:
         assert batch.latents.dtype == torch.float16
         assert batch.conditions["embeddings"].shape == (SIZE, TOKENS, WIDTH)
         at = batch.rows.numpy()
-        np.testing.assert_array_equal(batch.label.numpy(), label[at])
+        np.testing.assert_array_equal(batch.target.numpy(), label[at])
         np.testing.assert_array_equal(batch.weight.numpy(), weight[at])
-        np.testing.assert_array_equal(batch.latents.float().mean((1, 2, 3)) > 0, batch.label == 1)
+        np.testing.assert_array_equal(batch.latents.float().mean((1, 2, 3)) > 0, batch.target == 1)
         told = (batch.conditions["embeddings"][:, 0, 0].float() * 256).numpy()
         np.testing.assert_array_equal(told, 100 * shard[at] + prompt[at])
 
@@ -122,10 +122,10 @@ def test_pairs_stay_together(place: Place, workers: int) -> None:
     per_epoch = sum(rows.sizes) // 3
     seen = []
     for batch in take(stream, per_epoch):
-        assert batch.label.tolist() == [1, 0] * 3
+        assert batch.target.tolist() == [1, 0] * 3
         embeddings = batch.conditions["embeddings"]
         assert torch.equal(embeddings[0::2], embeddings[1::2])
-        np.testing.assert_array_equal(batch.latents.float().mean((1, 2, 3)) > 0, batch.label == 1)
+        np.testing.assert_array_equal(batch.latents.float().mean((1, 2, 3)) > 0, batch.target == 1)
         assert torch.equal(batch.rows[0::2] + 1, batch.rows[1::2])
         seen.append(batch.rows)
     assert len(torch.cat(seen).unique()) == 6 * per_epoch

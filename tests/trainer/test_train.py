@@ -17,10 +17,10 @@ from tgo.pipeline.generators import load_generator
 from tgo.pipeline.generators.base import concatenate
 from tgo.pipeline.storage.locks import hold
 from tgo.trainer import train
-from tgo.trainer.distributed import World
+from tgo.trainer.dataset import LabelledRows
+from tgo.trainer.distributed import Ranks
 from tgo.trainer.learner import Learner
 from tgo.trainer.objectives import OBJECTIVES, load_objective
-from tgo.trainer.rows import LabelledRows
 from tgo.trainer.stream import Stream
 
 from tests.trainer.miniature import Place, make_settings
@@ -52,15 +52,15 @@ class CrashError(Exception):
     """Stands for whatever may end a process."""
 
 
-def crash_at(monkeypatch: pytest.MonkeyPatch, update: int) -> None:
-    original = Learner.update
+def crash_at(monkeypatch: pytest.MonkeyPatch, step: int) -> None:
+    original = Learner.step
 
     def crashing(self: Learner, number: int, batch: Any) -> None:
-        if number == update:
+        if number == step:
             raise CrashError
         original(self, number, batch)
 
-    monkeypatch.setattr(Learner, "update", crashing)
+    monkeypatch.setattr(Learner, "step", crashing)
 
 
 def make_learner(settings: Settings, place: Place) -> tuple[Learner, Stream]:
@@ -69,12 +69,12 @@ def make_learner(settings: Settings, place: Place) -> tuple[Learner, Stream]:
     rows = LabelledRows(
         **place.inputs,
         rows=objective.rows,
-        signal=objective.signal,
+        per_row_value=objective.per_row_value,
         seeds=settings.train.noise == "tracked",
     )
     family = load_generator(settings.generator)
-    world = World(torch.device("cpu"))
-    learner = Learner(family, objective, settings.train, rows.unconditional, world)
+    ranks = Ranks(torch.device("cpu"))
+    learner = Learner(family, objective, settings.train, rows.unconditional, ranks)
     return learner, Stream(rows, seed=0, batch_size=settings.train.batch_size)
 
 
@@ -91,11 +91,11 @@ def test_policy_and_reference_start_equal_and_see_one_corruption(model: Path, pl
     assert not torch.equal(terms.log_likelihood, other.log_likelihood)
 
 
-def test_an_update_moves_the_policy_and_never_the_reference(model: Path, place: Place) -> None:
+def test_a_step_moves_the_policy_and_never_the_reference(model: Path, place: Place) -> None:
     learner, stream = make_learner(make_settings(model), place)
     for number, batch in enumerate(itertools.islice(stream.batches(), 3), start=1):
         before = learner.terms(9, batch)
-        learner.update(number, batch)
+        learner.step(number, batch)
         after = learner.terms(9, batch)
         assert torch.equal(before.reference, after.reference)  # type: ignore[arg-type]
         assert not torch.equal(before.log_likelihood, after.log_likelihood)
@@ -104,7 +104,7 @@ def test_an_update_moves_the_policy_and_never_the_reference(model: Path, place: 
 def test_dropped_conditions_become_the_empty_prompt(
     model: Path, place: Place, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    learner, stream = make_learner(make_settings(model, condition_dropout=0.5), place)
+    learner, stream = make_learner(make_settings(model, prompt_dropout=0.5), place)
     seen = []
     original = learner._log_likelihood
     monkeypatch.setattr(
@@ -127,7 +127,7 @@ def test_the_moving_average_is_that_of_the_weights(model: Path, place: Place) ->
     learner, stream = make_learner(make_settings(model, ema_decay=0.75), place)
     expected = {name: p.detach().clone() for name, p in learner.state()["network"].items()}
     for number, batch in enumerate(itertools.islice(stream.batches(), 3), start=1):
-        learner.update(number, batch)
+        learner.step(number, batch)
         for name, parameter in learner.state()["network"].items():
             expected[name] = 0.75 * expected[name] + 0.25 * parameter.detach()
     averaged = dict(learner.averaged().named_parameters())
@@ -136,21 +136,25 @@ def test_the_moving_average_is_that_of_the_weights(model: Path, place: Place) ->
 
 
 def test_training_separates_good_from_bad(model: Path, place: Place) -> None:
-    settings = make_settings(model, updates=60, log_every=20, learning_rate=3e-3, seed=1)
+    settings = make_settings(model, steps=60, log_every=20, learning_rate=3e-3, seed=1)
     lines = run(settings, place)["lines"]
-    assert [(line["update"], line["images"]) for line in lines] == [(20, 160), (40, 320), (60, 480)]
+    assert [(line["step"], line["samples_seen"]) for line in lines] == [
+        (20, 160),
+        (40, 320),
+        (60, 480),
+    ]
     first, last = lines[0], lines[-1]
     assert last["margin"] > first["margin"] > 0
     assert last["margin"] > 1
-    assert last["right_side"] > 0.8
+    assert last["accuracy"] > 0.8
     assert last["loss"] < first["loss"]
     assert last["log_ratio_positive"] > last["log_ratio_negative"]
     assert last["grad_factor"] < first["grad_factor"] < 0.5
 
 
 def test_sft_trains_on_positives_without_a_reference(model: Path, place: Place) -> None:
-    result = run(make_settings(model, objective="sft", updates=30, log_every=10), place)
-    keys = {"update", "images", "epoch", "loss", "grad_norm", "log_likelihood_positive"}
+    result = run(make_settings(model, objective="sft", steps=30, log_every=10), place)
+    keys = {"step", "samples_seen", "epoch", "loss", "grad_norm", "log_likelihood_positive"}
     assert result["lines"][-1].keys() == keys | {"unhealthy"}
     assert result["lines"][-1]["loss"] < result["lines"][0]["loss"]
 
@@ -158,7 +162,7 @@ def test_sft_trains_on_positives_without_a_reference(model: Path, place: Place) 
 def test_stock_diffusers_loads_and_samples_the_result(model: Path, place: Place) -> None:
     from diffusers import StableDiffusionPipeline
 
-    result = run(make_settings(model, updates=2), place)
+    result = run(make_settings(model, steps=2), place)
     pipe = StableDiffusionPipeline.from_pretrained(result["folder"], safety_checker=None)
     pipe.set_progress_bar_config(disable=True)
     images = pipe("a red circle", num_inference_steps=2, output_type="np").images
@@ -183,14 +187,14 @@ def test_a_run_that_crashed_ends_like_one_that_did_not(
     assert same(run(settings, place), whole)  # and once more, with nothing left to do
 
 
-def test_a_changed_number_of_workers_or_updates_continues(
+def test_a_changed_number_of_workers_or_steps_continues(
     model: Path, place: Place, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    whole = run(make_settings(model, updates=14), place, "whole")
-    short = run(make_settings(model, updates=7, workers=2), place)
-    assert [line["update"] for line in short["lines"]] == [3, 6, 7]
-    assert same(run(make_settings(model, updates=14, checkpoint_every=4), place), whole)
-    assert "continuing after update 7 of 14" in capsys.readouterr().err
+    whole = run(make_settings(model, steps=14), place, "whole")
+    short = run(make_settings(model, steps=7, workers=2), place)
+    assert [line["step"] for line in short["lines"]] == [3, 6, 7]
+    assert same(run(make_settings(model, steps=14, checkpoint_every=4), place), whole)
+    assert "continuing after step 7 of 14" in capsys.readouterr().err
 
 
 def test_other_settings_or_labels_start_afresh(
@@ -201,7 +205,7 @@ def test_other_settings_or_labels_start_afresh(
     capsys.readouterr()
     assert same(run(make_settings(model, seed=2), place), fresh)
     said = capsys.readouterr().err
-    assert "update-00000012: of another run (train.seed was 1, is 2); removed" in said
+    assert "step-00000012: of another run (train.seed was 1, is 2); removed" in said
     assert "continuing" not in said
 
 
@@ -210,12 +214,12 @@ def test_a_damaged_checkpoint_falls_back_to_the_one_before(
 ) -> None:
     settings = make_settings(model)
     whole = run(settings, place)
-    path = place.outputs()["checkpoints"] / "update-00000012" / "ema.safetensors"
+    path = place.outputs()["checkpoints"] / "step-00000012" / "ema.safetensors"
     path.write_bytes(path.read_bytes()[:-1] + b"\x7f")
     assert same(run(settings, place), whole)
     said = capsys.readouterr().err
-    assert "update-00000012: damaged (ema.safetensors is not as it was written); removed" in said
-    assert "continuing after update 10 of 12" in said
+    assert "step-00000012: damaged (ema.safetensors is not as it was written); removed" in said
+    assert "continuing after step 10 of 12" in said
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
@@ -224,21 +228,21 @@ def test_a_signal_ends_the_run_after_a_checkpoint(
 ) -> None:
     settings = make_settings(model)
     whole = run(settings, place, "whole")
-    original = Learner.update
+    original = Learner.step
 
-    def signalled(self: Learner, update: int, batch: Any) -> None:
-        if update == 7:
+    def signalled(self: Learner, step: int, batch: Any) -> None:
+        if step == 7:
             os.kill(os.getpid(), number)
-        original(self, update, batch)
+        original(self, step, batch)
 
     before = signal.getsignal(number)
     with monkeypatch.context() as patch:
-        patch.setattr(Learner, "update", signalled)
+        patch.setattr(Learner, "step", signalled)
         with pytest.raises(SystemExit) as stopped:
             run(settings, place)
     assert stopped.value.code == 128 + number
     assert signal.getsignal(number) is before
-    assert (place.outputs()["checkpoints"] / "update-00000007").is_dir()
+    assert (place.outputs()["checkpoints"] / "step-00000007").is_dir()
     assert not place.outputs()["tuned"].exists()
     assert same(run(settings, place), whole)
 
@@ -262,12 +266,10 @@ def test_a_loss_that_diverges_keeps_the_last_good_checkpoint(
         return terms._replace(log_likelihood=terms.log_likelihood * factor)
 
     monkeypatch.setattr(Learner, "terms", poisoned)
-    with pytest.raises(
-        InputError, match=r"NaN or infinite at update 8; lower train\.learning_rate"
-    ):
+    with pytest.raises(InputError, match=r"NaN or infinite at step 8; lower train\.learning_rate"):
         run(make_settings(model), place)
     checkpoints = place.outputs()["checkpoints"]
-    assert [path.name for path in checkpoints.iterdir()] == ["update-00000005"]
+    assert [path.name for path in checkpoints.iterdir()] == ["step-00000005"]
     assert not place.outputs()["tuned"].exists()
 
 
@@ -294,7 +296,7 @@ def test_bad_input_is_named_before_anything_is_written(model: Path, place: Place
 def test_every_objective_trains_and_resumes_to_the_bit(
     model: Path, place: Place, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
-    settings = make_settings(model, objective=name, updates=5, checkpoint_every=2, log_every=2)
+    settings = make_settings(model, objective=name, steps=5, checkpoint_every=2, log_every=2)
     whole = run(settings, place, "whole")
     with monkeypatch.context() as patch:
         crash_at(patch, 4)
@@ -307,7 +309,7 @@ def test_an_automatic_beta_and_a_renewed_reference_resume_to_the_bit(
     model: Path, place: Place, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     settings = make_settings(
-        model, objective="bco", beta="auto", reference="epoch", batch_size=50, updates=6,
+        model, objective="bco", beta="auto", reference="epoch", batch_size=50, steps=6,
         checkpoint_every=2, log_every=2,
     )  # fmt: skip
     whole = run(settings, place, "whole")
@@ -316,7 +318,7 @@ def test_an_automatic_beta_and_a_renewed_reference_resume_to_the_bit(
         crash_at(patch, 6)
         with pytest.raises(CrashError):
             run(settings, place)
-    assert (place.outputs()["checkpoints"] / "update-00000004/reference.safetensors").is_file()
+    assert (place.outputs()["checkpoints"] / "step-00000004/reference.safetensors").is_file()
     assert same(run(settings, place), whole)
 
 
@@ -324,7 +326,7 @@ def test_a_renewed_reference_is_the_policy_of_that_moment(model: Path, place: Pl
     learner, stream = make_learner(make_settings(model, reference="epoch"), place)
     batches = list(itertools.islice(stream.batches(), 3))
     for number, batch in enumerate(batches, start=1):
-        learner.update(number, batch)
+        learner.step(number, batch)
     assert not torch.equal(learner.terms(9, batches[0]).log_ratio, torch.zeros(8))
     learner.renew_reference()
     assert torch.equal(learner.terms(9, batches[0]).log_ratio, torch.zeros(8))
@@ -346,25 +348,25 @@ def test_both_images_of_a_pair_see_one_corruption(
         for part in (conditions["embeddings"], *corruption):
             assert torch.equal(part[0::2], part[1::2])
             assert not torch.equal(part[0], part[2])
-    assert terms.gap is not None
-    assert not terms.gap.requires_grad
+    assert terms.prediction_distance is not None
+    assert not terms.prediction_distance.requires_grad
 
 
 def test_the_gap_is_the_distance_of_the_predictions(model: Path, place: Place) -> None:
     learner, stream = make_learner(make_settings(model, objective="nft"), place)
     batches = list(itertools.islice(stream.batches(), 2))
     first = learner.terms(1, batches[0])
-    assert first.gap is not None
-    assert torch.equal(first.gap.detach(), torch.zeros(8))
-    assert first.gap.requires_grad
-    learner.update(1, batches[0])
-    gap = learner.terms(2, batches[1]).gap
-    assert gap is not None
-    assert (gap > 0).all()
+    assert first.prediction_distance is not None
+    assert torch.equal(first.prediction_distance.detach(), torch.zeros(8))
+    assert first.prediction_distance.requires_grad
+    learner.step(1, batches[0])
+    prediction_distance = learner.terms(2, batches[1]).prediction_distance
+    assert prediction_distance is not None
+    assert (prediction_distance > 0).all()
 
 
 def test_negatives_are_conditioned_on_their_phrase(model: Path, place: Place) -> None:
-    from tgo.trainer.quality import prefixed_tables
+    from tgo.trainer.csft_prompts import prefixed_tables
 
     folder = place.root / "conditions"
     rows = LabelledRows(**place.inputs)
@@ -379,20 +381,20 @@ def test_negatives_are_conditioned_on_their_phrase(model: Path, place: Place) ->
     batch = next(Stream(rows, seed=0, batch_size=16).batches())
     embeddings = batch.conditions["embeddings"]
     plain = (embeddings == embeddings[:, :1, :1]).all(dim=(1, 2))  # ours are constant
-    assert torch.equal(plain, batch.label == 1)
+    assert torch.equal(plain, batch.target == 1)
 
 
 def test_a_run_that_forgets_is_stopped_with_a_good_checkpoint(model: Path, place: Place) -> None:
-    limits = {"likelihood_fall": 0.3, "right_side": None, "patience": 2}
+    limits = {"likelihood_fall": 0.3, "accuracy": None, "patience": 2}
     settings = make_settings(
-        model, learning_rate=0.1, updates=60, checkpoint_every=1, log_every=2, collapse=limits
+        model, learning_rate=0.1, steps=60, checkpoint_every=1, log_every=2, collapse=limits
     )
     with pytest.raises(
-        InputError, match=r"collapsed by update \d+: the likelihood of positives fell"
+        InputError, match=r"collapsed by step \d+: the likelihood of positives fell"
     ):
         run(settings, place)
     lines = [json.loads(line) for line in place.outputs()["log"].read_text().splitlines()]
-    falls = [line["update"] for line in lines if line["likelihood_change"] < -0.3]
-    kept = [int(p.name.split("-")[1]) for p in place.outputs()["checkpoints"].glob("update-*")]
+    falls = [line["step"] for line in lines if line["likelihood_change"] < -0.3]
+    kept = [int(p.name.split("-")[1]) for p in place.outputs()["checkpoints"].glob("step-*")]
     assert max(kept) < falls[-2]
     assert not place.outputs()["tuned"].exists()

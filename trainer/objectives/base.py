@@ -12,8 +12,8 @@ from tgo.trainer.objectives.beta import Beta
 from torch import Tensor
 
 State = dict[str, Tensor]
-"""What an objective carries from update to update: float32 scalars on the device."""
-Signal = Callable[[np.ndarray, np.ndarray], np.ndarray]
+"""What an objective carries from step to step: float32 scalars on the device."""
+PerRowValue = Callable[[np.ndarray, np.ndarray], np.ndarray]
 """(scores ``[N]``, prompt numbers ``[N]``) of all rows to a number for each, float64 ``[N]``."""
 Rows = Literal["labelled", "positives", "all pairs", "extreme pairs"]
 """What a sample is: a labelled row, a row labelled positive, or a winner with its loser."""
@@ -29,24 +29,24 @@ class Terms(NamedTuple):
     """``log pi_theta(x | c)`` (a diffusion family's surrogate: ``-MSE / T``)."""
     reference: Tensor | None
     """``log pi_ref(x | c)`` under the same corruption; None where the objective needs none."""
-    label: Tensor
+    target: Tensor
     """Target in [0, 1]: 0 or 1 as the labels have it, between them for a soft target."""
     weight: Tensor
     """Confidence weight, positive."""
-    gap: Tensor | None = None
+    prediction_distance: Tensor | None = None
     """``mean (prediction_theta - prediction_ref)^2 / T``: the KL divergence of the two Gaussians
     of which ``-MSE / T`` is the log-likelihood. None where a family predicts no such thing."""
-    signal: Tensor | None = None
-    """The objective's own number for each sample, made from all scores by its ``signal``."""
+    per_row_value: Tensor | None = None
+    """The objective's own number for each sample, made from all scores by its ``per_row_value``."""
     average: Callable[[Tensor], Tensor] = torch.mean
     """Mean over the whole batch, so over all processes where several share it."""
 
     @property
     def log_ratio(self) -> Tensor:
         """``log pi_theta - log pi_ref`` ``[B]``, without gradient into the reference."""
-        return self.log_likelihood - self.given("reference")
+        return self.log_likelihood - self.require("reference")
 
-    def given(self, name: str) -> Tensor:
+    def require(self, name: str) -> Tensor:
         """The field ``name``, which the objective has asked for."""
         found = getattr(self, name)
         if found is None:
@@ -60,7 +60,7 @@ class Outcome(NamedTuple):
     loss: Tensor
     """Per sample ``[B]``, or per pair ``[B / 2]``; the loop takes its mean."""
     state: State
-    """What the next update is given."""
+    """What the next step is given."""
     beta: Tensor | float = 1.0
     """What makes of a log-ratio the implicit reward ``rhat = beta * log_ratio``."""
     logit: Tensor | None = None
@@ -78,18 +78,18 @@ class Objective:
     """What enters the stream."""
     needs_reference: bool = True
     """Whether the reference runs forward at all (a third of the step's work)."""
-    whole_batch: bool = False
+    needs_full_batch: bool = False
     """Whether a sample's loss depends on the others of its batch (through ``Terms.average``)."""
-    needs_gap: bool = False
+    needs_prediction_distance: bool = False
     """Whether the loss itself uses the distance of the two predictions."""
-    signal: Signal | None = None
-    """What ``Terms.signal`` is made by, once for all rows; None if it is not used."""
+    per_row_value: PerRowValue | None = None
+    """What ``Terms.per_row_value`` is made by, once for all rows; None if it is not used."""
     negative_prefix: str | None = None
     """Text put before the prompts of rows labelled 0; None leaves all prompts as they are."""
     beta: Beta = field(default_factory=lambda: Beta(1.0))
     """The pull to the reference; its state is part of the objective's."""
     state: Mapping[str, float] = field(default_factory=dict)
-    """What the objective's own state is before the first update."""
+    """What the objective's own state is before the first step."""
 
     @property
     def pairs(self) -> bool:
@@ -97,7 +97,7 @@ class Objective:
         return self.rows.endswith("pairs")
 
     def start(self, device: torch.device) -> State:
-        """The state before the first update."""
+        """The state before the first step."""
         return self.state_from(dict(self.state) | self.beta.start, device)
 
     def state_from(self, values: Mapping[str, float], device: torch.device) -> State:

@@ -3,7 +3,7 @@
 What beta does to learning is set by how far ``rhat = beta * log_ratio`` has run into the flat of
 the sigmoid: a sample's gradient carries the factor ``sigmoid(-|logit|)``, one half at the start
 and zero once saturated. ``beta: auto`` holds its mean near a target (0.2), as a public Flow-DPO
-trainer does, by one multiplicative step an update:
+trainer does, by one multiplicative move a step:
 
     log beta <- clamp(log beta + rate * (mean sigmoid(-|logit|) - target))
 
@@ -37,11 +37,11 @@ class Beta:
 
     @property
     def start(self) -> dict[str, float]:
-        """Its state before the first update: empty for a fixed beta."""
+        """Its state before the first step: empty for a fixed beta."""
         return {} if self.auto is None else {"log_beta": math.log(self.value)}
 
     def now(self, state: State) -> Tensor | float:
-        """Beta of this update."""
+        """Beta of this step."""
         return self.value if self.auto is None else state["log_beta"].exp()
 
     @torch.no_grad()

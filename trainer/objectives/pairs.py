@@ -32,7 +32,12 @@ def dpo(log_ratio: Tensor, *, beta: Tensor | float) -> Tensor:
 
 
 def dspo(
-    log_likelihood: Tensor, reference: Tensor, gap: Tensor, *, beta: float, temperature: float
+    log_likelihood: Tensor,
+    reference: Tensor,
+    prediction_distance: Tensor,
+    *,
+    beta: float,
+    temperature: float,
 ) -> Tensor:
     """DSPO (Zhu et al., ICLR 2025), as the public code has it for SD 1.5; ``[B / 2]``.
 
@@ -40,11 +45,11 @@ def dspo(
     ``u = -0.5 beta [(mse_w - mse_l)_theta - (mse_w - mse_l)_ref]``: score matching to the data
     score plus the score of the preference. With ``k = beta (1 - sigmoid(u))`` that is
     ``mse - 2 k <e, d> + k^2 |d|^2``, and ``2 <e, d> = mse_theta + |d|^2 - mse_ref``, so the three
-    numbers of each sample suffice: ``gap`` is ``|d|^2 / T``. As in that code the sigmoid is not
-    cut off from the gradient, and the loser enters through it alone.
+    numbers of each sample suffice: ``prediction_distance`` is ``|d|^2 / T``. As in that code the
+    sigmoid is not cut off from the gradient, and the loser enters through it alone.
     """
     error, reference_error, distance = (
-        temperature * part for part in (-log_likelihood, -reference, gap)
+        temperature * part for part in (-log_likelihood, -reference, prediction_distance)
     )
     logit = dspo_logit(log_likelihood, reference, beta=beta, temperature=temperature)
     pull = beta * torch.sigmoid(-logit)

@@ -83,13 +83,13 @@ def _tgo(train: Train) -> Objective:
     def loss(terms: Terms, state: State) -> Outcome:
         now = beta.now(state)
         shift, after = _shift(terms, state, now, decay)
-        values = labels.tgo(terms.log_ratio, terms.label, terms.weight, beta=now, shift=shift)
+        values = labels.tgo(terms.log_ratio, terms.target, terms.weight, beta=now, shift=shift)
         logit = (now * terms.log_ratio - shift).detach()
-        return Outcome(values, beta.next(after, logit, terms.average), now, logit, terms.label)
+        return Outcome(values, beta.next(after, logit, terms.average), now, logit, terms.target)
 
     if decay is None:
         return Objective(loss, beta=beta)
-    return Objective(loss, whole_batch=True, beta=beta, state={SHIFT: 0.0})
+    return Objective(loss, needs_full_batch=True, beta=beta, state={SHIFT: 0.0})
 
 
 def _bco(train: Train) -> Objective:
@@ -98,11 +98,11 @@ def _bco(train: Train) -> Objective:
     def loss(terms: Terms, state: State) -> Outcome:
         now = beta.now(state)
         shift, after = _shift(terms, state, now, decay)
-        values = labels.bco(terms.log_ratio, terms.label, beta=now, shift=shift)
+        values = labels.bco(terms.log_ratio, terms.target, beta=now, shift=shift)
         logit = (now * terms.log_ratio - shift).detach()
-        return Outcome(values, beta.next(after, logit, terms.average), now, logit, terms.label)
+        return Outcome(values, beta.next(after, logit, terms.average), now, logit, terms.target)
 
-    return Objective(loss, whole_batch=True, beta=beta, state={SHIFT: 0.0})
+    return Objective(loss, needs_full_batch=True, beta=beta, state={SHIFT: 0.0})
 
 
 def _shift(
@@ -122,11 +122,11 @@ def _kto(train: Train) -> Objective:
     def loss(terms: Terms, state: State) -> Outcome:
         now = beta.now(state)
         divergence = labels.divergence(terms.average(terms.log_ratio.detach()))
-        values = labels.kto(terms.log_ratio, terms.label, beta=now, divergence=divergence)
+        values = labels.kto(terms.log_ratio, terms.target, beta=now, divergence=divergence)
         logit = (now * (terms.log_ratio - divergence)).detach()
-        return Outcome(values, beta.next(state, logit, terms.average), now, logit, terms.label)
+        return Outcome(values, beta.next(state, logit, terms.average), now, logit, terms.target)
 
-    return Objective(loss, whole_batch=True, beta=beta)
+    return Objective(loss, needs_full_batch=True, beta=beta)
 
 
 def _dpo(train: Train) -> Objective:
@@ -147,12 +147,12 @@ def _dspo(train: Train) -> Objective:
     scale = {"beta": own.beta, "temperature": train.temperature}
 
     def loss(terms: Terms, state: State) -> Outcome:
-        policy, reference = terms.log_likelihood, terms.given("reference")
-        values = pairs.dspo(policy, reference, terms.given("gap"), **scale)
+        policy, reference = terms.log_likelihood, terms.require("reference")
+        values = pairs.dspo(policy, reference, terms.require("prediction_distance"), **scale)
         logit = pairs.dspo_logit(policy, reference, **scale).detach()
         return Outcome(values, state, logit=logit, target=torch.ones_like(logit))
 
-    return Objective(loss, _pair_rows(own.pairs), needs_gap=True)
+    return Objective(loss, _pair_rows(own.pairs), needs_prediction_distance=True)
 
 
 def _mapo(train: Train) -> Objective:
@@ -187,44 +187,47 @@ def _mean_squared_error(train: Train) -> Loss:
 
 
 def _rwr(train: Train) -> Objective:
-    def signal(found: np.ndarray, prompts: np.ndarray) -> np.ndarray:
+    def per_row_value(found: np.ndarray, prompts: np.ndarray) -> np.ndarray:
         return scores.rwr_weights(found, beta=train.objectives.rwr.beta)
 
     def loss(terms: Terms, state: State) -> Outcome:
-        weight = terms.given("signal")
+        weight = terms.require("per_row_value")
         values = scores.rwr(terms.log_likelihood, weight, temperature=train.temperature)
         return Outcome(values, state)
 
-    return Objective(loss, needs_reference=False, signal=signal)
+    return Objective(loss, needs_reference=False, per_row_value=per_row_value)
 
 
 def _lair(train: Train) -> Objective:
     beta, penalty = _fixed(train), train.objectives.lair.penalty
 
     def loss(terms: Terms, state: State) -> Outcome:
-        advantage = terms.given("signal")
+        advantage = terms.require("per_row_value")
         values = scores.lair(terms.log_ratio, advantage, beta=beta.value, penalty=penalty)
         return Outcome(values, state, beta.value)
 
-    return Objective(loss, signal=scores.advantages)
+    return Objective(loss, per_row_value=scores.advantages)
 
 
 def _nft(train: Train) -> Objective:
     own = train.objectives.nft
 
-    def signal(found: np.ndarray, prompts: np.ndarray) -> np.ndarray:
+    def per_row_value(found: np.ndarray, prompts: np.ndarray) -> np.ndarray:
         return scores.optimality(found, prompts, clip=own.clip)
 
     def loss(terms: Terms, state: State) -> Outcome:
         values = scores.nft(
             terms.log_likelihood,
-            *(terms.given(name) for name in ("reference", "gap", "signal")),
+            *(
+                terms.require(name)
+                for name in ("reference", "prediction_distance", "per_row_value")
+            ),
             mix=own.mix,
             temperature=train.temperature,
         )
         return Outcome(values, state)
 
-    return Objective(loss, needs_gap=True, signal=signal)
+    return Objective(loss, needs_prediction_distance=True, per_row_value=per_row_value)
 
 
 OBJECTIVES: dict[str, Callable[[Train], Objective]] = {

@@ -1,7 +1,7 @@
 """Objectives on the scores themselves: RWR, Diffusion LAIR and the offline form of DiffusionNFT.
 
-Each has a signal, which turns the scores of all rows into one number per row before training, and
-a loss, which uses it. Scores are taken in units of their standard deviation, so that settings
+Each has a function that turns the scores of all rows into one number per row before training,
+and a loss, which uses it. Scores are taken in units of their standard deviation, so that settings
 carry over between reward models. Tensors float32 ``[B]``, score arrays float64 ``[N]``.
 """
 
@@ -68,7 +68,7 @@ def optimality(scores: np.ndarray, prompts: np.ndarray, *, clip: float) -> np.nd
 def nft(
     log_likelihood: Tensor,
     reference: Tensor,
-    gap: Tensor,
+    prediction_distance: Tensor,
     optimality: Tensor,
     *,
     mix: float,
@@ -82,7 +82,9 @@ def nft(
     ``2 <o, e> = |o|^2 + |e|^2 - |e - o|^2``, so the three numbers of each sample suffice. The
     public code also divides each term by its own absolute error; the paper's equation does not.
     """
-    error, old, distance = (temperature * part for part in (-log_likelihood, -reference, gap))
+    error, old, distance = (
+        temperature * part for part in (-log_likelihood, -reference, prediction_distance)
+    )
     cross = error + old - distance  # twice the inner product
     positive = (1 - mix) ** 2 * old + mix**2 * error + (1 - mix) * mix * cross
     negative = (1 + mix) ** 2 * old + mix**2 * error - (1 + mix) * mix * cross

@@ -90,7 +90,7 @@ def test_a_reward_is_a_source_or_more(values: dict[str, Any]) -> None:
         ("train.objectives.dpo.pairs", "some", ["train.objectives.dpo.pairs = 'some'", "extreme"]),
         ("train.objectives.tgo.shift_decay", 1.5, ["tgo.shift_decay = 1.5", "null for no shift"]),
         ("train.objectives.nft.mix", 2.0, ["train.objectives.nft.mix = 2.0", "at most 1"]),
-        ("train.collapse.right_side", 0.7, ["train.collapse.right_side = 0.7", "null for never"]),
+        ("train.collapse.accuracy", 0.7, ["train.collapse.accuracy = 0.7", "null for never"]),
         ("train.batch_size", 4096, ["train.batch_size = 4096", "2048 images"]),
     ],
 )

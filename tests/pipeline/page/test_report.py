@@ -392,12 +392,12 @@ def test_the_page_tells_what_stage_two_chose_and_found(run: Path) -> None:
 def test_training_is_held_against_what_is_healthy(finished: Path) -> None:
     page = (finished / report.INDEX).read_text()
     assert "Was it healthy at the end?" in page
-    assert "<dt>right side</dt>" in page
+    assert "<dt>accuracy</dt>" in page
     assert "(healthy: 0.5 to 0.98)" in page
 
 
 def test_objectives_without_a_reference_have_fewer_curves(run: Path) -> None:
-    lines = [{"update": 10, "loss": 1.0, "grad_norm": 2.0}]
+    lines = [{"step": 10, "loss": 1.0, "grad_norm": 2.0}]
     layout.TRAIN_LOG.write_text("".join(json.dumps(line) + "\n" for line in lines))
     found = run_files.read(without_judge(finished_run.make_settings()))
     assert list(charts.training(found)) == ["loss", "grad_norm"]

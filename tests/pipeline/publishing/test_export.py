@@ -116,7 +116,7 @@ def test_adapters_go_alone_unless_all_is_asked_for(finished: Settings) -> None:
 def test_sample_images_go_along(finished: Settings) -> None:
     sample_strips.describe(layout.SAMPLES, {"prompts": ["a"]})
     sample_strips.write(layout.SAMPLES, 0, np.zeros((1, 4, 4, 3), np.uint8))
-    assert (run(finished) / "tgo/samples/update-00000000.png").is_file()
+    assert (run(finished) / "tgo/samples/step-00000000.png").is_file()
 
 
 def test_scores_of_another_model_are_refused(finished: Settings) -> None:

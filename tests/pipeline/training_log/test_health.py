@@ -10,14 +10,14 @@ GOOD: dict[str, Any] = {
     "loss": 0.6,
     "grad_norm": 1.0,
     "margin": 0.4,
-    "right_side": 0.6,
+    "accuracy": 0.6,
     "grad_factor": 0.45,
     "saturation": 0.01,
     "likelihood_change": 0.01,
-    "drift": 0.3,
+    "kl_to_margin": 0.3,
     "log_likelihood_positive": -100.0,
 }
-LIMITS = Collapse(likelihood_fall=0.2, right_side=0.3, patience=2)
+LIMITS = Collapse(likelihood_fall=0.2, accuracy=0.3, patience=2)
 
 
 def lines(*changes: dict[str, Any]) -> list[dict[str, Any]]:
@@ -32,12 +32,12 @@ def test_a_good_line_has_nothing_outside_its_band() -> None:
     ("key", "value"),
     [
         ("margin", -0.1),
-        ("right_side", 0.45),
-        ("right_side", 0.99),
+        ("accuracy", 0.45),
+        ("accuracy", 0.99),
         ("grad_factor", 0.01),
         ("saturation", 0.6),
         ("likelihood_change", -0.05),
-        ("drift", 2.6),
+        ("kl_to_margin", 2.6),
         ("grad_norm", 11.0),
     ],
 )
@@ -49,34 +49,34 @@ def test_what_lies_outside_is_named_with_a_remark(key: str, value: float) -> Non
 
 
 def test_no_spike_or_drift_is_told_while_a_run_warms_up() -> None:
-    assert health.unhealthy(lines({}, {"grad_norm": 99.0, "drift": 9.0})) == []
+    assert health.unhealthy(lines({}, {"grad_norm": 99.0, "kl_to_margin": 9.0})) == []
 
 
 # lines of real runs on the shards of the default run; what became of them is in docs/training.md
 RUNS: dict[str, tuple[list[str], dict[str, Any]]] = {
     "the default's worst line": (
         [],
-        {"margin": 1.57, "likelihood_change": -0.021, "drift": 1.827, "right_side": 0.675,
+        {"margin": 1.57, "likelihood_change": -0.021, "kl_to_margin": 1.827, "accuracy": 0.675,
          "grad_factor": 0.381, "saturation": 0.087},
     ),
     "the default's last line": (
         [],
-        {"margin": 3.05, "likelihood_change": 0.021, "drift": 1.24, "right_side": 0.766,
+        {"margin": 3.05, "likelihood_change": 0.021, "kl_to_margin": 1.24, "accuracy": 0.766,
          "grad_factor": 0.292, "saturation": 0.159},
     ),
     "KTO, worse than the base model": (
         ["saturation", "likelihood_change"],
-        {"margin": 8.8, "likelihood_change": -0.056, "drift": 1.5, "right_side": 0.741,
+        {"margin": 8.8, "likelihood_change": -0.056, "kl_to_margin": 1.5, "accuracy": 0.741,
          "grad_factor": 0.3, "saturation": 0.505},
     ),
     "learning rate 1e-3, no gain": (
-        ["saturation", "likelihood_change", "drift"],
-        {"margin": 16.5, "likelihood_change": -0.046, "drift": 2.606, "right_side": 0.613,
+        ["saturation", "likelihood_change", "kl_to_margin"],
+        {"margin": 16.5, "likelihood_change": -0.046, "kl_to_margin": 2.606, "accuracy": 0.613,
          "grad_factor": 0.394, "saturation": 0.816},
     ),
     "learning rate 1e-2, destroyed": (
-        ["saturation", "likelihood_change", "drift"],
-        {"margin": 1.42, "likelihood_change": -6.66, "drift": 203.5, "right_side": 0.514,
+        ["saturation", "likelihood_change", "kl_to_margin"],
+        {"margin": 1.42, "likelihood_change": -6.66, "kl_to_margin": 203.5, "accuracy": 0.514,
          "grad_factor": 0.486, "saturation": 1.0},
     ),
 }  # fmt: skip
@@ -103,9 +103,9 @@ def test_a_collapse_needs_several_lines_in_a_row() -> None:
     assert health.collapsed(lines({}, fallen, fallen), LIMITS) == (
         "the likelihood of positives fell by 25%"
     )
-    turned = {"right_side": 0.2}
+    turned = {"accuracy": 0.2}
     assert health.collapsed(lines(turned, turned), LIMITS) == (
-        "only 20% of samples lie on their label's side"
+        "only 20% of samples lie on the side of their label"
     )
 
 
@@ -118,6 +118,6 @@ def test_without_a_reference_the_first_line_is_the_measure() -> None:
 
 
 def test_limits_that_are_null_never_stop() -> None:
-    never = Collapse(likelihood_fall=None, right_side=None, patience=1)
-    worst = lines({"likelihood_change": -9.0, "right_side": 0.0})
+    never = Collapse(likelihood_fall=None, accuracy=None, patience=1)
+    worst = lines({"likelihood_change": -9.0, "accuracy": 0.0})
     assert health.collapsed(worst, never) is None

@@ -15,19 +15,19 @@ def images(seed: int) -> np.ndarray:
 
 def test_strips_come_back_as_they_were_oldest_first(tmp_path: Path) -> None:
     sample_strips.describe(tmp_path, {"prompts": ["a", "b", "c"], "steps": 4})
-    for update in (100, 0, 20):
-        sample_strips.write(tmp_path, update, images(update))
+    for step in (100, 0, 20):
+        sample_strips.write(tmp_path, step, images(step))
     found = list(sample_strips.read(tmp_path))
-    assert [update for update, _ in found] == [0, 20, 100]
-    for update, shown in found:
-        np.testing.assert_array_equal(np.stack(shown), images(update))
+    assert [step for step, _ in found] == [0, 20, 100]
+    for step, shown in found:
+        np.testing.assert_array_equal(np.stack(shown), images(step))
     assert sample_strips.facts(tmp_path) == {"prompts": ["a", "b", "c"], "steps": 4}
 
 
 def test_the_same_images_are_the_same_bytes(tmp_path: Path) -> None:
     for name in ("one", "two"):
         sample_strips.write(tmp_path / name, 7, images(1))
-    one, two = (tmp_path / name / "update-00000007.png" for name in ("one", "two"))
+    one, two = (tmp_path / name / "step-00000007.png" for name in ("one", "two"))
     assert one.read_bytes() == two.read_bytes()
 
 
@@ -39,9 +39,9 @@ def test_an_empty_folder_has_nothing(tmp_path: Path) -> None:
 def test_damage_is_named(tmp_path: Path) -> None:
     sample_strips.describe(tmp_path, {"prompts": ["a", "b", "c"]})
     sample_strips.write(tmp_path, 3, images(0))
-    path = tmp_path / "update-00000003.png"
+    path = tmp_path / "step-00000003.png"
     path.write_bytes(path.read_bytes()[:60])
-    with pytest.raises(InputError, match=r"update-00000003\.png: is damaged"):
+    with pytest.raises(InputError, match=r"step-00000003\.png: is damaged"):
         list(sample_strips.read(tmp_path))
     (tmp_path / sample_strips.FACTS).write_text("{")
     with pytest.raises(InputError, match=r"prompts\.json: is damaged"):
@@ -51,13 +51,13 @@ def test_damage_is_named(tmp_path: Path) -> None:
 def test_the_report_shows_a_few_strips_from_the_first_to_the_last(tmp_path: Path) -> None:
     sample_strips.describe(tmp_path, {"prompts": ["a", "b", "c"]})
     assert gallery.progress(tmp_path) == ([], [])
-    for update in range(0, 1100, 100):
-        sample_strips.write(tmp_path, update, images(update))
-    updates, rows = gallery.progress(tmp_path)
-    assert updates == [0, 200, 400, 600, 800, 1000]
+    for step in range(0, 1100, 100):
+        sample_strips.write(tmp_path, step, images(step))
+    steps, rows = gallery.progress(tmp_path)
+    assert steps == [0, 200, 400, 600, 800, 1000]
     assert [prompt for prompt, _ in rows] == ["a", "b", "c"]
     for _, shown in rows:
-        assert len(shown) == len(updates)
+        assert len(shown) == len(steps)
         assert all(
             source.startswith("data:image/png") and size == [4, 5] for source, *size in shown
         )

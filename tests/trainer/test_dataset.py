@@ -11,7 +11,7 @@ import torch
 from tgo.pipeline.errors import InputError
 from tgo.pipeline.storage import embeddings, shards
 from tgo.pipeline.storage.embeddings import path_for
-from tgo.trainer.rows import LabelledRows, PromptTable, pair
+from tgo.trainer.dataset import LabelledRows, PromptTable, pair
 
 from tests.trainer.miniature import SHAPE, TOKENS, WIDTH, Place
 
@@ -26,7 +26,7 @@ def test_rows_are_joined_by_order(place: Place) -> None:
         latents = rows.latents(number)
         assert latents.shape == (len(group.places), *SHAPE)
         # bright latents are the positives: labels lie beside the latents they belong to
-        np.testing.assert_array_equal(latents.mean(axis=(1, 2, 3)) > 0, group.label == 1)
+        np.testing.assert_array_equal(latents.mean(axis=(1, 2, 3)) > 0, group.target == 1)
         told = [f"p{group.shard}.{prompt}" for prompt in group.prompt]
         assert told == [row.rsplit("-", 1)[0] for row in ids]
         assert group.first == seen
@@ -45,7 +45,7 @@ def test_embeddings_belong_to_their_prompts(place: Place) -> None:
 def test_conditions_of_every_name_and_type_are_carried(
     place: Place, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("tgo.trainer.rows.is_intact", lambda *_: True)  # other bytes than recorded
+    monkeypatch.setattr("tgo.trainer.dataset.is_intact", lambda *_: True)  # not as recorded
     paths = shards.shard_paths(place.root / "scored")
     given = {
         "embeddings": torch.randn(20, 5, 3).bfloat16(),
@@ -68,8 +68,8 @@ def test_conditions_of_every_name_and_type_are_carried(
 def test_positives_only(place: Place) -> None:
     everything = LabelledRows(**place.inputs)
     positives = LabelledRows(**place.inputs, rows="positives")
-    assert all((group.label == 1).all() for group in positives.groups)
-    assert sum(positives.sizes) == sum(int(group.label.sum()) for group in everything.groups)
+    assert all((group.target == 1).all() for group in positives.groups)
+    assert sum(positives.sizes) == sum(int(group.target.sum()) for group in everything.groups)
 
 
 def test_the_fingerprint_follows_labels_and_weights(place: Place) -> None:
@@ -90,8 +90,8 @@ def test_graded_targets_take_the_place_of_labels(place: Place) -> None:
     assert rows.sizes == before.sizes
     assert rows.fingerprint != before.fingerprint
     for group, old in zip(rows.groups, before.groups, strict=True):
-        graded = (old.label + 1) / 3 if group.shard == 1 else old.label
-        np.testing.assert_array_equal(group.label, graded.astype(np.float32))
+        graded = (old.target + 1) / 3 if group.shard == 1 else old.target
+        np.testing.assert_array_equal(group.target, graded.astype(np.float32))
 
 
 def relabel(place: Place, change: Callable[[pa.Table], pa.Table]) -> Path:
@@ -162,11 +162,11 @@ def test_pairs_are_of_one_prompt_and_lie_side_by_side(place: Place) -> None:
             assert len(winner) == len(loser) == size
             np.testing.assert_array_equal(group.prompt[0::2], group.prompt[1::2])
             assert (group.score[0::2] > group.score[1::2]).all()
-            assert (group.label[0::2] == 1).all()
-            assert (group.label[1::2] == 0).all()
+            assert (group.target[0::2] == 1).all()
+            assert (group.target[1::2] == 0).all()
             if size:  # latents follow: bright ones score higher in this data set
                 bright = rows.latents(number).mean(axis=(1, 2, 3)) > 0
-                np.testing.assert_array_equal(bright, group.label == 1)
+                np.testing.assert_array_equal(bright, group.target == 1)
 
 
 def test_which_pairs_scores_give() -> None:
@@ -191,17 +191,17 @@ def test_scores_without_any_difference_give_no_pairs(place: Place) -> None:
 def test_a_signal_is_asked_for_once_with_prompts_kept_apart(place: Place) -> None:
     asked = []
 
-    def signal(scores: np.ndarray, prompts: np.ndarray) -> np.ndarray:
+    def per_row_value(scores: np.ndarray, prompts: np.ndarray) -> np.ndarray:
         asked.append((scores, prompts))
         return 10 * scores + 1000 * prompts
 
-    rows = LabelledRows(**place.inputs, signal=signal)
+    rows = LabelledRows(**place.inputs, per_row_value=per_row_value)
     assert len(asked) == 1
     assert len(np.unique(asked[0][1])) == 20 + 18 + 2
     before = [0, 20, 38]
     for group in rows.groups:
         expected = 10 * group.score + 1000 * (before[group.shard] + group.prompt)
-        np.testing.assert_array_equal(group.signal, expected)
+        np.testing.assert_array_equal(group.per_row_value, expected)
     assert rows.fingerprint != LabelledRows(**place.inputs).fingerprint
 
 
@@ -213,5 +213,5 @@ def test_negatives_take_other_tables(place: Place) -> None:
     ]
     rows.condition_negatives(others)
     for number, group in enumerate(rows.groups):
-        expected = group.shard + 3 * (group.label == 0)
+        expected = group.shard + 3 * (group.target == 0)
         np.testing.assert_array_equal(rows.tables_of(number), expected)

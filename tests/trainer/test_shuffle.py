@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from tgo.pipeline.errors import InputError
-from tgo.trainer.order import Order, Position
+from tgo.trainer.shuffle import Order, Position
 
 SIZES = st.lists(st.integers(0, 7), min_size=1, max_size=12).filter(lambda sizes: sum(sizes) > 0)
 

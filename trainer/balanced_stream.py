@@ -8,14 +8,19 @@ from __future__ import annotations
 
 from collections.abc import Generator
 from contextlib import closing
+from typing import TYPE_CHECKING, Any
 
 from tgo.pipeline.errors import InputError
-from tgo.trainer.order import Position
-from tgo.trainer.rows import LabelledRows
+from tgo.trainer.dataset import LabelledRows
+from tgo.trainer.shuffle import Position
 from tgo.trainer.stream import START, Batch, Stream, joined
 
+if TYPE_CHECKING:
+    from tgo.pipeline.config.train_settings import Train
+    from tgo.trainer.distributed import Ranks
 
-class ClassStream:
+
+class BalancedStream:
     """Endless batches, in each of them ``positives`` of the rows positive, which come first.
 
     An epoch is one of the class that takes longer to be seen. Other arguments as of `Stream`.
@@ -73,7 +78,7 @@ class ClassStream:
                 yield self._join(next(good), next(bad))
 
     def _join(self, good: Batch, bad: Batch) -> Batch:
-        names = ("latents", "label", "weight", "signal", "rows", "seeds")
+        names = ("latents", "target", "weight", "per_row_value", "rows", "seeds")
         columns = {
             name: joined([getattr(good, name), getattr(bad, name)], self._pin) for name in names
         }
@@ -83,3 +88,17 @@ class ClassStream:
         }
         position = (good, bad)[self._clock].position
         return good._replace(**columns, conditions=conditions, position=position, start=self._start)
+
+
+def make_stream(rows: LabelledRows, train: Train, ranks: Ranks) -> Stream | BalancedStream:
+    """This process's share of the batches that the settings ask for."""
+    arguments: dict[str, Any] = {
+        "seed": train.seed,
+        "batch_size": train.batch_size,
+        "workers": train.workers,
+        "pin": ranks.device.type == "cuda",
+        "share": ranks.rows(train.batch_size),
+    }
+    if train.positives is None:
+        return Stream(rows, **arguments)
+    return BalancedStream(rows, positives=train.positives, **arguments)

@@ -13,34 +13,34 @@ from tgo.pipeline.config.settings import Settings
 from tgo.pipeline.errors import InputError
 from tgo.pipeline.generators import load_generator
 from tgo.pipeline.generators.base import Family
-from tgo.trainer import adapters, lora_file
-from tgo.trainer.distributed import World
+from tgo.trainer import lora
+from tgo.trainer.distributed import Ranks
 from tgo.trainer.learner import Learner
 from torch import nn
 
 
-def publish(
+def save_model(
     settings: Settings,
     family: Family,
     learner: Learner,
     tuned: Path,
     labelled: Path,
-    world: World,
+    ranks: Ranks,
 ) -> None:
     """Write the averaged weights and a card as a model folder, named so once it is complete.
 
     Of several processes all must call; the first one writes. Adapters are merged into the model,
     and lie beside it as a file of their own.
     """
-    network, lora = _result(settings, family, learner, world)
-    if not world.leads:
+    network, taken = _result(settings, family, learner, ranks)
+    if not ranks.is_main:
         return
     temporary, before = (tuned.with_name(f".{tuned.name}.{end}") for end in ("partial", "before"))
     try:
         tuned.parent.mkdir(parents=True, exist_ok=True)
         family.save(network, temporary)
-        if lora is not None:
-            lora_file.write(lora, temporary)
+        if taken is not None:
+            lora.write(taken, temporary)
         model_card.write(temporary, settings, labelled / layout.THRESHOLD.name)
         shutil.rmtree(before, ignore_errors=True)
         if tuned.exists():
@@ -55,22 +55,22 @@ def publish(
 
 
 def _result(
-    settings: Settings, family: Family, learner: Learner, world: World
-) -> tuple[nn.Module, lora_file.Adapters | None]:
+    settings: Settings, family: Family, learner: Learner, ranks: Ranks
+) -> tuple[nn.Module, lora.Adapters | None]:
     """The network with the averaged weights in it, plain and in float32, and adapters if any."""
     train = settings.train
-    if train.lora is None and not world.sharded:
+    if train.lora is None and not ranks.sharded:
         return learner.averaged(), None
     averages = learner.averages()
-    if not world.leads:
+    if not ranks.is_main:
         return family.network, None
     # what was trained has its weights in parts, or its frozen ones in bfloat16
     fresh = load_generator(settings.generator.model_copy(update={"dtype": "float32"})).network
     if train.lora is None:
         fresh.load_state_dict(dict(averages), strict=False)
         return fresh, None
-    adapters.add(fresh, train.lora, family, train.seed)
-    adapters.load(fresh, averages)
-    taken = lora_file.take(fresh)
-    adapters.merge(fresh)
+    lora.add(fresh, train.lora, family, train.seed)
+    lora.load(fresh, averages)
+    taken = lora.take(fresh)
+    lora.merge(fresh)
     return fresh, taken

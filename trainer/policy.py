@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from tgo.pipeline.errors import InputError
-from tgo.trainer import adapters
-from tgo.trainer.distributed import World
+from tgo.trainer import lora
+from tgo.trainer.distributed import Ranks
 from torch import Tensor, nn
 
 if TYPE_CHECKING:
@@ -28,34 +28,34 @@ class Networks:
     """
 
     def __init__(
-        self, family: Family, train: Train, world: World, *, needs_reference: bool
+        self, family: Family, train: Train, ranks: Ranks, *, needs_reference: bool
     ) -> None:
         self._half = train.precision == "bfloat16"
-        self._device = world.device
+        self._device = ranks.device
         self._adapted = train.lora is not None
         self._recomputes = train.gradient_checkpointing
         network = family.network.eval()
         self._reference: nn.Module | None = None
         self._earlier: list[Tensor] | None = None
         if train.lora is not None:
-            adapters.add(network, train.lora, family, train.seed)
-            self._halve(network, world)
+            lora.add(network, train.lora, family, train.seed)
+            self._halve(network, ranks)
         else:
             if needs_reference:
                 self._reference = copy.deepcopy(network).requires_grad_(False)
-                self._halve(self._reference, world)
-                if world.sharded:
-                    world.spread(self._reference)
+                self._halve(self._reference, ranks)
+                if ranks.sharded:
+                    ranks.distribute(self._reference)
             network.requires_grad_(True)
         if train.gradient_checkpointing:
             _checkpoint(network)
         for each in filter(None, (network, self._reference)):
-            if world.device.type == "cuda" and not world.sharded:  # FSDP wants weights contiguous
+            if ranks.device.type == "cuda" and not ranks.sharded:  # FSDP wants weights contiguous
                 for convolution in (m for m in each.modules() if isinstance(m, nn.Conv2d)):
                     convolution.to(memory_format=torch.channels_last)
             if train.compile:
                 each.compile(dynamic=False)
-        self.policy = world.spread(network)
+        self.policy = ranks.distribute(network)
         """What is called where gradients are wanted."""
         self.network = network
         """The same without what averages gradients."""
@@ -81,7 +81,7 @@ class Networks:
                 finally:
                     self.exchange(self._earlier)
             else:
-                with adapters.switched_off(self.network):
+                with lora.switched_off(self.network):
                     yield self.network
 
     @contextmanager
@@ -118,9 +118,9 @@ class Networks:
         for name, parameter in zip(self.names, self.parameters, strict=True):
             parameter.copy_(values[name])
 
-    def _halve(self, network: nn.Module, world: World) -> None:
+    def _halve(self, network: nn.Module, ranks: Ranks) -> None:
         """Keep frozen weights as autocast makes them at every pass: half of the memory."""
-        if not self._half or world.sharded:  # FSDP wants one type in each of its parts
+        if not self._half or ranks.sharded:  # FSDP wants one type in each of its parts
             return
         for module in network.modules():
             frozen = not any(parameter.requires_grad for parameter in module.parameters())
@@ -139,5 +139,5 @@ def _checkpoint(network: nn.Module) -> None:
     except (AttributeError, ValueError) as error:
         raise InputError(
             f"train.gradient_checkpointing: {type(network).__name__} cannot ({error}); "
-            "set it to false and raise train.accumulate instead"
+            "set it to false and raise train.gradient_accumulation_steps instead"
         ) from error

@@ -30,7 +30,7 @@ from tgo.pipeline.storage.shards import read_metadata, read_shard, shard_paths
 
 if TYPE_CHECKING:
     from tgo.pipeline.generators.base import Conditions
-    from tgo.trainer.objectives.base import Rows, Signal
+    from tgo.trainer.objectives.base import PerRowValue, Rows
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,7 @@ class RowGroup:
     """How many usable rows lie before it in all."""
     places: np.ndarray
     """Where the usable rows lie inside the row group, int64 (for single rows ascending)."""
-    label: np.ndarray
+    target: np.ndarray
     """Target in [0, 1], float32; in pairs 1 for the winner and 0 for the loser."""
     weight: np.ndarray
     """Confidence weight, float32."""
@@ -53,7 +53,7 @@ class RowGroup:
     """Row of the shard's embedding table, int64."""
     score: np.ndarray
     """The feedback, float32."""
-    signal: np.ndarray
+    per_row_value: np.ndarray
     """The objective's own number (0 where it wants none), float32."""
     seed: np.ndarray
     """What the images' noise was drawn from (0 where nobody asked), int64."""
@@ -62,10 +62,10 @@ class RowGroup:
 class LabelledRows:
     """All rows that may be trained on: those with a label (excluded rows never enter).
 
-    ``rows`` says which of them, and whether as pairs; ``signal`` turns the scores of all that
-    enter into one number for each; ``seeds`` adds those of their images. Raises InputError when
-    labels are missing or belong to other shards, a prompt has no embedding, or nothing is left to
-    train on.
+    ``rows`` says which of them, and whether as pairs; ``per_row_value`` turns the scores of all
+    that enter into one number for each; ``seeds`` adds those of their images. Raises InputError
+    when labels are missing or belong to other shards, a prompt has no embedding, or nothing is
+    left to train on.
     """
 
     def __init__(
@@ -75,7 +75,7 @@ class LabelledRows:
         embeddings: Path,
         *,
         rows: Rows = "labelled",
-        signal: Signal | None = None,
+        per_row_value: PerRowValue | None = None,
         seeds: bool = False,
     ) -> None:
         self._paths = shard_paths(scored)
@@ -92,9 +92,9 @@ class LabelledRows:
         digest = hashlib.sha256()
         for shard, path in enumerate(self._paths):
             self._append(shard, labelled / path.name, digest.update)
-        if signal is not None:
-            self._set_signals(signal)
-        if signal is not None or self.unit > 1:  # otherwise scores count through labels alone
+        if per_row_value is not None:
+            self._set_per_row_values(per_row_value)
+        if per_row_value is not None or self.unit > 1:  # else scores count through labels
             digest.update(b"".join(group.score.tobytes() for group in self.groups))
         self.sizes = [len(group.places) // self.unit for group in self.groups]
         if not any(self.sizes):
@@ -131,7 +131,7 @@ class LabelledRows:
         return latents if every else latents[group.places]
 
     def condition_negatives(self, tables: Sequence[PromptTable]) -> None:
-        """From now on give rows with a label below 0.5 the embeddings of ``tables``, by shard.
+        """From now on give rows with a target below 0.5 the embeddings of ``tables``, by shard.
 
         They list the same prompts in the same order as the shards' own.
         """
@@ -141,7 +141,7 @@ class LabelledRows:
     def tables_of(self, number: int) -> np.ndarray:
         """Which embedding table each usable row of row group ``number`` takes, int64 ``[n]``."""
         group = self.groups[number]
-        return group.shard + self._negative_tables * (group.label < 0.5)
+        return group.shard + self._negative_tables * (group.target < 0.5)
 
     def conditions(self, table: np.ndarray, prompt: np.ndarray, *, pin: bool = False) -> Conditions:
         """Conditions ``[B, ...]``, as stored, of rows given by table and prompt number."""
@@ -213,7 +213,7 @@ class LabelledRows:
         found = copy.copy(self)
         found.groups, first = [], 0 if positive else self._count(True)
         for group in self.groups:
-            here = np.flatnonzero((group.label >= 0.5) == positive)
+            here = np.flatnonzero((group.target >= 0.5) == positive)
             arrays: dict[str, Any] = {
                 name: value[here]
                 for name, value in vars(group).items()
@@ -225,9 +225,9 @@ class LabelledRows:
         return found
 
     def _count(self, positive: bool) -> int:
-        return sum(int(((group.label >= 0.5) == positive).sum()) for group in self.groups)
+        return sum(int(((group.target >= 0.5) == positive).sum()) for group in self.groups)
 
-    def _set_signals(self, signal: Signal) -> None:
+    def _set_per_row_values(self, per_row_value: PerRowValue) -> None:
         """Ask once for the numbers of all rows, prompts of different shards kept apart."""
         score = np.concatenate([group.score for group in self.groups]).astype(np.float64)
         before = np.cumsum([0, *(len(table) for table in self._tables)])
@@ -237,11 +237,12 @@ class LabelledRows:
                 "train.objective: uses the scores, and a labelled row has none; "
                 "run `tgo label` again"
             )
-        values = signal(score, prompt).astype(np.float32)
+        values = per_row_value(score, prompt).astype(np.float32)
         ends = np.cumsum([len(group.places) for group in self.groups])
         parts = np.split(values, ends[:-1])
         self.groups = [
-            replace(group, signal=part) for group, part in zip(self.groups, parts, strict=True)
+            replace(group, per_row_value=part)
+            for group, part in zip(self.groups, parts, strict=True)
         ]
 
 

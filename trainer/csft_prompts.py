@@ -12,7 +12,7 @@ from pathlib import Path
 from tgo.pipeline.generators.base import Conditions, Family, concatenate
 from tgo.pipeline.storage import embeddings
 from tgo.pipeline.storage.shards import read_shard, shard_paths
-from tgo.trainer.rows import PromptTable
+from tgo.trainer.dataset import PromptTable
 
 BATCH = 64
 """Prompts encoded at once; the last batch is not padded."""
