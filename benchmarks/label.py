@@ -29,7 +29,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from tgo.pipeline.config.settings import Label
 from tgo.pipeline.labelling import label, labeller
-from tgo.pipeline.labelling.diagnostics import examine
+from tgo.pipeline.labelling.diagnostics import diagnose
 from tgo.pipeline.storage import shards
 
 ROWS_PER_SHARD = 1_000_000
@@ -130,13 +130,13 @@ def _write_shard(path: Path, table: pa.Table) -> None:
 
 def ours(scored: Path, out: Path, threads: int, lap: Callable[[str], None]) -> float:
     """Stage two itself, without its plot and record."""
-    made = labeller.make(scored, Label.model_validate(RULE), threads=threads)
+    made = labeller.fit(scored, Label.model_validate(RULE), threads=threads)
     lap("threshold")
-    found = examine(made, seed=0, threads=threads)
+    found = diagnose(made, seed=0, threads=threads)
     lap("diagnosis")
     label.write_labels(made, found, out, threads=threads)
     lap("labels")
-    return float(made.cutoffs.overall[0])
+    return float(made.thresholds.overall[0])
 
 
 def duckdb(scored: Path, out: Path, threads: int, lap: Callable[[str], None]) -> float:

@@ -15,7 +15,7 @@ from types import FrameType
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
-from tgo.pipeline import data_commands
+from tgo.pipeline import data_commands, logs
 from tgo.pipeline.errors import InputError
 from tgo.pipeline.layout import EXPORT, PARAMS, PRESETS
 from tgo.rewards.errors import RewardError
@@ -32,6 +32,11 @@ app = typer.Typer(
 app.add_typer(data_commands.app)
 _PROCESS = os.getpid()
 Params = Annotated[Path, typer.Option("--params", help="The settings file.")]
+
+
+@app.callback()
+def _common() -> None:
+    logs.configure()
 
 
 class Device(StrEnum):

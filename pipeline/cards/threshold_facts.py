@@ -44,10 +44,10 @@ def threshold_facts(facts: Mapping[str, Any]) -> Facts:
         ("labelled images", f"{facts['n']:,}"),
         ("excluded images", f"{facts['excluded']:,}"),
     ]
-    if facts["drift"]:
-        drift = facts["drift"]
-        rows.append(("drift since the earlier threshold", _scores(facts, "+")(drift["shift"])))
-        rows.append(("labels that the drift changes", percent(drift["labels_moved_share"])))
+    if facts["threshold_shift"]:
+        shift = facts["threshold_shift"]
+        rows.append(("shift since the earlier threshold", _scores(facts, "+")(shift["shift"])))
+        rows.append(("labels that the shift changes", percent(shift["labels_changed_share"])))
     return rows
 
 

@@ -12,10 +12,11 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 from tgo.pipeline.config.label_settings import Label
-from tgo.pipeline.labelling.score_reader import Feed, Part
+from tgo.pipeline.labelling.rule import percentile_thresholds
+from tgo.pipeline.labelling.score_reader import ScoreBatch, ScoreReader
 from tgo.pipeline.labelling.stats import mixtures
 from tgo.pipeline.labelling.stats.moments import Moments
-from tgo.pipeline.labelling.stats.quantiles import Selection, from_keys, ranks, to_keys
+from tgo.pipeline.labelling.stats.quantiles import from_keys, ranks, to_keys
 
 Scores = NDArray[np.float32]
 _FIXED_POINT = 2.0**42  # steps of the oracle's terms: their sum does not depend on its order
@@ -31,25 +32,24 @@ class Estimate(NamedTuple):
 
 
 def streamed(
-    feed: Feed, rule: Label, *, grouped: bool, leading: NDArray[np.int64] | None = None
+    reader: ScoreReader, rule: Label, *, grouped: bool, first_pass: NDArray[np.int64] | None = None
 ) -> Estimate:
-    """The thresholds of all rows of a feed, or of each of its groups.
+    """The thresholds of all rows that a reader gives, or of each of its groups.
 
-    `leading` is the first pass of a percentile of all rows where that has been made already.
-
-    Percentiles of groups are taken on the side that balances small groups: with ties positive the
-    upper of two candidates, so that half of 4 rows are positive, and not 3.
+    `first_pass` is the first histogram of all rows where that has been made already.
     """
-    groups = len(feed.names) if grouped else 1
+    groups = len(reader.names) if grouped else 1
     if rule.estimator == "percentile":
-        return _percentiles(feed, rule, groups, grouped, leading)
+        return Estimate(
+            *percentile_thresholds(reader, rule, grouped=grouped, first_pass=first_pass)
+        )
     if rule.estimator == "mean":
-        return _means(feed, groups, grouped)
+        return _means(reader, groups, grouped)
     if rule.estimator == "fixed":
         assert rule.value is not None
-        sizes = np.array([sum(feed.each(lambda part: int((~np.isnan(part.scores)).sum())))])
+        sizes = np.array([sum(reader.map(lambda batch: len(batch.finite_scores)))])
         return Estimate(np.full((1, 1), rule.value, np.float32), sizes)
-    return _shapes(feed, rule.estimator, groups, grouped)
+    return _shapes(reader, rule.estimator, groups, grouped)
 
 
 def gathered(scores: Scores, group: NDArray[np.int64], groups: int, rule: Label) -> Estimate:
@@ -61,7 +61,7 @@ def gathered(scores: Scores, group: NDArray[np.int64], groups: int, rule: Label)
     if not len(filled):
         return Estimate(values, sizes)
     if rule.estimator == "percentile":
-        for slot, percentile in enumerate(_wanted(rule)):
+        for slot, percentile in enumerate([rule.percentile or 0.0, *(rule.ordinal or ())]):
             rank = ranks(sizes, percentile, upper=rule.ties == "positive")
             values[slot, filled] = ordered[(first + rank - 1)[filled]]
         return Estimate(values, sizes)
@@ -75,66 +75,48 @@ def gathered(scores: Scores, group: NDArray[np.int64], groups: int, rule: Label)
     return Estimate(values, sizes)
 
 
-def oracle_of_all(feed: Feed, beta: float) -> Estimate:
-    """The oracle's value with all rows in one group: what a prompt's is drawn to."""
+def oracle_of_all(reader: ScoreReader, beta: float) -> Estimate:
+    """The oracle's value with all rows in one group: what a prompt's is shrunk towards."""
     highest, size = -np.inf, 0
-    for top, count in feed.each(_highest):
+    for top, count in reader.map(_highest):
         highest, size = max(highest, top), size + count
 
-    def terms(part: Part) -> int:
-        there = part.scores[~np.isnan(part.scores)].astype(np.float64)
-        return int(np.rint(np.exp((there - highest) / beta) * _FIXED_POINT).astype(np.int64).sum())
+    def terms(batch: ScoreBatch) -> int:
+        scores = batch.finite_scores.astype(np.float64)
+        return int(np.rint(np.exp((scores - highest) / beta) * _FIXED_POINT).astype(np.int64).sum())
 
-    total = sum(feed.each(terms))
+    total = sum(reader.map(terms))
     value = highest + beta * (np.log(total / size) - np.log(_FIXED_POINT))
     return Estimate(np.array([[value]], np.float32), np.array([size]))
 
 
-def _percentiles(
-    feed: Feed, rule: Label, groups: int, grouped: bool, leading: NDArray[np.int64] | None
-) -> Estimate:
-    upper = grouped and rule.ties == "positive"
-    selection = Selection(_wanted(rule), groups, upper=upper)
-    if leading is not None:
-        selection.advance(leading)
-    while not selection.done:
-        total: NDArray[np.int64] | int = 0
-        for counts in feed.each(
-            lambda part: selection.count(part.scores, part.group if grouped else None)
-        ):
-            total = total + counts
-        assert not isinstance(total, int)
-        selection.advance(total)
-    return Estimate(selection.values(), selection.sizes)
-
-
-def _means(feed: Feed, groups: int, grouped: bool) -> Estimate:
+def _means(reader: ScoreReader, groups: int, grouped: bool) -> Estimate:
     total = Moments(groups, squares=False)
 
-    def count(part: Part) -> Moments:
+    def count(batch: ScoreBatch) -> Moments:
         found = Moments(groups, squares=False)
-        there = ~np.isnan(part.scores)
-        found.add(part.scores[there], _groups(part, there) if grouped else None)
+        finite = ~np.isnan(batch.scores)
+        found.add(batch.scores[finite], _groups(batch, finite) if grouped else None)
         return found
 
-    for found in feed.each(count):
+    for found in reader.map(count):
         total.merge(found)
     values = np.array([[total.mean(group) for group in range(groups)]], np.float32)
     return Estimate(values, total.count)
 
 
-def _shapes(feed: Feed, estimator: str, groups: int, grouped: bool) -> Estimate:
-    ends = list(feed.each(_ends))
+def _shapes(reader: ScoreReader, estimator: str, groups: int, grouped: bool) -> Estimate:
+    ends = list(reader.map(_ends))
     span = mixtures.Range(min(low for low, _ in ends), max(high for _, high in ends))
 
-    def count(part: Part) -> NDArray[np.int64]:
-        there = ~np.isnan(part.scores)
-        bins = span.bins(part.scores[there])
+    def count(batch: ScoreBatch) -> NDArray[np.int64]:
+        finite = ~np.isnan(batch.scores)
+        bins = span.bins(batch.scores[finite])
         if grouped:
-            bins += _groups(part, there) * mixtures.BINS
+            bins += _groups(batch, finite) * mixtures.BINS
         return np.bincount(bins, minlength=groups * mixtures.BINS)
 
-    counts = np.sum(list(feed.each(count)), axis=0).reshape(groups, mixtures.BINS)
+    counts = np.sum(list(reader.map(count)), axis=0).reshape(groups, mixtures.BINS)
     cut = mixtures.otsu if estimator == "otsu" else mixtures.mixture
     values = [cut(row, span) if row.any() else np.nan for row in counts]
     return Estimate(np.array([values], np.float32), counts.sum(axis=1))
@@ -158,28 +140,23 @@ def _sorted_by_group(
     scores: Scores, group: NDArray[np.int64], groups: int
 ) -> tuple[Scores, NDArray[np.int64]]:
     """Scores sorted by group, then value; NaN are left out. And how many each group has."""
-    there = ~np.isnan(scores)
-    group = group[there]
-    keys = group.astype(np.uint64) << np.uint64(32) | to_keys(scores[there])
+    finite = ~np.isnan(scores)
+    group = group[finite]
+    keys = group.astype(np.uint64) << np.uint64(32) | to_keys(scores[finite])
     keys.sort()
     return from_keys(keys.astype(np.uint32)), np.bincount(group, minlength=groups)
 
 
-def _wanted(rule: Label) -> list[float]:
-    assert rule.percentile is not None
-    return [rule.percentile, *(rule.ordinal or ())]
+def _groups(batch: ScoreBatch, finite: NDArray[np.bool_]) -> NDArray[np.int64]:
+    assert batch.group is not None
+    return batch.group[finite]
 
 
-def _groups(part: Part, there: NDArray[np.bool_]) -> NDArray[np.int64]:
-    assert part.group is not None
-    return part.group[there]
+def _ends(batch: ScoreBatch) -> tuple[float, float]:
+    scores = batch.finite_scores
+    return float(scores.min(initial=np.inf)), float(scores.max(initial=-np.inf))
 
 
-def _ends(part: Part) -> tuple[float, float]:
-    there = part.scores[~np.isnan(part.scores)]
-    return float(there.min(initial=np.inf)), float(there.max(initial=-np.inf))
-
-
-def _highest(part: Part) -> tuple[float, int]:
-    there = part.scores[~np.isnan(part.scores)]
-    return float(there.max(initial=-np.inf)), len(there)
+def _highest(batch: ScoreBatch) -> tuple[float, int]:
+    scores = batch.finite_scores
+    return float(scores.max(initial=-np.inf)), len(scores)

@@ -45,7 +45,7 @@ class Preview:
     n: int
     positives: int
     changed: int
-    """Rows labelled otherwise than by params.yaml."""
+    """Rows whose label differs from that of params.yaml."""
     weights: tuple[float, float, float]
     """5th percentile, median and 95th percentile of the weights."""
 
@@ -66,13 +66,13 @@ def run(chosen: Settings, scored: Path, variations: Sequence[str]) -> list[Previ
 
 
 def look(scored: Path, rules: Mapping[str, Label], *, threads: int = 1) -> list[Preview]:
-    """Label every row by every rule, in memory; differences are told against the first rule."""
+    """Label every row by every rule, in memory; differences are counted against the first rule."""
     first: NDArray[np.int8] | None = None
     rows: list[Preview] = []
-    read: dict[str, labeller.Surveyed] = {}
+    cache: dict[str, labeller.ScoresRead] = {}
     for name, rule in rules.items():
-        made = labeller.make(scored, rule, threads=threads, read=read)
-        label, weight = _marks(made)
+        fitted = labeller.fit(scored, rule, threads=threads, cache=cache)
+        label, weight = _labels(fitted)
         first = label if first is None else first
         usable = label >= 0
         weights = np.sort(weight[usable])
@@ -80,7 +80,7 @@ def look(scored: Path, rules: Mapping[str, Label], *, threads: int = 1) -> list[
         rows.append(
             Preview(
                 name,
-                float(made.cutoffs.overall[0]),
+                float(fitted.thresholds.overall[0]),
                 int(usable.sum()),
                 int((label == 1).sum()),
                 int((label != first).sum()),
@@ -100,11 +100,11 @@ def varied(chosen: Settings, changes: Mapping[str, Any], name: str) -> Label:
     return settings.validate(values, origin=f"--try {name}").label
 
 
-def _marks(made: labeller.Plan) -> tuple[NDArray[np.int8], NDArray[np.float32]]:
-    marked = list(made.each())
+def _labels(fitted: labeller.Labeller) -> tuple[NDArray[np.int8], NDArray[np.float32]]:
+    batches = list(fitted.all_rows())
     return (
-        np.concatenate([rows.label for rows in marked]),
-        np.concatenate([rows.weight for rows in marked]),
+        np.concatenate([rows.label for rows in batches]),
+        np.concatenate([rows.weight for rows in batches]),
     )
 
 

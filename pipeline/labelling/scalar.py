@@ -70,23 +70,23 @@ class Scalar:
         weight = np.zeros(len(usable))
         complete = usable.copy()
         for name in names:
-            there = np.isfinite(columns[name])
+            finite = np.isfinite(columns[name])
             share = self.rule.reward[name]
-            total += np.where(there, share * self._standardised(name, columns[name], there), 0)
-            weight += share * there
-            complete &= there
+            total += np.where(finite, share * self._standardised(name, columns[name], finite), 0)
+            weight += share * finite
+            complete &= finite
         kept = usable & (weight > 0) if self.rule.missing == "available" else complete
         return np.where(kept, total / np.where(kept, weight, 1), np.nan).astype(np.float32)
 
-    def _standardised(self, name: str, values: Scores, there: Mask) -> NDArray[np.float64]:
-        finite = np.where(there, values, np.float32(0))
+    def _standardised(self, name: str, values: Scores, finite: Mask) -> NDArray[np.float64]:
+        filled = np.where(finite, values, np.float32(0))
         if self.rule.standardise == "rank":
-            return self.ranks[name].share(finite)
+            return self.ranks[name].share(filled)
         if self.rule.standardise == "none":
-            return finite.astype(np.float64)
+            return filled.astype(np.float64)
         spread = self.moments[name].std()
-        centred = finite.astype(np.float64) - self.moments[name].mean()
-        return centred / spread if spread > 0 else np.zeros(len(values))  # constant: says nothing
+        centred = filled.astype(np.float64) - self.moments[name].mean()
+        return centred / spread if spread > 0 else np.zeros(len(values))  # a constant ranks nothing
 
 
 def unit_of(rule: Label, models: Mapping[str, Mapping[str, Any]]) -> str:
@@ -97,9 +97,9 @@ def unit_of(rule: Label, models: Mapping[str, Mapping[str, Any]]) -> str:
     if rule.standardise == "rank":
         return "rank, 0 to 1"
     if len(set(units.values())) > 1:
-        told = ", ".join(f"{name} in {unit!r}" for name, unit in units.items())
+        listed = ", ".join(f"{name} in {unit!r}" for name, unit in units.items())
         raise InputError(
-            f"label.standardise = 'none' adds scores of different units ({told}); set it to "
+            f"label.standardise = 'none' adds scores of different units ({listed}); set it to "
             "z-score or rank"
         )
     return next(iter(units.values()))

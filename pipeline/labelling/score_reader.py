@@ -25,13 +25,13 @@ T = TypeVar("T")
 HELD_ROWS = 1 << 27
 """Rows up to which scores and groups are kept between passes: 4 bytes a row, 12 with groups."""
 JOINED_ROWS = 1 << 20
-"""Rows of a part that is kept; arithmetic on many small parts would cost more."""
+"""Rows of a batch that is kept; arithmetic on many small batches would cost more."""
 NO_NAME = "(none)"
 """The group of rows whose column is null."""
 
 
 @dataclass(frozen=True)
-class Part:
+class ScoreBatch:
     """Some consecutive rows of a shard; arrays [n]."""
 
     path: Path
@@ -44,10 +44,16 @@ class Part:
     table: pa.Table | None = None
     """The columns that were asked for besides."""
     missing: dict[str, int] = field(default_factory=dict)
+    """Per reward model, usable rows that lack its score."""
+
+    @property
+    def finite_scores(self) -> Scores:
+        """The scores of the rows that have one."""
+        return self.scores[~np.isnan(self.scores)]
 
 
-class Feed:
-    """Scores, and groups where there are several, of all rows of some shards."""
+class ScoreReader:
+    """Reads one score per row, and the row's group where there are several, from some shards."""
 
     def __init__(
         self,
@@ -58,13 +64,21 @@ class Feed:
         names: Sequence[str] = (),
         threads: int = 1,
     ) -> None:
-        """`column` is what groups rows, `names` its values in the order of their numbers."""
+        """Read nothing yet.
+
+        Args:
+            paths: scored shards.
+            scalar: how columns of scores become one score.
+            column: what groups rows; None for one group.
+            names: the values of `column` in the order of their numbers.
+            threads: shards read at once.
+        """
         self.paths, self.scalar, self.threads = list(paths), scalar, threads
         self.names = list(names) if column else [""]
         self._column = column
-        self._held: list[Part] | None = None
+        self._held: list[ScoreBatch] | None = None
 
-    def parts(self, path: Path, extra: Sequence[str] = ()) -> Iterator[Part]:
+    def shard(self, path: Path, extra: Sequence[str] = ()) -> Iterator[ScoreBatch]:
         """A shard's rows in batches, in order, with the columns `extra` in `table`."""
         rewards = list(self.scalar.rule.reward)
         wanted = dict.fromkeys([*rewards, "status", *extra])
@@ -72,37 +86,37 @@ class Feed:
             wanted[self._column] = None
         start = 0
         for table in shards.batches(path, list(wanted)):
-            yield self._part(path, start, table, table.select(list(extra)) if extra else None)
+            yield self._batch(path, start, table, table.select(list(extra)) if extra else None)
             start += len(table)
 
-    def each(self, function: Callable[[Part], T]) -> Iterator[T]:
-        """`function` of every part, in order; shards in parallel on `threads` threads."""
+    def map(self, function: Callable[[ScoreBatch], T]) -> Iterator[T]:
+        """`function` of every batch, in order; shards in parallel on `threads` threads."""
         if self._held is not None:
             return in_order(self._held, function, self.threads)
-        return self._each(function)
+        return self._map_and_hold(function)
 
-    def _each(self, function: Callable[[Part], T]) -> Iterator[T]:
+    def _map_and_hold(self, function: Callable[[ScoreBatch], T]) -> Iterator[T]:
         hold = shards.count_rows(self.paths) <= HELD_ROWS
-        kept: list[Part] = []
-        small: list[Part] = []
+        held: list[ScoreBatch] = []
+        small: list[ScoreBatch] = []
 
-        def work(path: Path) -> list[tuple[Part | None, T]]:
-            return [(part if hold else None, function(part)) for part in self.parts(path)]
+        def work(path: Path) -> list[tuple[ScoreBatch | None, T]]:
+            return [(batch if hold else None, function(batch)) for batch in self.shard(path)]
 
         for found in in_order(self.paths, work, self.threads):
-            for part, result in found:
-                if part:
-                    small.append(part)
-                    if sum(len(part.scores) for part in small) >= JOINED_ROWS:
-                        kept.append(_joined(small))
+            for batch, result in found:
+                if batch:
+                    small.append(batch)
+                    if sum(len(each.scores) for each in small) >= JOINED_ROWS:
+                        held.append(_joined(small))
                         small = []
                 yield result
         if small:
-            kept.append(_joined(small))
-        if kept:
-            self._held = kept
+            held.append(_joined(small))
+        if held:
+            self._held = held
 
-    def _part(self, path: Path, start: int, table: pa.Table, extra: pa.Table | None) -> Part:
+    def _batch(self, path: Path, start: int, table: pa.Table, extra: pa.Table | None) -> ScoreBatch:
         usable = usable_rows(table)
         columns = {name: numbers(table[name]) for name in self.scalar.rule.reward}
         missing = self.scalar.missing(columns, usable)
@@ -110,12 +124,12 @@ class Feed:
             raise _refusal(path, start, columns, usable)
         group = None
         if self._column:
-            values, codes = encode(table[self._column])
+            values, index = encode(table[self._column])
             known = pa.array(self.names, pa.string())
-            group = places_in(values, known)[codes]
+            group = index_in(values, known)[index]
             usable &= group >= 0  # a proxy's group that the training rows lack
             group = np.maximum(group, 0)
-        return Part(path, start, self.scalar.score(columns, usable), group, extra, missing)
+        return ScoreBatch(path, start, self.scalar.score(columns, usable), group, extra, missing)
 
 
 def in_order(items: Iterable[S], function: Callable[[S], T], threads: int) -> Iterator[T]:
@@ -160,7 +174,7 @@ def numbers(column: pa.ChunkedArray) -> Scores:
 
 
 def encode(column: pa.ChunkedArray) -> tuple[pa.Array, NDArray[np.int64]]:
-    """A column's values as strings, and per row [n] the number of its value."""
+    """A column's distinct values as strings [k], and per row [n] the index of its value."""
     if not pa.types.is_dictionary(column.type):
         column = column.cast(pa.string()).dictionary_encode()
     coded = column.unify_dictionaries().combine_chunks()
@@ -182,18 +196,18 @@ def _filled(column: pa.Array, missing: float) -> NDArray[Any]:
     if not column.null_count:
         return values
     bits = np.frombuffer(validity, np.uint8)
-    there = np.unpackbits(bits, count=rows.stop, bitorder="little")[rows]
-    return np.where(there.view(bool), values, values.dtype.type(missing))
+    valid = np.unpackbits(bits, count=rows.stop, bitorder="little")[rows]
+    return np.where(valid.view(bool), values, values.dtype.type(missing))
 
 
-def places_in(values: pa.Array, known: pa.Array) -> NDArray[np.int64]:
-    """Where each value [n] is among those that are known; -1 for one that is not."""
+def index_in(values: pa.Array, known: pa.Array) -> NDArray[np.int64]:
+    """The index of each value [n] among the known ones; int64 [n], -1 for one that is not known."""
     import pyarrow.compute as pc  # late: a preview of one threshold does without
 
     return _filled(pc.index_in(values, value_set=known), -1).astype(np.int64)
 
 
-def names_in(paths: Sequence[Path], column: str, threads: int) -> list[str]:
+def group_names(paths: Sequence[Path], column: str, threads: int) -> list[str]:
     """All values of a column as strings, sorted; InputError if it cannot group rows."""
 
     def found(path: Path) -> set[str]:
@@ -217,19 +231,19 @@ def _groupable(path: Path, column: str, table: pa.Table) -> pa.Array:
     return encode(table[column])[0]
 
 
-def _joined(parts: list[Part]) -> Part:
-    """One part of several: for arithmetic on many small shards as on few large ones."""
-    if len(parts) == 1:
-        return parts[0]
+def _joined(batches: list[ScoreBatch]) -> ScoreBatch:
+    """One batch of several: for arithmetic on many small shards as on few large ones."""
+    if len(batches) == 1:
+        return batches[0]
     missing: dict[str, int] = {}
-    for part in parts:
-        for name, count in part.missing.items():
+    for batch in batches:
+        for name, count in batch.missing.items():
             missing[name] = missing.get(name, 0) + count
-    groups = [part.group for part in parts if part.group is not None]
-    return Part(
-        parts[0].path,
+    groups = [batch.group for batch in batches if batch.group is not None]
+    return ScoreBatch(
+        batches[0].path,
         0,
-        np.concatenate([part.scores for part in parts]),
+        np.concatenate([batch.scores for batch in batches]),
         np.concatenate(groups) if groups else None,
         missing=missing,
     )
@@ -237,14 +251,14 @@ def _joined(parts: list[Part]) -> Part:
 
 def _refusal(path: Path, start: int, columns: dict[str, Scores], usable: Mask) -> InputError:
     """Names the first row without a score."""
-    places = {
+    rows = {
         name: int((usable & ~np.isfinite(scores)).argmax())
         for name, scores in columns.items()
         if (usable & ~np.isfinite(scores)).any()
     }
-    name = min(places, key=lambda key: places[key])
-    row = shards.read_shard(path, ["id"])["id"][start + places[name]]
+    name = min(rows, key=lambda key: rows[key])
+    row_id = shards.read_shard(path, ["id"])["id"][start + rows[name]]
     return InputError(
-        f"{path}: {row} has the {name} score {columns[name][places[name]]}; remove that shard and "
+        f"{path}: {row_id} has the {name} score {columns[name][rows[name]]}; remove that shard and "
         "run `tgo score` again, which makes it anew, or set label.missing to exclude"
     )

@@ -1,18 +1,19 @@
-"""Some whole prompts of all, the same ones whatever the order of the rows: what diagnosis reads.
+"""A fixed random subset of whole prompts, by smallest hash: the rows that diagnosis looks at.
 
-The prompts with the smallest hashes are a random sample that shards can draw apart and merge.
-Small data is taken whole.
+It does not depend on the order of the rows, and subsets of shards can be merged. Small data is
+taken whole.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
-from tgo.pipeline.labelling.labeller import Plan
+from tgo.pipeline.labelling.labeller import Labeller
 from tgo.pipeline.labelling.scalar import Scores
 from tgo.pipeline.labelling.score_reader import encode, in_order, numbers
 from tgo.pipeline.labelling.thresholds import PROMPT_COLUMN
@@ -33,7 +34,7 @@ class Sample:
     """Each row's own."""
     weight: NDArray[np.float32]
     column: NDArray[np.object_]
-    """The value of the column that class balance is told by."""
+    """The value of the column by which class balance is counted."""
     rewards: dict[str, Scores]
     """Every reward model's scores; NaN where missing."""
 
@@ -51,28 +52,28 @@ class Sample:
         """How many prompts there are."""
         return len(np.unique(self.prompt))
 
-    def take(self, places: NDArray[np.int64] | NDArray[np.bool_]) -> Sample:
+    def take(self, rows: NDArray[np.int64] | NDArray[np.bool_]) -> Sample:
         """Some of the rows."""
         return replace(
             self,
-            prompt=self.prompt[places],
-            scores=self.scores[places],
-            threshold=self.threshold[places],
-            weight=self.weight[places],
-            column=self.column[places],
-            rewards={name: scores[places] for name, scores in self.rewards.items()},
+            prompt=self.prompt[rows],
+            scores=self.scores[rows],
+            threshold=self.threshold[rows],
+            weight=self.weight[rows],
+            column=self.column[rows],
+            rewards={name: scores[rows] for name, scores in self.rewards.items()},
         )
 
 
-def draw(plan: Plan, column: str, threads: int) -> Sample:
+def draw(labeller: Labeller, column: str, threads: int) -> Sample:
     """At most `PROMPTS` prompts with at most `ROWS` rows (but at least one prompt)."""
     ceiling = np.uint64(2**64 - 1)  # hashes above cannot be among the smallest any more
     held: Sample | None = None
 
-    def look(path: object) -> Sample:
-        return _of_shard(plan, path, column, ceiling)
+    def look(path: Path) -> Sample:
+        return _of_shard(labeller, path, column, ceiling)
 
-    for found in in_order(plan.paths, look, threads):
+    for found in in_order(labeller.paths, look, threads):
         held = found if held is None else _join([held, found])
         if len(held) > 4 * ROWS:
             held, ceiling = _smallest(held)
@@ -80,23 +81,23 @@ def draw(plan: Plan, column: str, threads: int) -> Sample:
     return _ordered(_smallest(held)[0])
 
 
-def _of_shard(plan: Plan, path: object, column: str, ceiling: np.uint64) -> Sample:
-    rewards = list(plan.models)
+def _of_shard(labeller: Labeller, path: Path, column: str, ceiling: np.uint64) -> Sample:
+    rewards = list(labeller.models)
     parts = []
-    for marked in plan.marked(path, list(dict.fromkeys([PROMPT_COLUMN, column, *rewards]))):  # type: ignore[arg-type]
-        table = marked.part.table
+    for rows in labeller.shard(path, list(dict.fromkeys([PROMPT_COLUMN, column, *rewards]))):
+        table = rows.batch.table
         assert table is not None
-        names, codes = encode(table[PROMPT_COLUMN])
+        names, prompt = encode(table[PROMPT_COLUMN])
         hashes = hash_strings(names.cast(pa.string()))
-        kept = np.flatnonzero(marked.usable & (hashes <= ceiling)[codes])
-        values, places = encode(table[column])
+        kept = np.flatnonzero(rows.usable & (hashes <= ceiling)[prompt])
+        values, group = encode(table[column])
         parts.append(
             Sample(
-                hashes[codes[kept]],
-                marked.part.scores[kept],
-                marked.threshold[kept],
-                marked.weight[kept],
-                np.array(values.to_pylist(), object)[places[kept]],
+                hashes[prompt[kept]],
+                rows.batch.scores[kept],
+                rows.threshold[kept],
+                rows.weight[kept],
+                np.array(values.to_pylist(), object)[group[kept]],
                 {name: numbers(table[name])[kept] for name in rewards},
             )
         )
@@ -126,7 +127,7 @@ def _smallest(rows: Sample) -> tuple[Sample, np.uint64]:
 
 
 def _ordered(rows: Sample) -> Sample:
-    """By prompt, then score, then the reward models' scores: rows that remain tied are equal."""
+    """By prompt, then score, then the reward models' scores: rows that are still tied are equal."""
     keys: tuple[np.ndarray, ...] = (
         *rows.rewards.values(),
         rows.weight,

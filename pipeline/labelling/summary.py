@@ -8,11 +8,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from tgo.pipeline.config.label_settings import PROMPT
-from tgo.pipeline.labelling.diagnostics import SHOWN_GROUPS, Examined
-from tgo.pipeline.labelling.label_counts import Tally
-from tgo.pipeline.labelling.labeller import Plan
+from tgo.pipeline.labelling.diagnostics import SHOWN_GROUPS, Diagnosis, LabelCounts
+from tgo.pipeline.labelling.labeller import Labeller
+from tgo.pipeline.labelling.reliability import expected_errors
 from tgo.pipeline.labelling.stats.quantiles import percentiles
-from tgo.pipeline.labelling.stats.reliability import expected_errors
 from tgo.pipeline.labelling.thresholds import LEAST_ROWS, ByColumn
 
 FEW_ROWS, FEW_PROMPTS, FEW_IN_GROUP = 500, 100, 30
@@ -22,44 +21,44 @@ WORTH_A_CHANGE = 0.01
 """Fall of the expected share of wrong labels that makes another scope worth recommending."""
 
 
-def facts(plan: Plan, found: Examined, tally: Tally) -> dict[str, Any]:
+def facts(labeller: Labeller, found: Diagnosis, counts: LabelCounts) -> dict[str, Any]:
     """Everything that threshold.json says."""
-    rule, overall = plan.rule, plan.cutoffs.overall
-    model = plan.models[rule.leading]
+    rule, overall = labeller.rule, labeller.thresholds.overall
+    model = labeller.models[rule.leading]
     single = len(rule.reward) == 1
     record: dict[str, Any] = {
         **rule.model_dump(),
         "reward": rule.name,
-        "unit": plan.scalar.unit,
+        "unit": labeller.scalar.unit,
         "version": model["version"] if single else None,
         "checkpoint_sha256": model["checkpoint_sha256"] if single else None,
-        "rewards": _rewards(plan),
+        "rewards": _rewards(labeller),
         "threshold": float(overall[0]),
         "ordinal_thresholds": overall[1:].tolist() if rule.ordinal else None,
         "low": found.overall[0],
         "high": found.overall[1],
-        "n": tally.n,
-        "excluded": plan.rows - tally.n,
-        "positives": tally.positives,
-        "positives_share": tally.positives / tally.n,
-        "score_mean": plan.moments.mean(),
-        "score_std": plan.moments.std(),
+        "n": counts.n,
+        "excluded": labeller.statistics.rows - counts.n,
+        "positives": counts.positives,
+        "positives_share": counts.positives / counts.n,
+        "score_mean": labeller.statistics.moments.mean(),
+        "score_std": labeller.statistics.moments.std(),
         "weight_quantiles": _quantiles(found.sample.weight),
         "diagnosed_rows": len(found.sample),
         "diagnosed_prompts": found.sample.prompts,
-        "flips_in_interval": found.redrawn_flips
-        if found.redrawn_flips is not None
-        else tally.inside / tally.n,
+        "flips_in_interval": found.resampled_flips
+        if found.resampled_flips is not None
+        else counts.inside / counts.n,
         "balance_column": found.column,
-        "groups": _groups(plan, found, tally),
-        "groups_in_all": len(tally.group_rows),
+        "groups": _groups(labeller, found, counts),
+        "groups_in_all": len(counts.group_rows),
         "between_prompt_variance_share": found.between_prompts,
         "between_group_variance_share": found.between_column,
         "disagreement_with_prompt": found.versus_prompt,
         "disagreement_with_oracle": found.versus_oracle,
         "disagreement_oracle_beta": found.oracle_beta,
         "agreement": found.agreement,
-        "drift": _drift(plan, found, tally),
+        "threshold_shift": _shift(labeller, found, counts),
     }
     record["expected_errors"] = _expected(record)
     record["recommendation"] = recommendation(record)
@@ -67,17 +66,17 @@ def facts(plan: Plan, found: Examined, tally: Tally) -> dict[str, Any]:
     return record
 
 
-def told(record: Mapping[str, Any]) -> list[str]:
-    """The record in lines for a person."""
+def lines(record: Mapping[str, Any]) -> list[str]:
+    """What `tgo label` prints of threshold.json."""
     unit = f" ({record['unit']})"
-    lines = [
+    printed = [
         f"threshold {record['threshold']:.6g}{unit}, 95 % interval {record['low']:.6g} to "
         f"{record['high']:.6g}; {_flips(record)}",
         f"{record['positives_share']:.1%} of {record['n']:,} positive, "
         f"{record['excluded']:,} excluded",
     ]
     if record["groups_in_all"] > 1:
-        lines.append(_balance(record))
+        printed.append(_balance(record))
     for key, text in (
         ("between_prompt_variance_share", "score variance between prompts"),
         ("between_group_variance_share", f"between values of {record['balance_column']}"),
@@ -85,14 +84,14 @@ def told(record: Mapping[str, Any]) -> list[str]:
         ("disagreement_with_oracle", "labels that the oracle baseline would change"),
     ):
         if record[key] is not None:
-            lines.append(f"{text}: {record[key]:.1%}")
+            printed.append(f"{text}: {record[key]:.1%}")
     if record["agreement"]:
         own = [f"{pair} {share:.0%}" for pair, share in record["agreement"].items()]
-        lines.append(f"labels on which reward models agree: {', '.join(own)}")
-    if record["drift"]:
-        lines.append(_drift_line(record["drift"]))
-    lines.append(f"advice: {record['recommendation']}")
-    return lines
+        printed.append(f"labels on which reward models agree: {', '.join(own)}")
+    if record["threshold_shift"]:
+        printed.append(_shift_line(record["threshold_shift"]))
+    printed.append(f"advice: {record['recommendation']}")
+    return printed
 
 
 def recommendation(record: Mapping[str, Any]) -> str:
@@ -101,7 +100,7 @@ def recommendation(record: Mapping[str, Any]) -> str:
     if expected is None:
         return (
             f"keep label.scope = {record['scope']}: whether prompts need thresholds of their own "
-            "cannot be told without several images for some prompts (score.images_per_prompt)"
+            "cannot be estimated without several images for some prompts (score.images_per_prompt)"
         )
     best = min(expected, key=lambda name: expected[name]["share"])
     now = expected[_present(record)]["share"]
@@ -167,9 +166,9 @@ def _warnings(record: Mapping[str, Any]) -> Iterator[str]:
                 f"{model['missing']} rows have no {name} score "
                 f"(label.missing = {record['missing']})"
             )
-    drift = record["drift"]
-    if drift and drift["outside_interval"]:
-        yield _drift_line(drift)
+    shift = record["threshold_shift"]
+    if shift and shift["outside_interval"]:
+        yield _shift_line(shift)
 
 
 def _group_warnings(record: Mapping[str, Any]) -> Iterator[str]:
@@ -199,60 +198,60 @@ def _group_warnings(record: Mapping[str, Any]) -> Iterator[str]:
         )
 
 
-def _rewards(plan: Plan) -> dict[str, dict[str, Any]]:
+def _rewards(labeller: Labeller) -> dict[str, dict[str, Any]]:
     """Per reward model: its weight, where it comes from, and how it was standardised."""
     found = {}
-    for name, weight in plan.rule.reward.items():
-        model, moments = plan.models[name], plan.scalar.moments.get(name)
+    for name, weight in labeller.rule.reward.items():
+        model, moments = labeller.models[name], labeller.scalar.moments.get(name)
         found[name] = {
             "weight": weight,
             "unit": model["unit"],
             "version": model["version"],
             "checkpoint_sha256": model["checkpoint_sha256"],
-            "missing": plan.missing[name],
+            "missing": labeller.statistics.missing[name],
             "mean": moments.mean() if moments else None,
             "std": moments.std() if moments else None,
         }
     return found
 
 
-def _groups(plan: Plan, found: Examined, tally: Tally) -> dict[str, dict[str, Any]]:
+def _groups(labeller: Labeller, found: Diagnosis, counts: LabelCounts) -> dict[str, dict[str, Any]]:
     """Class balance and thresholds of the largest groups."""
-    largest = sorted(tally.group_rows, key=lambda name: (-tally.group_rows[name], name))
+    largest = sorted(counts.group_rows, key=lambda name: (-counts.group_rows[name], name))
     groups: dict[str, dict[str, Any]] = {}
     for name in largest[:SHOWN_GROUPS]:
-        rows, positives = tally.group_rows[name], tally.group_positives[name]
+        rows, positives = counts.group_rows[name], counts.group_positives[name]
         groups[name] = {"n": rows, "positives_share": positives / rows}
-        if isinstance(plan.cutoffs, ByColumn):
-            place = found.interval.names.index(name)
+        if isinstance(labeller.thresholds, ByColumn):
+            group = found.interval.names.index(name)
             groups[name] |= {
-                "threshold": float(plan.cutoffs.values[0, place]),
-                "low": float(found.interval.low[place]),
-                "high": float(found.interval.high[place]),
-                "own": bool(plan.cutoffs.sizes[place] >= LEAST_ROWS),
+                "threshold": float(labeller.thresholds.values[0, group]),
+                "low": float(found.interval.low[group]),
+                "high": float(found.interval.high[group]),
+                "own": bool(labeller.thresholds.sizes[group] >= LEAST_ROWS),
             }
     return groups
 
 
-def _drift(plan: Plan, found: Examined, tally: Tally) -> dict[str, Any] | None:
+def _shift(labeller: Labeller, found: Diagnosis, counts: LabelCounts) -> dict[str, Any] | None:
     if found.earlier is None:
         return None
-    now, then = float(plan.cutoffs.overall[0]), float(found.earlier["threshold"])
-    std = plan.moments.std()
+    now, then = float(labeller.thresholds.overall[0]), float(found.earlier["threshold"])
+    std = labeller.statistics.moments.std()
     return {
         "earlier": then,
         "shift": now - then,
         "shift_in_std": (now - then) / std if std > 0 else None,
         "outside_interval": not found.overall[0] <= then <= found.overall[1],
-        "labels_moved_share": tally.moved / tally.n,
+        "labels_changed_share": counts.changed / counts.n,
     }
 
 
-def _drift_line(drift: Mapping[str, Any]) -> str:
-    where = "outside" if drift["outside_interval"] else "inside"
+def _shift_line(shift: Mapping[str, Any]) -> str:
+    where = "outside" if shift["outside_interval"] else "inside"
     return (
-        f"the threshold moved by {drift['shift']:+.6g} from {drift['earlier']:.6g}, which lies "
-        f"{where} today's interval; {drift['labels_moved_share']:.1%} of labels change"
+        f"the threshold moved by {shift['shift']:+.6g} from {shift['earlier']:.6g}, which lies "
+        f"{where} today's interval; {shift['labels_changed_share']:.1%} of labels change"
     )
 
 

@@ -1,10 +1,10 @@
 """Which threshold a row has: one for all, one per value of a column, one per prompt.
 
-A group's threshold is drawn to the global one by its sample size,
+A group's threshold is shrunk towards the global one by its sample size,
 
     t_g' = (n_g t_g + k t) / (n_g + k),    k = label.shrinkage (0 if null),
 
-and is the global one where fewer than two rows speak for it.
+and is the global one where the group has fewer than two rows.
 """
 
 from __future__ import annotations
@@ -20,7 +20,14 @@ from numpy.typing import NDArray
 from tgo.pipeline.config.label_settings import PROMPT, Label
 from tgo.pipeline.errors import InputError
 from tgo.pipeline.labelling.estimators import Estimate, Scores, gathered, oracle_of_all, streamed
-from tgo.pipeline.labelling.score_reader import Feed, Part, encode, in_order, names_in, places_in
+from tgo.pipeline.labelling.score_reader import (
+    ScoreBatch,
+    ScoreReader,
+    encode,
+    group_names,
+    in_order,
+    index_in,
+)
 from tgo.pipeline.storage.hashing import hash_strings
 
 PROMPT_COLUMN = "prompt_id"
@@ -28,7 +35,7 @@ LEAST_ROWS = 2
 """Rows a group needs for a threshold of its own."""
 
 
-class Cutoffs(Protocol):
+class Thresholds(Protocol):
     """The thresholds of every row."""
 
     @property
@@ -36,17 +43,17 @@ class Cutoffs(Protocol):
         """The global thresholds, float32 [1 + ordinal]."""
         ...
 
-    def parts(self, path: Path, extra: Sequence[str]) -> Iterator[tuple[Part, Scores]]:
+    def shard(self, path: Path, extra: Sequence[str]) -> Iterator[tuple[ScoreBatch, Scores]]:
         """A shard's rows with the columns `extra`, and their thresholds [1 + ordinal, n or 1]."""
         ...
 
-    def each(self) -> Iterator[tuple[Part, Scores]]:
+    def all_rows(self) -> Iterator[tuple[ScoreBatch, Scores]]:
         """All rows likewise, without further columns; from memory where they are held."""
         ...
 
 
-def drawn(own: Estimate, overall: Scores, shrinkage: float | None) -> Scores:
-    """Group thresholds [K, G] drawn to the global ones [K]; float32."""
+def shrunken(own: Estimate, overall: Scores, shrinkage: float | None) -> Scores:
+    """Group thresholds [K, G] shrunk towards the global ones `overall` [K]; float32 [K, G]."""
     k = shrinkage or 0.0
     sizes = own.sizes.astype(np.float64)
     pooled = overall[:, None].astype(np.float64)
@@ -59,64 +66,64 @@ def drawn(own: Estimate, overall: Scores, shrinkage: float | None) -> Scores:
 class Global:
     """One threshold."""
 
-    feed: Feed
+    reader: ScoreReader
     overall: Scores
 
-    def parts(self, path: Path, extra: Sequence[str]) -> Iterator[tuple[Part, Scores]]:
-        for part in self.feed.parts(path, extra):
-            yield part, self.overall[:, None]
+    def shard(self, path: Path, extra: Sequence[str]) -> Iterator[tuple[ScoreBatch, Scores]]:
+        for batch in self.reader.shard(path, extra):
+            yield batch, self.overall[:, None]
 
-    def each(self) -> Iterator[tuple[Part, Scores]]:
-        return self.feed.each(lambda part: (part, self.overall[:, None]))
+    def all_rows(self) -> Iterator[tuple[ScoreBatch, Scores]]:
+        return self.reader.map(lambda batch: (batch, self.overall[:, None]))
 
 
 @dataclass(frozen=True)
 class ByColumn:
     """One threshold per value of a column."""
 
-    feed: Feed
+    reader: ScoreReader
     overall: Scores
     values: Scores
-    """float32 [1 + ordinal, groups], in the order of `feed.names`."""
+    """float32 [1 + ordinal, groups], in the order of `reader.names`."""
     sizes: NDArray[np.int64]
 
-    def alone(self, group: int, value: float) -> Estimate:
+    def with_value(self, group: int, value: float) -> Estimate:
         """An estimate of one group with another threshold."""
         return Estimate(np.full((1, 1), value, np.float32), self.sizes[group : group + 1])
 
-    def parts(self, path: Path, extra: Sequence[str]) -> Iterator[tuple[Part, Scores]]:
-        for part in self.feed.parts(path, extra):
-            yield part, self.values[:, part.group]
+    def shard(self, path: Path, extra: Sequence[str]) -> Iterator[tuple[ScoreBatch, Scores]]:
+        for batch in self.reader.shard(path, extra):
+            yield batch, self.values[:, batch.group]
 
-    def each(self) -> Iterator[tuple[Part, Scores]]:
-        return self.feed.each(lambda part: (part, self.values[:, part.group]))
+    def all_rows(self) -> Iterator[tuple[ScoreBatch, Scores]]:
+        return self.reader.map(lambda batch: (batch, self.values[:, batch.group]))
 
 
 @dataclass(frozen=True)
 class ByPrompt:
     """One threshold per prompt, made shard by shard: no table of all prompts is held."""
 
-    feed: Feed
+    reader: ScoreReader
     overall: Scores
     rule: Label
-    apart: Table
+    stored: PromptThresholds
     """Prompts whose thresholds do not come from the rows of one shard alone."""
 
-    def parts(self, path: Path, extra: Sequence[str]) -> Iterator[tuple[Part, Scores]]:
+    def shard(self, path: Path, extra: Sequence[str]) -> Iterator[tuple[ScoreBatch, Scores]]:
         """Reads the shard's scores and prompts whole first."""
-        names, codes, scores = _prompts_of(self.feed, path)
-        own = self.apart.put(names, gathered(scores, codes, len(names), self.rule))
-        values = drawn(own, self.overall, self.rule.shrinkage)
-        for part in self.feed.parts(path, extra):
-            yield part, values[:, codes[part.start : part.start + len(part.scores)]]
+        names, index, scores = _prompts_of(self.reader, path)
+        own = self.stored.insert(names, gathered(scores, index, len(names), self.rule))
+        values = shrunken(own, self.overall, self.rule.shrinkage)
+        for batch in self.reader.shard(path, extra):
+            yield batch, values[:, index[batch.start : batch.start + len(batch.scores)]]
 
-    def each(self) -> Iterator[tuple[Part, Scores]]:
-        for path in self.feed.paths:
-            yield from self.parts(path, [])
+    def all_rows(self) -> Iterator[tuple[ScoreBatch, Scores]]:
+        for path in self.reader.paths:
+            yield from self.shard(path, [])
 
 
 @dataclass(frozen=True)
-class Table:
+class PromptThresholds:
     """Thresholds of named prompts."""
 
     names: pa.Array
@@ -124,29 +131,32 @@ class Table:
     complete: bool
     """Whether prompts that are not in the table have no threshold of their own (a proxy set)."""
 
-    def put(self, names: pa.Array, own: Estimate) -> Estimate:
-        """An estimate of prompts `names`, with those of the table put in their places."""
+    def insert(self, names: pa.Array, own: Estimate) -> Estimate:
+        """An estimate of prompts `names`, those that are stored put in their places."""
         if not len(self.names) and not self.complete:
             return own
-        at = places_in(names, self.names)
-        here = at >= 0
+        at = index_in(names, self.names)
+        known = at >= 0
         values, sizes = own.values.copy(), np.where(self.complete, 0, own.sizes)
-        values[:, here] = self.estimate.values[:, at[here]]
-        sizes[here] = self.estimate.sizes[at[here]]
+        values[:, known] = self.estimate.values[:, at[known]]
+        sizes[known] = self.estimate.sizes[at[known]]
         return Estimate(values, sizes)
 
 
-def find(
-    feed: Feed, proxy: Sequence[Path], rule: Label, leading: NDArray[np.int64] | None = None
-) -> Cutoffs:
+def fit(
+    reader: ScoreReader,
+    proxy: Sequence[Path],
+    rule: Label,
+    first_pass: NDArray[np.int64] | None = None,
+) -> Thresholds:
     """The thresholds of the training rows, estimated from them or from the shards `proxy`.
 
-    `leading` is the first pass of a percentile of the training rows, if there has been one.
+    `first_pass` is the first pass of a percentile of the training rows, if there has been one.
     Raises InputError if no row can be estimated from, or no prompt has several.
     """
-    scalar, threads = feed.scalar, feed.threads
-    source = Feed(proxy, scalar, threads=threads) if proxy else feed
-    if proxy and not any(list(source.each(lambda part: bool((~np.isnan(part.scores)).any())))):
+    scalar, threads = reader.scalar, reader.threads
+    source = ScoreReader(proxy, scalar, threads=threads) if proxy else reader
+    if proxy and not any(list(source.map(lambda batch: bool((~np.isnan(batch.scores)).any())))):
         raise InputError(
             f"{rule.proxy}: has no usable row; name a folder of scored shards in label.proxy"
         )
@@ -154,28 +164,30 @@ def find(
         assert rule.oracle_beta is not None
         overall = oracle_of_all(source, rule.oracle_beta).values[:, 0]
     else:
-        known = None if proxy else leading
-        overall = streamed(source, rule, grouped=False, leading=known).values[:, 0]
+        known = None if proxy else first_pass
+        overall = streamed(source, rule, grouped=False, first_pass=known).values[:, 0]
     if not rule.grouped:
-        return Global(feed, overall)
+        return Global(reader, overall)
     if rule.scope == PROMPT:
-        return ByPrompt(feed, overall, rule, _table(source, rule, from_proxy=bool(proxy)))
-    names = names_in(feed.paths, rule.scope, threads)
-    feed = Feed(feed.paths, scalar, column=rule.scope, names=names, threads=threads)
-    of_proxy = Feed(proxy, scalar, column=rule.scope, names=names, threads=threads)
-    own = streamed(of_proxy if proxy else feed, rule, grouped=True)
-    return ByColumn(feed, overall, drawn(own, overall, rule.shrinkage), own.sizes)
+        return ByPrompt(
+            reader, overall, rule, _prompt_thresholds(source, rule, from_proxy=bool(proxy))
+        )
+    names = group_names(reader.paths, rule.scope, threads)
+    reader = ScoreReader(reader.paths, scalar, column=rule.scope, names=names, threads=threads)
+    of_proxy = ScoreReader(proxy, scalar, column=rule.scope, names=names, threads=threads)
+    own = streamed(of_proxy if proxy else reader, rule, grouped=True)
+    return ByColumn(reader, overall, shrunken(own, overall, rule.shrinkage), own.sizes)
 
 
-def _table(source: Feed, rule: Label, *, from_proxy: bool) -> Table:
+def _prompt_thresholds(source: ScoreReader, rule: Label, *, from_proxy: bool) -> PromptThresholds:
     """Thresholds of prompts that lie in several shards, or of all prompts of a proxy set."""
     several = 0
     hashes = []
-    for names, codes, scores in in_order(
+    for names, index, scores in in_order(
         source.paths, lambda path: _prompts_of(source, path), source.threads
     ):
         hashes.append(hash_strings(names))
-        sizes = np.bincount(codes[~np.isnan(scores)], minlength=len(names))
+        sizes = np.bincount(index[~np.isnan(scores)], minlength=len(names))
         several += int((sizes >= LEAST_ROWS).sum())
     split = _repeated(np.concatenate(hashes))
     if not several and not len(split):
@@ -186,32 +198,32 @@ def _table(source: Feed, rule: Label, *, from_proxy: bool) -> Table:
         )
     if not from_proxy and not len(split):
         nothing = Estimate(np.empty((1, 0), np.float32), np.empty(0, np.int64))
-        return Table(pa.array([], pa.string()), nothing, complete=False)
+        return PromptThresholds(pa.array([], pa.string()), nothing, complete=False)
     return _gather(source, rule, None if from_proxy else split)
 
 
-def _gather(source: Feed, rule: Label, split: NDArray[np.uint64] | None) -> Table:
+def _gather(source: ScoreReader, rule: Label, split: NDArray[np.uint64] | None) -> PromptThresholds:
     """Thresholds of the prompts whose hashes are in `split` (None: of all), rows held in memory."""
     rows_names: list[pa.Array] = []
     rows_scores: list[Scores] = []
     for path in source.paths:
-        names, codes, scores = _prompts_of(source, path)
+        names, index, scores = _prompts_of(source, path)
         wanted = np.ones(len(names), bool) if split is None else np.isin(hash_strings(names), split)
-        kept = wanted[codes]
-        rows_names.append(names.take(pa.array(codes[kept])))
+        kept = wanted[index]
+        rows_names.append(names.take(pa.array(index[kept])))
         rows_scores.append(scores[kept])
     coded = pa.chunked_array(rows_names).cast(pa.string())
-    names, codes = encode(coded)
-    own = gathered(np.concatenate(rows_scores), codes, len(names), rule)
-    return Table(names, own, complete=split is None)
+    names, index = encode(coded)
+    own = gathered(np.concatenate(rows_scores), index, len(names), rule)
+    return PromptThresholds(names, own, complete=split is None)
 
 
-def _prompts_of(feed: Feed, path: Path) -> tuple[pa.Array, NDArray[np.int64], Scores]:
+def _prompts_of(reader: ScoreReader, path: Path) -> tuple[pa.Array, NDArray[np.int64], Scores]:
     """A shard's prompts, per row the number of its prompt, and its scores."""
-    parts = list(feed.parts(path, [PROMPT_COLUMN]))
-    columns = [chunk for part in parts for chunk in part.table[PROMPT_COLUMN].chunks]  # type: ignore[index]
-    names, codes = encode(pa.chunked_array(columns))
-    return names.cast(pa.string()), codes, np.concatenate([part.scores for part in parts])
+    batches = list(reader.shard(path, [PROMPT_COLUMN]))
+    columns = [chunk for batch in batches for chunk in batch.table[PROMPT_COLUMN].chunks]  # type: ignore[index]
+    names, index = encode(pa.chunked_array(columns))
+    return names.cast(pa.string()), index, np.concatenate([batch.scores for batch in batches])
 
 
 def _repeated(hashes: NDArray[np.uint64]) -> NDArray[np.uint64]:

@@ -12,7 +12,7 @@ import pyarrow.compute as pc
 from tgo.pipeline import layout
 from tgo.pipeline.config.settings import Settings
 from tgo.pipeline.errors import InputError
-from tgo.pipeline.labelling import labeller
+from tgo.pipeline.labelling import label, labeller
 from tgo.pipeline.scoring import sampling, shard_plan
 from tgo.pipeline.storage import embeddings, manifest, shards
 
@@ -95,11 +95,11 @@ def labelled_problems(scored: Path, labelled: Path, settings: Settings) -> Itera
     for name in sorted(names ^ {path.name for path in shards.present(labelled)}):
         yield f"{labelled / name}: scored and labelled shards do not correspond; run `tgo label`"
     try:
-        made = labeller.make(scored, settings.label, threads=settings.threads)
+        made = labeller.fit(scored, settings.label, threads=settings.threads)
     except InputError as error:
         yield f"{labelled}: cannot be checked: {error}"
         return
-    if facts["threshold"] != float(made.cutoffs.overall[0]):
+    if facts["threshold"] != float(made.thresholds.overall[0]):
         yield f"{record}: its threshold is not that of the scores; run `tgo label` again"
     for path in made.paths:
         if (labelled / path.name).exists():
@@ -146,12 +146,12 @@ def _shard_problems(
         yield f"{embedded}: is missing, or not the file that {path.name} was made with"
 
 
-def _label_problems(made: labeller.Plan, scored: Path, labelled: Path) -> Iterator[str]:
+def _label_problems(made: labeller.Labeller, scored: Path, labelled: Path) -> Iterator[str]:
     table = shards.read_shard(labelled)
     if not table["id"].equals(shards.read_shard(scored, ["id"])["id"]):
         yield f"{labelled}: its ids are not those of {scored}; run `tgo label` again"
         return
-    wanted = pa.concat_tables(made.table(marked) for marked in made.marked(scored, ["id"]))
+    wanted = pa.concat_tables(label.table(made, rows) for rows in made.shard(scored, ["id"]))
     if not _same(table, wanted):
         yield f"{labelled}: its labels are not those of params.yaml; run `tgo label` again"
 

@@ -12,10 +12,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from tgo.pipeline.errors import InputError
-from tgo.pipeline.labelling import label, plot_data
-from tgo.pipeline.labelling.stats import reliability
+from tgo.pipeline.labelling import label, plot_data, reliability
+from tgo.pipeline.labelling.rule import labels, weights
 from tgo.pipeline.labelling.stats.quantiles import percentiles
-from tgo.pipeline.labelling.weights import labels, weights
 from tgo.pipeline.storage import shards
 
 from tests.scores import make_rule, write_scored
@@ -113,14 +112,14 @@ def test_a_score_that_is_no_number_names_shard_and_id(tmp_path: Path, value: flo
 
 
 def test_equal_scores_have_one_label_weight_one_and_a_warning(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     facts, table = run(tmp_path, np.full(6, 2.5, np.float32))
     assert set(table["label"].to_pylist()) == {1}
     assert set(table["weight"].to_pylist()) == {1.0}
     assert (facts["low"], facts["high"]) == (2.5, 2.5)
     assert facts["between_prompt_variance_share"] is None
-    assert "all 6 labels are the same" in capsys.readouterr().err
+    assert "all 6 labels are the same" in caplog.text
 
 
 def test_shards_of_another_plan_and_the_old_record_go(tmp_path: Path) -> None:

@@ -20,8 +20,8 @@ UNITS = {"clip": "cosine", "aesthetic": "rating 1 to 10"}
 
 
 def scores_of(folder: Path, **changes: object) -> np.ndarray:
-    made = labeller.make(folder, make_rule(**changes))
-    return np.concatenate([marked.part.scores for marked in made.each()])
+    made = labeller.fit(folder, make_rule(**changes))
+    return np.concatenate([rows.batch.scores for rows in made.all_rows()])
 
 
 def test_z_scores_are_weighed_and_added(tmp_path: Path) -> None:
@@ -66,7 +66,7 @@ def test_missing_scores_follow_the_rule(tmp_path: Path, gap: float) -> None:
     assert np.flatnonzero(np.isnan(excluded)).tolist() == [0, 10, 20, 30]
     available = scores_of(folder, **both, missing="available")
     assert np.flatnonzero(np.isnan(available)).tolist() == [10]
-    one = labeller.make(
+    one = labeller.fit(
         folder, make_rule(reward="aesthetic", missing="exclude", standardise="z-score")
     )
     z = np.concatenate([marked.part.scores for marked in one.each()])
@@ -75,7 +75,7 @@ def test_missing_scores_follow_the_rule(tmp_path: Path, gap: float) -> None:
 
 
 def test_missing_rows_are_labelled_minus_one_and_told(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     scores = TWO["clip"].copy()
     scores[3] = np.nan
@@ -85,7 +85,7 @@ def test_missing_rows_are_labelled_minus_one_and_told(
     table = shards.read_shard(shards.shard_paths(tmp_path / "l")[0])
     assert (table["label"][3].as_py(), table["weight"][3].as_py()) == (-1, 0)
     assert table["score"][3].as_py() is None
-    assert "1 rows have no clip score (label.missing = exclude)" in capsys.readouterr().err
+    assert "1 rows have no clip score (label.missing = exclude)" in caplog.text
 
 
 def test_a_constant_reward_model_says_nothing(tmp_path: Path) -> None:

@@ -27,9 +27,9 @@ def test_rows_are_usable_whose_status_is_ok_however_it_is_stored() -> None:
         assert usable_rows(table).tolist() == wanted
 
 
-def test_names_and_codes_give_the_rows_back() -> None:
+def test_names_and_index_give_the_rows_back() -> None:
     names = pa.array(["b", None, "a", "b", None])
     for column in (names, names.dictionary_encode()):
-        values, codes = encode(pa.chunked_array([column, column.slice(2)]))
-        found = [values[int(code)].as_py() for code in codes]
+        values, index = encode(pa.chunked_array([column, column.slice(2)]))
+        found = [values[int(code)].as_py() for code in index]
         assert found == ["b", NO_NAME, "a", "b", NO_NAME, "a", "b", NO_NAME]

@@ -58,9 +58,9 @@ def test_any_column_can_be_the_scope_and_null_is_a_group(tmp_path: Path, column:
 def test_columns_that_cannot_be_a_scope_are_refused(tmp_path: Path) -> None:
     folder = write_scored(tmp_path / "s", np.arange(12, dtype=np.float32))
     with pytest.raises(InputError, match=r"label\.scope = 'clip' holds float"):
-        labeller.make(folder, make_rule(scope="clip"))
+        labeller.fit(folder, make_rule(scope="clip"))
     with pytest.raises(InputError, match="has no column 'style'"):
-        labeller.make(folder, make_rule(scope="style"))
+        labeller.fit(folder, make_rule(scope="style"))
 
 
 @given(
@@ -108,7 +108,7 @@ def test_one_image_a_prompt_is_refused_with_the_remedy(tmp_path: Path) -> None:
     with pytest.raises(
         InputError, match=r"raise score\.images_per_prompt to 4 .* global or domain"
     ):
-        labeller.make(folder, make_rule(scope="prompt"))
+        labeller.fit(folder, make_rule(scope="prompt"))
 
 
 def test_a_lone_image_takes_the_global_threshold(tmp_path: Path) -> None:
@@ -118,17 +118,17 @@ def test_a_lone_image_takes_the_global_threshold(tmp_path: Path) -> None:
     assert table["threshold"].to_pylist() == [1, 1, 3, 3, facts["threshold"]]
 
 
-def test_groups_are_drawn_to_the_global_threshold_by_their_size(tmp_path: Path) -> None:
+def test_groups_are_shrunk_to_the_global_threshold_by_their_size(tmp_path: Path) -> None:
     generator = np.random.default_rng(0)
     domain = ["big"] * 90 + ["small"] * 10
     scores = (generator.normal(size=100) + 5 * (np.arange(100) >= 90)).astype(np.float32)
     folder = write_scored(tmp_path / "s", scores, domain=domain)
     own, _ = labelled(tmp_path / "a", folder, scope="domain")
-    drawn, _ = labelled(tmp_path / "b", folder, scope="domain", shrinkage=10.0)
+    shrunk, _ = labelled(tmp_path / "b", folder, scope="domain", shrinkage=10.0)
     t, k = own["threshold"], 10
     for name, n in (("big", 90), ("small", 10)):
         alone = own["groups"][name]["threshold"]
-        assert drawn["groups"][name]["threshold"] == pytest.approx((n * alone + k * t) / (n + k))
+        assert shrunk["groups"][name]["threshold"] == pytest.approx((n * alone + k * t) / (n + k))
     far, _ = labelled(tmp_path / "c", folder, scope="domain", shrinkage=1e9)
     assert far["groups"]["small"]["threshold"] == pytest.approx(t, rel=1e-5)
 
@@ -177,7 +177,7 @@ def test_a_proxy_without_a_usable_row_is_named(tmp_path: Path) -> None:
     folder = write_scored(tmp_path / "s", np.arange(6, dtype=np.float32))
     proxy = write_scored(tmp_path / "p", np.zeros(6, np.float32), status=["failed"] * 6)
     with pytest.raises(InputError, match=r"p: has no usable row; name a folder .* label\.proxy"):
-        labeller.make(folder, make_rule(proxy=str(proxy)))
+        labeller.fit(folder, make_rule(proxy=str(proxy)))
 
 
 def test_a_fixed_number_is_the_threshold(tmp_path: Path) -> None:
@@ -236,9 +236,11 @@ def test_data_too_large_to_hold_gives_the_same(
 
 
 def test_the_bounds_of_the_table_of_prompts() -> None:
-    none = thresholds.Table(pa.array([], pa.string()), gathered(*_nothing(), make_rule()), False)
+    none = thresholds.PromptThresholds(
+        pa.array([], pa.string()), gathered(*_nothing(), make_rule()), False
+    )
     own = gathered(np.ones(2, np.float32), np.zeros(2, np.int64), 1, make_rule())
-    assert none.put(pa.array(["a"]), own) is own
+    assert none.insert(pa.array(["a"]), own) is own
 
 
 def _nothing() -> tuple[np.ndarray, np.ndarray, int]:

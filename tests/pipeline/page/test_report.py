@@ -365,7 +365,7 @@ def test_the_page_tells_what_stage_two_chose_and_found(run: Path) -> None:
     aggregate = {"reward": {"pickscore": 2.0, "clip": 1.0}, "standardise": "rank"}
     for changes, told in (
         ({}, ["estimator percentile 50, ties positive", "weights standardised, c = 5"]),
-        ({"earlier": "before.json"}, ["drift since the earlier threshold +0.0"]),
+        ({"earlier": "before.json"}, ["shift since the earlier threshold +0.0"]),
         (
             {**aggregate, "scope": "prompt", "shrinkage": 2.0, "ordinal": [25.0, 75.0]},
             [

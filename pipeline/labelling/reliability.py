@@ -10,14 +10,14 @@ import numpy as np
 from numpy.typing import NDArray
 from tgo.pipeline.config.label_settings import Label
 from tgo.pipeline.labelling.estimators import gathered
+from tgo.pipeline.labelling.rule import labels
 from tgo.pipeline.labelling.stats import mixtures
 from tgo.pipeline.labelling.stats.quantiles import percentiles, rank
-from tgo.pipeline.labelling.thresholds import drawn
-from tgo.pipeline.labelling.weights import labels
+from tgo.pipeline.labelling.thresholds import shrunken
 
 REPLICATES = 1000
 _REPLICATES_OF_FITS = 200  # a mixture is fitted anew for every replicate
-_REDRAWS = 50
+_RESAMPLES = 50
 _CELLS = 4_000_000  # counts held at once while bootstrapping: bounds memory at 32 MB
 
 Scores = NDArray[np.float32]
@@ -59,7 +59,7 @@ def threshold_interval(
 
 
 def between_group_share(scores: Scores, groups: Groups) -> float | None:
-    """Share of the score variance that lies between groups; None where it cannot be told.
+    """Share of the score variance that lies between groups; None where it cannot be estimated.
 
     The one-way analysis of variance estimate for unequal group sizes (Searle, Casella and
     McCulloch, Variance Components, 1992): var_between = (MSB - MSW) / n0, not below 0. Needs two
@@ -82,9 +82,9 @@ def between_group_share(scores: Scores, groups: Groups) -> float | None:
 
 
 def disagreement(scores: Scores, groups: Groups, overall: float, rule: Label) -> float | None:
-    """Share of rows that `rule`, applied per prompt, labels otherwise than `overall` does.
+    """Share of rows that `rule`, applied per prompt, labels differently from `overall`.
 
-    Prompts with one row have no say; None if there is no other.
+    Prompts with one row are left out; None if there is no other.
     """
     several = np.bincount(groups)[groups] > 1
     if not several.any():
@@ -98,10 +98,10 @@ def disagreement(scores: Scores, groups: Groups, overall: float, rule: Label) ->
     return float(differs.mean())
 
 
-def redrawn_flips(
+def resampled_flips(
     scores: Scores, groups: Groups, overall: Scores, rule: Label, *, seed: int
 ) -> float | None:
-    """Share of labels that flip when every prompt's threshold comes from redrawn images of it.
+    """Share of labels that flip when every prompt's threshold comes from resampled images of it.
 
     The bootstrap for thresholds per prompt: images are drawn with replacement within prompts
     that have several; mean over redraws. None if no prompt has.
@@ -114,15 +114,15 @@ def redrawn_flips(
     first = (np.cumsum(sizes) - sizes)[groups]
     everywhere = np.ones(len(scores), bool)
 
-    def labelled(drawn_scores: Scores) -> NDArray[np.int8]:
-        own = drawn(gathered(drawn_scores, groups, len(sizes), rule), overall, rule.shrinkage)
+    def labelled(resampled: Scores) -> NDArray[np.int8]:
+        own = shrunken(gathered(resampled, groups, len(sizes), rule), overall, rule.shrinkage)
         return labels(scores, everywhere, own[0][groups], rule.ties)
 
     generator, now = np.random.default_rng(seed), labelled(scores)
     flips = [
         labelled(scores[first + (generator.random(len(scores)) * sizes[groups]).astype(np.int64)])
         != now
-        for _ in range(_REDRAWS)
+        for _ in range(_RESAMPLES)
     ]
     return float(np.mean(flips))
 
@@ -164,15 +164,15 @@ def agreement(rewards: dict[str, Scores], percentile: float, ties: str) -> dict[
 
     Rows where either score is missing are left out. Keys are `one/other`.
     """
-    marks = {}
+    labelled = {}
     for name, scores in rewards.items():
-        there = np.isfinite(scores)
-        if there.any():
-            marks[name] = labels(scores, there, _percentile(scores[there], percentile), ties)
+        finite = np.isfinite(scores)
+        if finite.any():
+            labelled[name] = labels(scores, finite, _percentile(scores[finite], percentile), ties)
     return {
-        f"{one}/{other}": float((marks[one] == marks[other])[both].mean())
-        for one, other in combinations(marks, 2)
-        if (both := (marks[one] >= 0) & (marks[other] >= 0)).any()
+        f"{one}/{other}": float((labelled[one] == labelled[other])[both].mean())
+        for one, other in combinations(labelled, 2)
+        if (both := (labelled[one] >= 0) & (labelled[other] >= 0)).any()
     }
 
 

@@ -1,0 +1,32 @@
+"""Where log messages of the command line go: results to stdout, warnings to stderr.
+
+Modules log with `logging.getLogger(__name__)` and print nothing; a program that imports `tgo` as a
+library decides itself what becomes of these messages.
+"""
+
+from __future__ import annotations
+
+import logging
+import sys
+
+
+class _Console(logging.Handler):
+    """One line a message; the streams are looked up late, since callers may replace them."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        text = self.format(record)
+        if record.levelno >= logging.WARNING:
+            print(f"{record.levelname.lower()}: {text}", file=sys.stderr, flush=True)
+        else:
+            print(text, flush=True)
+
+
+_console = _Console()
+
+
+def configure(level: int = logging.INFO) -> None:
+    """Show messages of the logger `tgo` from `level` on."""
+    logger = logging.getLogger("tgo")
+    logger.setLevel(level)
+    if _console not in logger.handlers:
+        logger.addHandler(_console)
