@@ -69,7 +69,7 @@ def test_missing_scores_follow_the_rule(tmp_path: Path, gap: float) -> None:
     one = labeller.fit(
         folder, make_rule(reward="aesthetic", missing="exclude", standardise="z-score")
     )
-    z = np.concatenate([marked.part.scores for marked in one.each()])
+    z = np.concatenate([rows.batch.scores for rows in one.all_rows()])
     np.testing.assert_allclose(available[0], z[0], rtol=1e-6)
     assert one.missing == {"aesthetic": 1}
 
