@@ -101,6 +101,10 @@ def label(
 def train(params: Params = PARAMS) -> None:
     """Stage three: fine-tune the generator on the labels."""
     settings = _checked(params)
+    from tgo.pipeline.layout import LABELLED, SCORED
+    from tgo.pipeline.storage.label_record import check_labels
+
+    check_labels(SCORED, LABELLED, settings.label)
     from tgo.trainer import train
 
     train.run(settings)

@@ -103,6 +103,8 @@ class LabelledRows:
                 f"{labelled}: holds no {what} to train on; run `tgo label` on more images, or "
                 "choose another train.objective"
             )
+        if rows == "labelled" and per_row_value is None:
+            self._require_both_classes(labelled)
         self.fingerprint = digest.hexdigest()
         """sha256 of what the rows are: the shards' own fingerprints, ids, labels and weights."""
 
@@ -223,6 +225,15 @@ class LabelledRows:
             first += len(here)
         found.sizes = [len(group.places) for group in found.groups]
         return found
+
+    def _require_both_classes(self, labelled: Path) -> None:
+        if not (self._count(True) and self._count(False)):
+            only = "positive" if self._count(True) else "negative"
+            raise InputError(
+                f"{labelled}: every label is {only}, and this train.objective learns from both "
+                "classes; `tgo label` says which setting parts them (label.ties, label.percentile, "
+                "label.reward)"
+            )
 
     def _count(self, positive: bool) -> int:
         return sum(int(((group.target >= 0.5) == positive).sum()) for group in self.groups)

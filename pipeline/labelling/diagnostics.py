@@ -6,9 +6,7 @@ row while they are.
 
 from __future__ import annotations
 
-import json
 from collections import Counter
-from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -23,7 +21,8 @@ from tgo.pipeline.labelling.rule import EXCLUDED
 from tgo.pipeline.labelling.score_reader import ScoreReader, encode
 from tgo.pipeline.labelling.subsample import Sample
 from tgo.pipeline.labelling.thresholds import ByColumn, Global, Scores, shrunken
-from tgo.pipeline.storage import shards
+from tgo.pipeline.storage import label_record, shards
+from tgo.pipeline.storage.label_record import EarlierThreshold
 
 SHOWN_GROUPS = 50
 """Groups of a column whose intervals are estimated and whose figures are shown, largest first."""
@@ -46,6 +45,8 @@ class LabelCounts:
 
     n: int = 0
     positives: int = 0
+    ties: int = 0
+    """Rows whose score equals their threshold."""
     inside: int = 0
     """Rows whose label another threshold inside the interval would flip."""
     changed: int = 0
@@ -55,7 +56,7 @@ class LabelCounts:
 
     def merge(self, other: LabelCounts) -> None:
         """Add another shard's."""
-        for name in ("n", "positives", "inside", "changed"):
+        for name in ("n", "positives", "ties", "inside", "changed"):
             setattr(self, name, getattr(self, name) + getattr(other, name))
         self.group_rows += other.group_rows
         self.group_positives += other.group_positives
@@ -203,30 +204,15 @@ def _earlier(rule: Label, unit: str) -> dict[str, Any] | None:
     """The record that `label.earlier` names; InputError unless its scalar is the same."""
     if rule.earlier is None:
         return None
-    try:
-        found = json.loads(Path(rule.earlier).read_text(encoding="utf-8"))
-        compared: Sequence[tuple[str, str, str]] = [
-            ("reward", found["reward"], rule.name),
-            ("unit", found["unit"], unit),
-        ]
-        float(found["threshold"])
-    except OSError as error:
-        raise InputError(
-            f"{rule.earlier}: cannot be read ({error.strerror}); name an earlier threshold.json "
-            "in label.earlier, or set it to null"
-        ) from None
-    except (ValueError, KeyError, TypeError) as error:
-        raise InputError(
-            f"{rule.earlier}: is no record of a threshold ({error!r}); name an earlier "
-            "threshold.json in label.earlier, or set it to null"
-        ) from None
+    remedy = "name an earlier threshold.json in label.earlier, or set it to null"
+    found = label_record.read(Path(rule.earlier), remedy, EarlierThreshold)
+    compared = [("reward", found["reward"], rule.name), ("unit", found["unit"], unit)]
     for what, then, now in compared:
         if then != now:
             raise InputError(
                 f"{rule.earlier}: its {what} is {then!r}, not {now!r}, so the thresholds cannot be "
                 "compared; name another file in label.earlier, or set it to null"
             )
-    assert isinstance(found, dict)
     return found
 
 
@@ -244,6 +230,7 @@ def count(rows: LabelledRows, diagnosis: Diagnosis, ties: str) -> LabelCounts:
     return LabelCounts(
         int(labelled.sum()),
         int(positives.sum()),
+        int(np.count_nonzero(scores == rows.threshold)),
         _between(scores, interval.low[slot], interval.high[slot], ties),
         _between(scores, shift.low[0], shift.high[0], ties) if shift else 0,
         Counter(dict(zip(names, labelled.tolist(), strict=True))),

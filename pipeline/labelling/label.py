@@ -22,7 +22,7 @@ from tgo.pipeline.labelling.diagnostics import Diagnosis, LabelCounts
 from tgo.pipeline.labelling.labeller import LabelledRows, Labeller
 from tgo.pipeline.labelling.rule import EXCLUDED
 from tgo.pipeline.labelling.score_reader import in_order, numbers
-from tgo.pipeline.storage import shards
+from tgo.pipeline.storage import label_record, shards
 from tgo.pipeline.storage.atomic import Commits, canonical, remove_partials, write_json
 from tgo.pipeline.storage.locks import hold
 
@@ -57,7 +57,7 @@ def label_folder(
         remove_partials(labelled)
         fitted = labeller.fit(scored, rule, threads=threads)
         found = diagnostics.diagnose(fitted, seed=seed, threads=threads)
-        record = labelled / layout.THRESHOLD.name
+        record = labelled / label_record.NAME
         record.unlink(missing_ok=True)  # it appears when every label is of this rule
         counts = write_labels(fitted, found, labelled, threads=threads)
         facts = summary.facts(fitted, found, counts)
@@ -91,7 +91,10 @@ def schema(fitted: Labeller) -> pa.Schema:
     columns = shards.LABELLED_SCHEMA
     if fitted.rule.ordinal:
         columns = columns.append(pa.field("target", pa.float32()))
-    rule = fitted.rule.model_dump() | {"thresholds": fitted.thresholds.overall.tolist()}
+    rule = fitted.rule.model_dump() | {
+        "thresholds": fitted.thresholds.overall.tolist(),
+        "identity": fitted.identity,
+    }
     return columns.with_metadata({"tgo.label": canonical(rule)})
 
 

@@ -29,7 +29,7 @@ from tgo.pipeline.labelling.score_reader import (
     usable_rows,
 )
 from tgo.pipeline.labelling.stats.moments import Moments
-from tgo.pipeline.storage import shards
+from tgo.pipeline.storage import label_record, shards
 from tgo.pipeline.storage.atomic import canonical
 
 
@@ -69,6 +69,11 @@ class Labeller:
     def scalar(self) -> Scalar:
         """How columns of scores become one score."""
         return self.reader.scalar
+
+    @cached_property
+    def identity(self) -> str:
+        """Of the rule and the scores (`label_record`)."""
+        return label_record.identity(self.paths, self.rule)
 
     @cached_property
     def std(self) -> float:

@@ -17,6 +17,8 @@ from tgo.pipeline.labelling.thresholds import LEAST_ROWS, ByColumn
 FEW_ROWS, FEW_PROMPTS, FEW_IN_GROUP = 500, 100, 30
 BALANCED = (0.2, 0.8)
 MANY_FLIPS = 0.1
+MANY_TIES = 0.1
+PRINTED_GROUPS = 10
 WORTH_A_CHANGE = 0.01
 """Fall of the expected share of wrong labels that makes another scope worth recommending."""
 
@@ -28,6 +30,7 @@ def facts(labeller: Labeller, found: Diagnosis, counts: LabelCounts) -> dict[str
     single = len(rule.reward) == 1
     record: dict[str, Any] = {
         **rule.model_dump(),
+        "identity": labeller.identity,
         "reward": rule.name,
         "unit": labeller.scalar.unit,
         "version": model["version"] if single else None,
@@ -41,6 +44,7 @@ def facts(labeller: Labeller, found: Diagnosis, counts: LabelCounts) -> dict[str
         "excluded": labeller.statistics.rows - counts.n,
         "positives": counts.positives,
         "positives_share": counts.positives / counts.n,
+        "ties_share": counts.ties / counts.n,
         "score_mean": labeller.statistics.moments.mean(),
         "score_std": labeller.statistics.moments.std(),
         "weight_quantiles": _quantiles(found.sample.weight),
@@ -77,6 +81,7 @@ def lines(record: Mapping[str, Any]) -> list[str]:
     ]
     if record["groups_in_all"] > 1:
         printed.append(_balance(record))
+        printed += _group_thresholds(record)
     for key, text in (
         ("between_prompt_variance_share", "score variance between prompts"),
         ("between_group_variance_share", f"between values of {record['balance_column']}"),
@@ -142,10 +147,9 @@ def _warnings(record: Mapping[str, Any]) -> Iterator[str]:
     """What a person should know before training on these labels, with numbers."""
     n, share = record["n"], record["positives_share"]
     if record["positives"] in (0, n):
-        yield (
-            f"all {n} labels are the same; the scores are equal or the threshold "
-            f"{record['threshold']:.6g} is too extreme for label.ties = {record['ties']}"
-        )
+        yield _one_class(record)
+    elif record["ties_share"] > MANY_TIES:
+        yield _many_ties(record)
     elif not BALANCED[0] <= share <= BALANCED[1]:
         yield (
             f"{share:.1%} of the labels are positive: the smaller class has "
@@ -169,6 +173,38 @@ def _warnings(record: Mapping[str, Any]) -> Iterator[str]:
     shift = record["threshold_shift"]
     if shift and shift["outside_interval"]:
         yield _shift_line(shift)
+
+
+def _one_class(record: Mapping[str, Any]) -> str:
+    """All labels are alike; what makes them two classes."""
+    n, threshold, ties = record["n"], record["threshold"], record["ties"]
+    same = f"all {n} labels are the same, and training needs both"
+    if record["ties_share"] == 1:
+        return f"{same}: all scores equal {threshold:.6g}; label.reward must be one that varies"
+    if record["ties_share"] > 0:
+        other = "negative" if ties == "positive" else "positive"
+        return (
+            f"{same}: {record['ties_share']:.1%} of the scores equal the threshold "
+            f"{threshold:.6g}; set label.ties to {other}"
+        )
+    return (
+        f"{same}: the threshold {threshold:.6g} lies outside the scores (mean "
+        f"{record['score_mean']:.6g}); set label.estimator to percentile"
+    )
+
+
+def _many_ties(record: Mapping[str, Any]) -> str:
+    """Scores of few values, such as stars or likes, with a heap at the threshold."""
+    share, tied = record["positives_share"], record["ties_share"]
+    positive = record["ties"] == "positive"
+    other, then = ("negative", share - tied) if positive else ("positive", share + tied)
+    warning = (
+        f"{tied:.1%} of the scores equal their threshold and are all {record['ties']}, so "
+        f"{share:.1%} of the labels are positive"
+    )
+    if 0 < then < 1 and abs(then - 0.5) < abs(share - 0.5):
+        return f"{warning}; label.ties = {other} makes that {then:.1%}"
+    return f"{warning}; label.ordinal = [20, 40, 60, 80] grades scores of few values"
 
 
 def _group_warnings(record: Mapping[str, Any]) -> Iterator[str]:
@@ -270,6 +306,19 @@ def _balance(record: Mapping[str, Any]) -> str:
         f"positives by {record['balance_column']}: {groups[low]['positives_share']:.1%} ({low}) to "
         f"{groups[high]['positives_share']:.1%} ({high}), {record['groups_in_all']} values"
     )
+
+
+def _group_thresholds(record: Mapping[str, Any]) -> Iterator[str]:
+    """The largest groups with thresholds of their own, a line each."""
+    own = {name: group for name, group in record["groups"].items() if "threshold" in group}
+    for name, group in list(own.items())[:PRINTED_GROUPS]:
+        yield (
+            f"  {name}: threshold {group['threshold']:.6g} ({group['low']:.6g} to "
+            f"{group['high']:.6g}), {group['positives_share']:.1%} of {group['n']:,} positive"
+            + ("" if group["own"] else ", the global threshold")
+        )
+    if len(own) > PRINTED_GROUPS:
+        yield f"  and {record['groups_in_all'] - PRINTED_GROUPS} more (threshold.json has 50)"
 
 
 def _quantiles(weight: NDArray[np.float32]) -> dict[str, float]:

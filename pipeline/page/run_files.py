@@ -14,7 +14,7 @@ from tgo.pipeline.config.settings import Settings
 from tgo.pipeline.errors import InputError
 from tgo.pipeline.evaluation.evaluate import folder
 from tgo.pipeline.evaluation.paired_images import Pairs, read_pairs
-from tgo.pipeline.storage import results, shards
+from tgo.pipeline.storage import label_record, results, shards
 from tgo.pipeline.storage.results import FACTS
 
 
@@ -54,8 +54,8 @@ def read(settings: Settings) -> RunFiles:
             it and the stage to run.
     """
     metrics = results.metrics()
-    threshold = results.threshold()
-    _check(settings, metrics, threshold)
+    threshold = label_record.check_labels(layout.SCORED, layout.LABELLED, settings.label)
+    _check(settings, metrics)
     rewards: list[str] = list(settings.rewards)
     return RunFiles(
         settings,
@@ -85,12 +85,7 @@ def evaluated(set_name: str) -> tuple[Path, Path]:
     return folder("tests", "base", set_name), folder("tests", "tuned", set_name)
 
 
-def _check(settings: Settings, metrics: dict[str, Any], threshold: dict[str, Any]) -> None:
-    if threshold["reward"] != settings.label.name:
-        raise InputError(
-            f"{layout.THRESHOLD}: made for {threshold['reward']}, but label.reward is "
-            f"{settings.label.name}; run `tgo label` and what follows (or `dvc repro`)"
-        )
+def _check(settings: Settings, metrics: dict[str, Any]) -> None:
     wanted = {name: set(settings.rewards) for name in settings.prompts.tests}
     there = {name: set(rows) for name, rows in metrics.items() if name != FACTS}
     if any(not rewards <= there.get(name, set()) for name, rewards in wanted.items()):

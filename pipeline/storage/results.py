@@ -12,6 +12,7 @@ from typing import Any
 
 from tgo.pipeline import layout
 from tgo.pipeline.errors import InputError
+from tgo.pipeline.storage import label_record
 
 FACTS = "generator"
 """The key of metrics.json beside the test sets: which models were compared, and how."""
@@ -26,7 +27,9 @@ def metrics() -> dict[str, Any]:
 
 def threshold() -> dict[str, Any]:
     """data/labelled/threshold.json."""
-    return _json_object(layout.THRESHOLD, "label")
+    if not layout.THRESHOLD.exists():
+        raise InputError(f"{layout.THRESHOLD}: is missing; run `tgo label` first")
+    return label_record.read(layout.THRESHOLD)
 
 
 def train_log() -> list[dict[str, Any]]:

@@ -180,7 +180,7 @@ def read_shard(
             # a small part: handing it to other threads costs more than they save
             return file.read_row_group(row_group, names, use_threads=False)
     except (pa.ArrowException, OSError) as error:
-        raise _damaged(path, error) from None
+        raise damaged(path, error) from None
 
 
 def batches(path: Path, columns: Sequence[str], rows: int = BATCH_ROWS) -> Iterator[pa.Table]:
@@ -200,7 +200,7 @@ def batches(path: Path, columns: Sequence[str], rows: int = BATCH_ROWS) -> Itera
     except KeyError as error:
         raise _absent(path, error.args[0].decode()) from None
     except (pa.ArrowException, OSError) as error:
-        raise _damaged(path, error) from None
+        raise damaged(path, error) from None
 
 
 def count_rows(paths: Sequence[Path]) -> int:
@@ -210,7 +210,7 @@ def count_rows(paths: Sequence[Path]) -> int:
         try:
             total += pq.read_metadata(path).num_rows
         except (pa.ArrowException, OSError) as error:
-            raise _damaged(path, error) from None
+            raise damaged(path, error) from None
     return total
 
 
@@ -238,7 +238,7 @@ def read_metadata(path: Path) -> dict[str, Any]:
             if key.startswith(b"tgo.")
         }
     except (pa.ArrowException, OSError, ValueError) as error:
-        raise _damaged(path, error) from None
+        raise damaged(path, error) from None
 
 
 def read_schema(path: Path) -> pa.Schema:
@@ -246,7 +246,7 @@ def read_schema(path: Path) -> pa.Schema:
     try:
         return pq.read_schema(path)
     except (pa.ArrowException, OSError) as error:
-        raise _damaged(path, error) from None
+        raise damaged(path, error) from None
 
 
 def read_scores(folder: Path, reward: str) -> pa.Table:
@@ -280,7 +280,8 @@ def _absent(path: Path, column: str) -> InputError:
     )
 
 
-def _damaged(path: Path, error: Exception) -> InputError:
+def damaged(path: Path, error: Exception) -> InputError:
+    """What to say of a shard that cannot be read."""
     if isinstance(error, FileNotFoundError):
         return InputError(f"{path}: is missing; run the stage that writes it again")
     reason = " ".join(str(error).split())[:160]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -14,7 +13,7 @@ from tgo.pipeline.config.settings import Settings
 from tgo.pipeline.errors import InputError
 from tgo.pipeline.labelling import label, labeller
 from tgo.pipeline.scoring import sampling, shard_plan
-from tgo.pipeline.storage import embeddings, manifest, shards
+from tgo.pipeline.storage import embeddings, label_record, manifest, shards
 
 
 def run(settings: Settings) -> None:
@@ -81,19 +80,12 @@ def scored_problems(folder: Path, embeddings_folder: Path) -> Iterator[str]:
 
 def labelled_problems(scored: Path, labelled: Path, settings: Settings) -> Iterator[str]:
     """What is wrong with labels: other rows than the scored ones, other values than the rule's."""
-    record = labelled / layout.THRESHOLD.name
+    record = labelled / label_record.NAME
     try:
-        facts = json.loads(record.read_text())
-    except (OSError, ValueError):
-        yield f"{record}: is missing or damaged; run `tgo label` again"
+        facts = label_record.check_labels(scored, labelled, settings.label)
+    except InputError as error:
+        yield str(error)
         return
-    rule = settings.label.model_dump() | {"reward": settings.label.name}
-    if facts != facts | rule:
-        yield f"{record}: its labels are not those of params.yaml; run `tgo label` again"
-        return
-    names = {path.name for path in shards.present(scored)}
-    for name in sorted(names ^ {path.name for path in shards.present(labelled)}):
-        yield f"{labelled / name}: scored and labelled shards do not correspond; run `tgo label`"
     try:
         made = labeller.fit(scored, settings.label, threads=settings.threads)
     except InputError as error:

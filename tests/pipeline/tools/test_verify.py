@@ -73,7 +73,7 @@ def test_what_a_page_checksum_cannot_see_the_manifest_does(
     shards.write_shard(FIRST, table)
     told = problems(place, capsys)
     assert f"{FIRST}: its bytes are not those of the manifest" in told
-    assert f"{layout.LABELLED / FIRST.name}: its labels are not those" in told
+    assert f"{layout.LABELLED}: its labels were made of other scores" in told
     (layout.SCORED / manifest.NAME).unlink()
     assert "is missing or damaged" in problems(place, capsys)
     FIRST.rename(layout.SCORED / "other.parquet")
@@ -88,6 +88,6 @@ def test_embeddings_labels_and_record_are_checked_too(
     assert f"{embedded}: is missing, or not the file" in problems(place, capsys)
     facts = json.loads(layout.THRESHOLD.read_text())
     layout.THRESHOLD.write_text(json.dumps({**facts, "percentile": 40.0}))
-    assert "its labels are not those of params.yaml" in problems(place, capsys)
+    assert "made with label.percentile = 40.0, and params.yaml says 50.0" in problems(place, capsys)
     layout.THRESHOLD.unlink()
     assert f"{layout.THRESHOLD}: is missing" in problems(place, capsys)
