@@ -15,6 +15,7 @@ from typing import Any
 from tgo.pipeline.cards.threshold_facts import threshold_facts
 from tgo.pipeline.config.settings import Settings
 from tgo.pipeline.layout import LORA
+from tgo.pipeline.storage import label_record
 from tgo.pipeline.storage.results import FACTS, GOLD
 from tgo.pipeline.templates import template
 from tgo.pipeline.wording import TITLES
@@ -24,7 +25,7 @@ NAME = "README.md"
 
 def write(folder: Path, settings: Settings, threshold: Path) -> None:
     """Write the card of a tuned model into its folder; ``threshold`` may be missing."""
-    facts = json.loads(threshold.read_text(encoding="utf-8")) if threshold.is_file() else None
+    facts = label_record.read(threshold) if threshold.is_file() else None
     text = render(settings, facts, pipeline=pipeline_of(folder))
     (folder / NAME).write_text(text, encoding="utf-8")
 

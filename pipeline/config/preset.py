@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from ruamel.yaml import YAML
-from ruamel.yaml.error import YAMLError
 from tgo.pipeline.config import settings
+from tgo.pipeline.documents import read_yaml
 from tgo.pipeline.errors import InputError
 from tgo.pipeline.storage.atomic import replacing
 
@@ -61,10 +61,7 @@ def _layers(name: str, presets: Path) -> tuple[Path, list[Mapping[str, Any]]]:
 
 
 def _read(path: Path) -> Mapping[str, Any]:
-    try:
-        found = YAML(typ="safe").load(path.read_text(encoding="utf-8"))
-    except (YAMLError, UnicodeDecodeError) as error:
-        raise InputError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from None
+    found = read_yaml(path, "mend the preset")
     if not isinstance(found, Mapping):
         raise InputError(f"{path}: holds no settings; write `key: value` lines into it")
     return found

@@ -17,6 +17,7 @@ from tgo.pipeline.config.label_settings import PROMPT, RATING, Label
 from tgo.pipeline.config.prompt_settings import Prompts
 from tgo.pipeline.config.renamed import refuse_old_keys
 from tgo.pipeline.config.train_settings import Train
+from tgo.pipeline.documents import read_yaml
 from tgo.pipeline.errors import InputError
 from tgo.pipeline.generators import FAMILIES
 from tgo.rewards import registry
@@ -183,7 +184,8 @@ class Settings(Group):
 
 def load(path: Path | str) -> Settings:
     """Read and check a settings file; raise InputError with one line that names the key."""
-    return validate(_read(Path(path)), origin=str(path))
+    remedy = "run in the repository's root or pass --params"
+    return validate(read_yaml(Path(path), remedy), origin=str(path))
 
 
 def validate(values: Any, origin: str) -> Settings:
@@ -197,27 +199,8 @@ def validate(values: Any, origin: str) -> Settings:
         found = sorted(error.errors(), key=lambda e: e["type"] != "extra_forbidden")
         more = f" (and {len(found) - 1} more)" if len(found) > 1 else ""
         raise InputError(f"{origin}: {_one_line(found[0])}{more}") from None
-
-
-def _read(path: Path) -> Any:
-    from ruamel.yaml import YAML
-    from ruamel.yaml.error import MarkedYAMLError, YAMLError
-
-    try:
-        return YAML(typ="safe", pure=True).load(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise InputError(
-            f"{path}: no such settings file; run in the repository's root or pass --params"
-        ) from None
-    except MarkedYAMLError as error:
-        mark = error.problem_mark
-        line = f", line {mark.line + 1}" if mark else ""
-        raise InputError(f"{path}{line}: not valid YAML: {error.problem}; mend that line") from None
-    except (YAMLError, UnicodeDecodeError) as error:
-        detail = " ".join(str(error).split())
-        raise InputError(f"{path}: not readable as YAML text: {detail}") from None
-    except OSError as error:
-        raise InputError(f"{path}: cannot be read: {error.strerror}") from None
+    except OverflowError as error:
+        raise InputError(f"{origin}: holds a number beyond all bounds ({error})") from None
 
 
 def _one_line(error: Any) -> str:
@@ -233,7 +216,8 @@ def _one_line(error: Any) -> str:
     wanted = _description(keys)
     if error["type"] == "missing":
         return f"{key}: missing; add {wanted}"
-    return f"{key} = {error['input']!r} must be {wanted}"
+    value = repr(error["input"])
+    return f"{key} = {value if len(value) < 100 else value[:97] + '...'} must be {wanted}"
 
 
 def _did_you_mean(keys: list[str], known: Sequence[str]) -> str:

@@ -8,7 +8,6 @@ every stage that reads it.
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -17,6 +16,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from tgo.pipeline.config.label_settings import Label
+from tgo.pipeline.documents import read_json
 from tgo.pipeline.errors import InputError
 from tgo.pipeline.storage import shards
 from tgo.pipeline.storage.atomic import canonical
@@ -105,17 +105,13 @@ def read(
     Raises:
         InputError: the file is missing, damaged or lacks a key; the line ends with `remedy`.
     """
+    found = read_json(path, remedy)
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
         model.model_validate(found)
-    except OSError as error:
-        raise InputError(f"{path}: cannot be read ({error.strerror}); {remedy}") from None
     except ValidationError as error:
         first = error.errors()[0]
         key = ".".join(map(str, first["loc"])) or "the file"
         raise InputError(f"{path}: {key}: {first['msg']}; {remedy}") from None
-    except (ValueError, RecursionError) as error:
-        raise InputError(f"{path}: is damaged ({error}); {remedy}") from None
     assert isinstance(found, dict)
     return found
 

@@ -128,5 +128,5 @@ def test_broken_yaml_is_one_line_with_file_and_place(tmp_path: Path, text: str, 
 
 
 def test_a_missing_file_is_named(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="no such settings file"):
+    with pytest.raises(InputError, match="is missing; run in the repository"):
         settings.load(tmp_path / "nothing.yaml")

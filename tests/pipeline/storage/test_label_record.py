@@ -89,10 +89,13 @@ def test_a_damaged_record_is_one_line_or_read_as_it_was(
     path = tmp_path / "record.json"
     path.write_text(text)
     try:
-        label_record.read(path)
+        found = label_record.read(path)
     except InputError as error:
-        assert str(error).startswith(f"{path}: ")
-        assert "\n" not in str(error)
+        line = str(error)
+    else:
+        line = f"{path}: {found.keys() >= {'threshold', 'identity'}}"
+    assert line.startswith(f"{path}: ")
+    assert "\n" not in line
 
 
 @pytest.mark.parametrize("text", ["[" * 100_000, "[1]", "", "\xff", '{"threshold": NaN}'])
