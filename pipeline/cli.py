@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 import typer
 from tgo.pipeline import data_commands, logs
 from tgo.pipeline.errors import InputError
+from tgo.pipeline.installation import check_source
 from tgo.pipeline.layout import EXPORT, PARAMS, PRESETS
 from tgo.rewards.errors import RewardError
 
@@ -242,6 +243,7 @@ def main() -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, _stop)
     try:
+        check_source(Path())
         app()
     except (InputError, RewardError) as error:
         _fail(str(error))
