@@ -19,7 +19,7 @@ def check_source(folder: Path) -> None:
     Raises:
         InputError: `folder` holds the source code of tgo, and other code is running.
     """
-    source = folder.resolve() / "pipeline"
+    source = (folder / "pipeline").resolve()
     if (source / "cli.py").is_file() and source != CODE:
         raise InputError(
             f"{folder.resolve()} holds tgo's source code, but {sys.prefix} runs that of "

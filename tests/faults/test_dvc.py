@@ -15,7 +15,8 @@ from tests.stage_one import contents
 from tests.workspace import ROOT, TGO, change, tgo
 
 pytestmark = pytest.mark.slow
-COPIED = ("pipeline", "rewards", "trainer", "data/world", "dvc.yaml", ".dvcignore", ".gitignore")
+CODE = ("pipeline", "rewards", "trainer")  # linked: a copy would not be the code that runs
+FILES = ("dvc.yaml", ".dvcignore", ".gitignore")
 ENVIRONMENT = {**os.environ, "PATH": f"{TGO.parent}:{os.environ['PATH']}"}
 
 
@@ -25,15 +26,12 @@ def repository(
 ) -> Path:
     """The repository with tiny models in the world's places, after one `dvc repro`."""
     root = tmp_path_factory.mktemp("repository")
+    for name in CODE:
+        (root / name).symlink_to(ROOT / name)
+    for name in FILES:
+        shutil.copy(ROOT / name, root / name)
     unwanted = shutil.ignore_patterns("__pycache__", "build", "diffusion", "rewards")
-    for name in COPIED:
-        (root / name).parent.mkdir(parents=True, exist_ok=True)
-        if (ROOT / name).is_dir():
-            shutil.copytree(
-                ROOT / name, root / name, ignore=unwanted if name == "data/world" else None
-            )
-        else:
-            shutil.copy(ROOT / name, root / name)
+    shutil.copytree(ROOT / "data/world", root / "data/world", ignore=unwanted)
     shutil.copytree(tiny_generator, root / "data/world/diffusion")
     shutil.copytree(Path(tiny_rewards["clip"]).parent, root / "data/world/rewards")
     rewards = {name: f"data/world/rewards/{name}" for name in tiny_rewards}
