@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 import typer
 from tgo.pipeline import data_commands, logs
 from tgo.pipeline.errors import InputError
-from tgo.pipeline.installation import check_source
+from tgo.pipeline.installation import check_source, explain_missing, missing_extras
 from tgo.pipeline.layout import EXPORT, PARAMS, PRESETS
 from tgo.rewards.errors import RewardError
 
@@ -238,6 +238,24 @@ def plan(
         print(line)
 
 
+@app.command()
+def init(
+    folder: Annotated[Path, typer.Argument(help="A new or empty folder.")],
+    world: Annotated[
+        bool,
+        typer.Option("--world", help="With the miniature models: `dvc repro` runs at once."),
+    ] = False,
+) -> None:
+    """Make a project: settings, stages, presets and prompts. `tgo init my-project --world`"""
+    from tgo.pipeline.tools import init_project
+
+    init_project.create(folder, world=world)
+    print(f"{folder}: settings, stages, presets and prompts")
+    print(f"next: cd {folder}; {'' if world else 'tgo preset NAME; tgo plan; '}dvc repro")
+    if missing := missing_extras():
+        print(f"first: pip install 'tgo[{','.join(missing)}]'")
+
+
 def main() -> None:
     """Run a command; see the module for what errors and signals become."""
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -247,6 +265,10 @@ def main() -> None:
         app()
     except (InputError, RewardError) as error:
         _fail(str(error))
+    except ModuleNotFoundError as error:
+        if not (remedy := explain_missing(error)):
+            raise
+        _fail(remedy)
     except OSError as error:
         from tgo.pipeline.storage.atomic import explain, is_disks_fault
 
