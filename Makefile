@@ -1,7 +1,7 @@
 # make repro   everything: environment, images, scores, labels, training, evaluation, report
 # make test    environment and every test
 # make check   lint and the quick tests, in about two minutes
-# make lint    ruff and mypy          make world   build the embedded world's checkpoints again
+# make lint    ruff, imports between rooms, mypy       make world   build the embedded world's checkpoints again
 # make lock    resolve requirements.lock anew from pyproject.toml, keeping the versions that fit
 
 # Python 3.11 or 3.12, whichever is there
@@ -10,6 +10,8 @@ PYTHON ?= $(shell for p in python3 python3.11 python3.12; do \
   && { echo $$p; break; }; done)
 BIN := .venv/bin
 export PATH := $(CURDIR)/$(BIN):$(PATH)
+# where mypy and import-linter find tgo.pipeline and so on
+SOURCE := .venv/source
 # PRESET=ci fills params.yaml from presets/ci.yaml before the run
 PRESET ?=
 # one thread a worker: the models of tests are too small for more
@@ -57,7 +59,8 @@ check: lint
 lint: setup
 	ruff check
 	ruff format --check
-	@mkdir -p .venv/source && ln -sfn ../.. .venv/source/tgo   # where mypy finds tgo.pipeline and so on
+	@mkdir -p $(SOURCE) && ln -sfn ../.. $(SOURCE)/tgo
+	PYTHONPATH=$(SOURCE) lint-imports
 	mypy
 
 world: setup

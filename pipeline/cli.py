@@ -215,7 +215,7 @@ def preset(
     params: Params = PARAMS,
 ) -> None:
     """Fill params.yaml from presets/NAME.yaml; comments stay."""
-    from tgo.pipeline.config import preset
+    from tgo.pipeline.tools import preset
 
     for change in preset.apply(name, PRESETS, params) or [f"{params}: already as {name} says"]:
         print(change)

@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tgo.pipeline.config import preset, settings
+from tgo.pipeline.config import settings
+from tgo.pipeline.tools import preset
 from tgo.pipeline.errors import InputError
 from tgo.pipeline.tools import costs, run_plan
 

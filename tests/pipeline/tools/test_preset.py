@@ -4,7 +4,8 @@ import shutil
 from pathlib import Path
 
 import pytest
-from tgo.pipeline.config import preset, settings
+from tgo.pipeline.config import settings
+from tgo.pipeline.tools import preset
 from tgo.pipeline.errors import InputError
 
 ROOT = Path(__file__).parents[3]
