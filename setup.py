@@ -6,6 +6,7 @@ The settings, presets, prompts and the embedded world travel with the code, for 
 from pathlib import Path
 
 from setuptools import find_namespace_packages, setup
+from setuptools.command.build_py import build_py
 
 HERE = Path(__file__).parent
 FOLDERS = ("pipeline", "trainer", "rewards", "data.world")
@@ -30,7 +31,17 @@ WORLD = [
     if path.is_file()
 ]
 
+
+class Build(build_py):
+    """Leaves out setup.py, which lies in the root of the package."""
+
+    def find_package_modules(self, package: str, package_dir: str) -> list[tuple[str, str, str]]:
+        """Modules of a package as (package, module, file); the root has data only."""
+        return [] if package == "tgo" else super().find_package_modules(package, package_dir)
+
+
 setup(
+    cmdclass={"build_py": Build},
     packages=["tgo", *(f"tgo.{name}" for name in CODE)],
     package_dir={"tgo": "."},
     package_data={
