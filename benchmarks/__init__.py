@@ -1,0 +1,1 @@
+"""Measurements against rivals, each a command: `python -m benchmarks.train`."""

@@ -99,8 +99,10 @@ def trained(settings: Settings, name: str) -> Path | None:
 
 
 def trained_all(runs: Mapping[str, Settings]) -> dict[str, Path | None]:
-    """The models of several runs by name, two at a time with one thread each: on two cores and
-    with networks this small that is faster than one after the other with two."""
+    """The models of several runs by name, two at a time with one thread each.
+
+    On two cores and with networks this small that is faster than one after the other with two.
+    """
     single = {name: settings.model_copy(update={"threads": 1}) for name, settings in runs.items()}
     spawn = multiprocessing.get_context("spawn")
     pool = ProcessPoolExecutor(2, mp_context=spawn)
@@ -159,6 +161,7 @@ def _print(results: Mapping[str, Any], settings: Settings) -> None:
 
 
 def main() -> None:
+    """The command line; see the module."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("what", choices=("choose", "test"))
     what = parser.parse_args().what

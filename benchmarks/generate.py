@@ -1,7 +1,7 @@
-"""How well stage one uses its device, and how much faster it is than diffusers' own pipeline.
+r"""How well stage one uses its device, and how much faster it is than diffusers' own pipeline.
 
     python -m benchmarks.generate                          CPU, the world's models
-    python -m benchmarks.generate --size full --device cuda --dtype bfloat16 --steps 50 \\
+    python -m benchmarks.generate --size full --device cuda --dtype bfloat16 --steps 50 \
         --guidance-scale 7.5 --batch 32 --prompts 64 --threads 8
                                                            SD 1.5's sizes at 512 px, five reward
                                                            models of the published sizes, random
@@ -215,6 +215,7 @@ def _peak(device: str) -> float | None:
 
 
 def main() -> None:
+    """The command line; see the module."""
     options = _options()
     torch.set_num_threads(options.threads)
     with tempfile.TemporaryDirectory() as folder:

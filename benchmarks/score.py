@@ -63,6 +63,7 @@ def pictures(count: int, side: int) -> list[Image.Image]:
 
 
 def decoded(images: Sequence[Image.Image]) -> Tensor:
+    """Pixels uint8 [N, 3, H, W] of images of one size."""
     return torch.stack([decode(image).rgb for image in images])
 
 
@@ -174,6 +175,7 @@ class Official:
 
 
 def joined(parts: Any) -> Scores:
+    """Scores of several batches, one after the other: [N] of each model."""
     found = list(parts)
     return {name: torch.cat([part[name] for part in found]) for name in found[0]}
 
@@ -193,6 +195,7 @@ def measure(
 
 
 def main() -> None:
+    """The command line; see the module."""
     options = _options()
     torch.set_num_threads(options.threads)
     count = options.images

@@ -301,6 +301,7 @@ def gaussian_rows(case: Gaussian) -> dict[str, float]:
 
 
 def main() -> None:
+    """The command line; see the module."""
     case = tokens()
     print(
         f"{'tokens':48} {'TV to optimum':>14} {'gain':>8} {'KL':>8} {'value':>8} {'max |rhat|':>11}"

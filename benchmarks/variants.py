@@ -31,6 +31,7 @@ PLAIN, SET = "plain", "validation"
 
 
 def main() -> None:
+    """The command line; see the module."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )

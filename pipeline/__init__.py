@@ -1,0 +1,1 @@
+"""From prompts to scores and labels, and from the tuned model to the report."""

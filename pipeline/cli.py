@@ -41,24 +41,32 @@ def _common() -> None:
 
 
 class Device(StrEnum):
+    """Where models run; auto takes a GPU when there is one."""
+
     auto = "auto"
     cpu = "cpu"
     cuda = "cuda"
 
 
 class Dtype(StrEnum):
+    """What models compute in."""
+
     float32 = "float32"
     bfloat16 = "bfloat16"
     float16 = "float16"
 
 
 class Export(StrEnum):
+    """What `tgo export` writes: the model folder, the LoRA file, or what fits."""
+
     auto = "auto"
     full = "full"
     lora = "lora"
 
 
 class Split(StrEnum):
+    """Which prompts `tgo evaluate` reads."""
+
     tests = "tests"
     validation = "validation"
 
@@ -246,7 +254,7 @@ def init(
         typer.Option("--world", help="With the miniature models: `dvc repro` runs at once."),
     ] = False,
 ) -> None:
-    """Make a project: settings, stages, presets and prompts. `tgo init my-project --world`"""
+    """Make a project of settings, stages, presets and prompts: `tgo init my-project --world`."""
     from tgo.pipeline.tools import init_project
 
     init_project.create(folder, world=world)

@@ -13,6 +13,8 @@ app = typer.Typer()
 
 
 class Format(StrEnum):
+    """Layouts of prompt lists."""
+
     text = "text"
     tsv = "tsv"
     csv = "csv"
@@ -26,6 +28,8 @@ class Format(StrEnum):
 
 
 class RatingFormat(StrEnum):
+    """Layouts of ratings."""
+
     table = "table"
     pickapic = "pickapic"
     diffusion_kto = "diffusion-kto"

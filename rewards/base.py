@@ -128,13 +128,24 @@ class RewardModel(Protocol):
     """Scores images against their prompts; higher is better."""
 
     @property
-    def name(self) -> str: ...
+    def name(self) -> str:
+        """The column of its scores."""
+        ...
+
     @property
-    def version(self) -> str: ...
+    def version(self) -> str:
+        """Which weights these are, in words."""
+        ...
+
     @property
-    def unit(self) -> str: ...
+    def unit(self) -> str:
+        """What a score is a number of."""
+        ...
+
     @property
-    def checkpoint_sha256(self) -> str: ...
+    def checkpoint_sha256(self) -> str:
+        """Checksum of the weights as they lie on disk."""
+        ...
 
     def score(self, batch: Batch) -> Tensor:
         """float32 [B] on the batch's device."""

@@ -18,6 +18,8 @@ def _tokenizer() -> SimpleTokenizer:
 
 
 def tokenizer(length: int) -> Callable[[Sequence[str]], Tensor]:
-    """A function from prompts to ids, int64 [N, length]; longer prompts are cut before the end
-    token, shorter ones padded with 0."""
+    """A function from prompts to ids, int64 [N, length].
+
+    Longer prompts are cut before the end token, shorter ones padded with 0.
+    """
     return lambda prompts: _tokenizer()(list(prompts), context_length=length)

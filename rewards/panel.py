@@ -23,8 +23,10 @@ LIBRARIES = ("torch", "torchvision", "transformers", "open_clip_torch", "pillow"
 
 
 class Panel:
-    """Scores a batch with every model: one decode, one crop, one pass of a shared CLIP tower,
-    one text embedding per unique prompt, and image i only ever compared with prompt i.
+    """Scores a batch with every model.
+
+    There is one decode, one crop, one pass of a shared CLIP tower and one text embedding per unique
+    prompt, and image i is only ever compared with prompt i.
 
     Towers compute in their dtype; the last normalisation, dot product and head are float32.
     """

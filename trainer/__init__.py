@@ -1,0 +1,1 @@
+"""Fine-tuning on labelled shards: objectives, the stream of rows, the loop, checkpoints."""

@@ -1,0 +1,1 @@
+"""The embedded world: scenes, renderer, judge, simulated raters, and the builder of its models."""

@@ -25,6 +25,7 @@ PARTS = ("prompts", "diffusion", "masked", "rewards")
 
 
 def main() -> None:
+    """The command line; see the module."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("parts", nargs="*", default=PARTS, metavar="PART", help=", ".join(PARTS))
     parser.add_argument("--threads", type=int, default=2, help="decides the bytes, like the seed")

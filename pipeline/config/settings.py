@@ -80,6 +80,8 @@ class Reward(Group):
 
 
 class Score(Group):
+    """Stage one: how many images, and in what portions."""
+
     prompts: Count
     images_per_prompt: Count
     batch_size: Count
@@ -88,6 +90,8 @@ class Score(Group):
 
 
 class Evaluate(Group):
+    """How base and tuned model are compared."""
+
     prompts: Count
     images_per_prompt: Count
     judge: str | None = Field(
@@ -103,6 +107,8 @@ class Launch(Group):
 
 
 class Report(Group):
+    """What the page shows."""
+
     gallery: Count
 
 

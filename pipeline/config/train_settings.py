@@ -33,29 +33,41 @@ class AutoBeta(Group):
 
 
 class TgoSettings(Group):
+    """Threshold-Guided Optimization: whether its logit is shifted."""
+
     shift_decay: Fraction | None = Field(
         description="a number from 0 to below 1, or null for no shift"
     )
 
 
 class BcoSettings(Group):
+    """Binary classifier optimization: how slowly its shift moves."""
+
     shift_decay: Fraction
 
 
 class CsftSettings(Group):
+    """Conditional fine-tuning: what is put before the prompts of negatives."""
+
     negative_prefix: str = Field(min_length=1, description="a phrase, such as 'Weird image. '")
 
 
 class DpoSettings(Group):
+    """Diffusion-DPO."""
+
     pairs: PairChoice
 
 
 class DspoSettings(Group):
+    """DSPO."""
+
     pairs: PairChoice
     beta: Positive
 
 
 class MapoSettings(Group):
+    """MaPO."""
+
     pairs: PairChoice
     beta: Positive
     scale: Positive
@@ -63,14 +75,20 @@ class MapoSettings(Group):
 
 
 class RwrSettings(Group):
+    """Reward-weighted regression: the temperature of its weights."""
+
     beta: Positive
 
 
 class LairSettings(Group):
+    """LAIR: what holds its log-ratio."""
+
     penalty: Positive
 
 
 class NftSettings(Group):
+    """DiffusionNFT in its offline form."""
+
     mix: float = Field(gt=0, le=1, description="a number above 0 and at most 1")
     clip: Positive
 
@@ -138,6 +156,8 @@ class Schedule(Group):
 
 
 class Train(Group):
+    """Stage three."""
+
     objective: str = Field(min_length=1, description="the name of an objective, such as tgo")
     objectives: ObjectiveSettings
     beta: Annotated[Any, PlainValidator(_beta)] = Field(description="a number above 0, or auto")

@@ -121,8 +121,11 @@ def prompt_sets(settings: Settings, split: Split) -> dict[str, list[Prompt]]:
 
 
 def folder(split: Split, name: str, set_name: str) -> Path:
-    """Where a model's images of a set lie: base and tuned model on the test sets are the stage's
-    output, and choosing settings or comparing other models must leave that alone."""
+    """Where a model's images of a set lie.
+
+    Those of base and tuned model on the test sets are the stage's output, which choosing settings
+    or comparing other models must leave alone.
+    """
     return _root(split, name) / name / set_name
 
 

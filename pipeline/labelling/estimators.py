@@ -129,8 +129,10 @@ def _oracle(
     sizes: NDArray[np.int64],
     beta: float,
 ) -> NDArray[np.float64]:
-    """beta log mean exp(s / beta) of consecutive runs (TGO, arXiv:2605.04653, the baseline
-    beta log Z(c) with samples of the reference), without overflow."""
+    """``beta log mean exp(s / beta)`` of consecutive runs, without overflow.
+
+    The baseline ``beta log Z(c)`` of TGO (arXiv:2605.04653), from samples of the reference.
+    """
     terms = np.rint(np.exp((scores - np.repeat(highest, sizes)) / beta) * _FIXED_POINT)
     sums = np.add.reduceat(terms.astype(np.int64), first)
     return highest + beta * (np.log(sums / sizes) - np.log(_FIXED_POINT))

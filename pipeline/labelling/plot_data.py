@@ -49,8 +49,10 @@ def write(path: Path, chunks: Callable[[], Iterable[Chunk]], threshold: float) -
 
 
 def bin_edges(low: float, high: float, threshold: float) -> NDArray[np.float64]:
-    """About `BINS` equal bins from the lowest to the highest score (and the threshold, if that
-    lies outside), with an edge at the threshold; float64."""
+    """Edges, float64, of about `BINS` equal bins, one of them at the threshold.
+
+    They reach from the lowest to the highest score, or to the threshold where that lies outside.
+    """
     low, high = min(low, threshold), max(high, threshold)
     width = (high - low) / BINS
     if threshold + width == threshold:  # all equal, or further apart than float64 can count

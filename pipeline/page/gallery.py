@@ -168,8 +168,11 @@ def _png(image: np.ndarray) -> bytes:
 
 
 def embed(image: bytes) -> tuple[str, int, int]:
-    """A data URI and the pixels shown. Small images go in as stored; large ones are reduced to
-    ``LARGEST`` and compressed, or a page of real samples would weigh 100 MB."""
+    """A data URI, and width and height in pixels as shown.
+
+    Small images go in as stored; large ones are reduced to ``LARGEST`` and compressed, or a page
+    of real samples would weigh 100 MB.
+    """
     from PIL import Image
 
     stored = Image.open(io.BytesIO(image))

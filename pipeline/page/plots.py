@@ -77,8 +77,10 @@ def distribution(
     interval: tuple[float, float],
     unit: str,
 ) -> str:
-    """Histogram of the feedback scores ``[N]``, split by label ``[N]`` (1, 0; -1 is left out),
-    with the threshold and its interval ``(low, high)``."""
+    """Histogram of the feedback scores, with the threshold and its interval ``(low, high)``.
+
+    It is split by label: scores ``[N]``, labels ``[N]`` (1, 0; -1 is left out).
+    """
     values, marks = np.asarray(scores, dtype=np.float64), np.asarray(labels)
     edges = bin_edges(values[marks >= 0], through=threshold)
     with matplotlib.rc_context(STYLE):
@@ -134,9 +136,11 @@ def curves(
     level: float | None = None,
     band: tuple[float, float] | None = None,
 ) -> str:
-    """Training curves ``{label: values [L]}`` over the steps ``[L]``; ``level`` draws a
-    reference line (chance, zero), ``band`` shades healthy values where the curve has an edge of
-    them in view. At most two lines: one positive, one negative class."""
+    """Training curves ``{label: values [L]}`` over the steps ``[L]``, at most two.
+
+    ``level`` draws a reference line (chance, zero), ``band`` shades healthy values where the curve
+    has an edge of them in view.
+    """
     roles = ["tuned", "below"]
     with matplotlib.rc_context(STYLE):
         figure, axes = panel(PANEL)
@@ -173,8 +177,10 @@ def curves(
 
 
 def correlation(matrix: ArrayLike, names: Sequence[str]) -> str:
-    """Lower triangle of a correlation matrix ``[K, K]``; names stand on the diagonal. The number
-    is printed in every cell, so colour (sign) and strength (size of r) only support it."""
+    """Lower triangle of a correlation matrix ``[K, K]``, with names on the diagonal.
+
+    The number is printed in every cell: colour (sign) and strength (size of r) only support it.
+    """
     values, count = np.asarray(matrix, dtype=np.float64), len(names)
     with matplotlib.rc_context(STYLE | {"axes.grid": False}):
         figure, axes = panel(MATRIX)
@@ -193,8 +199,10 @@ def correlation(matrix: ArrayLike, names: Sequence[str]) -> str:
 
 
 def to_svg(figure: Figure, description: str) -> str:
-    """The figure as an ``<svg>`` element whose colours are CSS variables and whose text takes the
-    surrounding font; ``description`` is what a screen reader says."""
+    """The figure as an ``<svg>`` element; ``description`` is what a screen reader says.
+
+    Its colours are CSS variables, and its text takes the surrounding font.
+    """
     buffer = io.StringIO()
     figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None})
     svg = buffer.getvalue()

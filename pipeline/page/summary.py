@@ -19,7 +19,7 @@ _WORDS = ("no", "one", "two", "three", "four", "five", "six", "seven", "eight", 
 
 
 def direction(row: Mapping[str, float]) -> str:
-    """ "up", "down" or "flat": where the interval of a difference lies."""
+    """Where the interval of a difference lies: "up", "down" or "flat"."""
     change = Interval(row["difference"], row["low"], row["high"])
     if not change.excludes_zero:
         return "flat"
@@ -27,6 +27,8 @@ def direction(row: Mapping[str, float]) -> str:
 
 
 class Headline(NamedTuple):
+    """The first lines of the page."""
+
     kicker: str
     title: str
     lead: Markup

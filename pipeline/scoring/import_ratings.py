@@ -133,8 +133,10 @@ def _runs(images: Sequence[Rated]) -> list[tuple[int, int]]:
 
 
 def _survey(job: Job, planned: Sequence[Planned], folder: Path) -> dict[Path, bool]:
-    """Remove every shard that is stale or beyond the plan and set aside what is damaged; say of
-    each that stays whether its ratings are right, too."""
+    """The shards that stay, each with whether its ratings are right, too.
+
+    Every shard that is stale or beyond the plan is removed, and what is damaged is set aside.
+    """
     known = manifest.read(folder)
     kept: dict[Path, bool] = {}
     for shard in planned:

@@ -20,6 +20,8 @@ AHEAD = 2
 
 
 class Queue(Protocol):
+    """Calls that are done in order, here or in a thread."""
+
     def put(self, call: Callable[[], Any]) -> None:
         """Do `call` after all that was put before; raises what an earlier call raised."""
         ...

@@ -42,8 +42,11 @@ class Folder:
     """Every file of a folder and the folders in it, hidden ones apart, in the order of names."""
 
     def __init__(self, folder: Path, prompts: Path) -> None:
-        """`prompts` is a .jsonl, .csv or .tsv file with a file name and a prompt per row, or a .txt
-        with one prompt a line in the order of names."""
+        """Read the names of `folder` and the prompts.
+
+        `prompts` is a .jsonl, .csv or .tsv file with a file name and a prompt per row, or a .txt
+        with one prompt a line in the order of names.
+        """
         self._folder = folder
         here = prompts.resolve()
         self._files = [

@@ -119,8 +119,11 @@ def _locked(file: IO[str], kind: int) -> bool:
 
 
 def _share(folder: Path, file: IO[str]) -> None:
-    """Wait for a worker that prepares; the name of anyone else must stand there for a moment,
-    because a record may be the last holder's until the new one has written its own."""
+    """Take a shared lock: wait while another worker prepares the folder, refuse any other holder.
+
+    The record in the file may still be the last holder's until the new one has written its own,
+    so a holder that does not prepare is believed only after a second.
+    """
     patience = time.monotonic() + 1.0
     while not _locked(file, fcntl.LOCK_SH):
         if _read(file).get("as") == _PREPARING:

@@ -93,8 +93,10 @@ class Overview:
         return Formats({c.name: c.std if np.isfinite(c.std) else 0.0 for c in self.columns})
 
     def correlations(self) -> NDArray[np.float64]:
-        """Pearson's r of each two reward models [K, K] over rows that have both; NaN if
-        undefined."""
+        """Pearson's r of each two reward models [K, K] over rows that have both.
+
+        NaN where it is undefined.
+        """
         count = len(self.columns)
         found = np.full((count, count), np.nan)
         for one, first in enumerate(self.columns):

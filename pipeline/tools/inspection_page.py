@@ -72,8 +72,10 @@ def render(found: Overview, images: int) -> str:
 
 
 def pick(column: Column, count: int) -> dict[str, list[int]]:
-    """Rows of the best images, best first, of those around the median, and of the worst, worst
-    first; `count` of each, or all that there are. Equal scores go by their order in the shards."""
+    """Rows of the best images, best first, around the median, and of the worst, worst first.
+
+    `count` of each, or all that there are. Equal scores go by their order in the shards.
+    """
     there = np.flatnonzero(np.isfinite(column.scores))
     rising = there[np.argsort(column.scores[there], kind="stable")]
     falling = there[np.argsort(-column.scores[there], kind="stable")]
@@ -86,8 +88,10 @@ def pick(column: Column, count: int) -> dict[str, list[int]]:
 
 
 def read_rows(paths: Sequence[Path], numbers: Sequence[int]) -> Iterable[dict[str, Any]]:
-    """id, prompt, image and rating counts of rows by ascending number over all shards; only the
-    row groups that hold them are read."""
+    """Id, prompt, image and rating counts of rows by ascending number over all shards.
+
+    Only the row groups that hold them are read.
+    """
     waiting, first = list(numbers), 0
     for path in paths:
         groups = pq.read_metadata(path)

@@ -42,8 +42,10 @@ def test_the_default_sizes_are_the_published_ones() -> None:
 
 
 def test_the_published_file_has_room_for_these_tensors_and_nothing_else() -> None:
-    """1,786,880,927 bytes: our tensors in float32, 8 bytes a position index, and the archive's
-    own 300 bytes or so a tensor. Without BLIP's two projections 2 MB would be left over."""
+    """Our tensors in float32, 8 bytes a position index, the archive's own 300 bytes or so a tensor.
+
+    Together 1,786,880,927 bytes; without BLIP's two projections 2 MB would be left over.
+    """
     layout = published_layout()
     positions = layout.pop("blip.text_encoder.embeddings.position_ids")
     payload = 4 * sum(shape.numel() for shape in layout.values()) + 8 * positions.numel()
@@ -65,7 +67,7 @@ def test_vision_encoder_is_timms() -> None:
 
 @torch.inference_mode()
 def test_text_encoder_is_bert_with_cross_attention() -> None:
-    """transformers' decoder layers with a padding mask in place of the causal one."""
+    """Transformers' decoder layers with a padding mask in place of the causal one."""
     config = TextConfig(
         vocab_size=60,
         hidden_size=48,

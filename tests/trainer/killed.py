@@ -19,8 +19,10 @@ def die(*_: Any, **__: Any) -> None:
 
 
 def killed_run(root: Path, model: Path, workers: int, where: str, number: int) -> None:
-    """Dies at `where`: in the middle of `step` ``number``, half through the `save` of its
-    checkpoint, at `publish`, while the model folder is written, or `never`.
+    """Dies at `where`.
+
+    In the middle of `step` ``number``, half through the `save` of its checkpoint, at `publish`,
+    while the model folder is written, or `never`.
     """
     if where == "step":
         original_terms = Learner.terms

@@ -26,8 +26,10 @@ JUDGE = "tests.pipeline.finished_run:bright_judge"
 
 
 def write_folder(folder: Path, scores: list[float | None], **changes: list[Any]) -> None:
-    """Two images a prompt with given clip scores (None: the image failed); image i is all
-    bright if its score is above 0."""
+    """Two images a prompt with given clip scores (None: the image failed).
+
+    Image i is all bright if its score is above 0.
+    """
     count = len(scores)
     pictures = [np.full((4, 4, 3), 255 if score and score > 0 else 0, np.uint8) for score in scores]
     rows = {

@@ -49,8 +49,10 @@ def test_batches_do_not_change_the_statistics(monkeypatch: pytest.MonkeyPatch) -
 
 
 def test_interval_covers_the_truth_as_often_as_it_promises() -> None:
-    """300 experiments of 60 skewed values each: 95 % intervals cover the mean about 95 times in
-    100 (the percentile bootstrap is known to fall a little short on skewed data)."""
+    """300 experiments of 60 skewed values each: about 95 in 100 intervals cover the mean.
+
+    The percentile bootstrap is known to fall a little short on skewed data.
+    """
     rng = np.random.default_rng(3)
     covered = 0
     for trial in range(300):

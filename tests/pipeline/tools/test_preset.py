@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 from tgo.pipeline.config import settings
-from tgo.pipeline.tools import preset
 from tgo.pipeline.errors import InputError
+from tgo.pipeline.tools import preset
 
 ROOT = Path(__file__).parents[3]
 

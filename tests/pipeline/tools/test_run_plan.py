@@ -9,9 +9,8 @@ from typing import Any
 
 import pytest
 from tgo.pipeline.config import settings
-from tgo.pipeline.tools import preset
 from tgo.pipeline.errors import InputError
-from tgo.pipeline.tools import costs, run_plan
+from tgo.pipeline.tools import costs, preset, run_plan
 
 ROOT = Path(__file__).parents[3]
 PRESETS = sorted(path.stem for path in (ROOT / "presets").glob("*.yaml"))
