@@ -334,7 +334,7 @@ def test_another_resolution_is_refused(folder: Path, kind: str, family: Masked) 
 def test_the_stock_pipeline_gives_the_same_images_for_the_same_randomness(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, guidance_scale: float
 ) -> None:
-    """The draws of diffusers are by `multinomial` and `gumbel_noise`: both are given our numbers here."""
+    """Stock draws come from `multinomial` and `gumbel_noise`, which get our numbers here."""
     from diffusers import AmusedPipeline
     from diffusers.schedulers import scheduling_amused
 
