@@ -2,6 +2,8 @@
 # make test    environment and every test
 # make check   lint and the quick tests, in about two minutes
 # make lint    ruff, imports between rooms, mypy       make world   build the embedded world's checkpoints again
+# make docs    the pages of docs/ as a site in build/site; a broken link is an error
+# make sbom    bill of materials of .venv in reports/sbom.json     make audit   known vulnerabilities
 # make lock    resolve requirements.lock anew from pyproject.toml, keeping the versions that fit
 
 # Python 3.11 or 3.12, whichever is there
@@ -17,7 +19,7 @@ PRESET ?=
 # one thread a worker: the models of tests are too small for more
 PYTEST := OMP_NUM_THREADS=1 pytest --numprocesses logical --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 
-.PHONY: setup repro test check lint world lock
+.PHONY: setup repro test check lint docs sbom audit world lock
 
 setup: .venv/ready
 
@@ -62,6 +64,18 @@ lint: setup
 	@mkdir -p $(SOURCE) && ln -sfn ../.. $(SOURCE)/tgo
 	PYTHONPATH=$(SOURCE) lint-imports
 	mypy
+
+docs: setup
+	NO_MKDOCS_2_WARNING=1 mkdocs build --strict --quiet
+	@echo "site: $(CURDIR)/build/site/index.html"
+
+sbom: setup
+	@mkdir -p reports
+	cyclonedx-py environment $(BIN)/python --pyproject pyproject.toml --output-reproducible -o reports/sbom.json
+	@echo "bill of materials: $(CURDIR)/reports/sbom.json"
+
+audit: setup   # asks a public database; the torch wheels of other indexes are unknown to it
+	pip-audit --requirement requirements.lock --no-deps --disable-pip --progress-spinner off
 
 world: setup
 	python -m tgo.data.world.build prompts
