@@ -113,7 +113,7 @@ class Learner:
 
     def _backward(self, number: int, batch: Batch) -> tuple[Terms, Outcome]:
         """Gradients of the mean loss of the whole batch, in as many micro batches as set."""
-        parts = _split(batch, self._train.accumulate)
+        parts = _split(batch, self._train.gradient_accumulation_steps)
         loss = self._objective.loss
         if len(parts) == 1:
             terms = self.terms(number, batch)
