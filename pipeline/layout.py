@@ -25,7 +25,10 @@ VALIDATED = Path(
 )  # the same for the validation prompts, outside the stage's outputs
 REPORTS = Path("reports")
 PLOTS = REPORTS / "plots"
-METRICS = REPORTS / "metrics.json"
+METRICS = REPORTS / "metrics.json"  # about a dozen numbers, for DVC
+EVALUATION = REPORTS / "evaluation.json"  # every figure behind them
+PAIRS = REPORTS / "pairs.parquet"  # every pair of the test sets with its scores
+STAGES = REPORTS / "stages.jsonl"  # when and where each stage ran, for people
 TRAIN_LOG = REPORTS / "train_log.jsonl"
 SAMPLES = REPORTS / "samples"  # stage three: images of fixed prompts on the way
 SCORE_DISTRIBUTION = PLOTS / "score_distribution.csv"

@@ -21,10 +21,10 @@ from tgo.pipeline import layout, runtime
 from tgo.pipeline.config.settings import Settings
 from tgo.pipeline.config.train_settings import Train
 from tgo.pipeline.errors import InputError
-from tgo.pipeline.generators import load_generator
+from tgo.pipeline.generators import load_generator, model_sha256
 from tgo.pipeline.generators.base import Family
 from tgo.pipeline.storage.locks import hold
-from tgo.pipeline.training_log import health
+from tgo.pipeline.training_log import health, sample_strips
 from tgo.trainer.balanced_stream import BalancedStream, make_stream
 from tgo.trainer.checkpoints import Checkpoint, Checkpoints
 from tgo.trainer.csft_prompts import prefixed_tables
@@ -127,6 +127,8 @@ def run(
             session = Session(train, learner, store, found, told, drawn, ranks)
             session.train(stream, stop)
         save_model(settings, family, learner, tuned, labelled, ranks)
+        if ranks.leads:
+            sample_strips.belong_to(samples, model_sha256(settings.generator, tuned))
     return tuned
 
 

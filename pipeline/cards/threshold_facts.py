@@ -5,9 +5,26 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from tgo.pipeline import layout
+from tgo.pipeline.errors import InputError
+from tgo.pipeline.storage import results
 from tgo.pipeline.wording import TITLES, decimals_for, minus, percent
 
 Facts = list[tuple[str, str]]
+
+
+def read() -> dict[str, Any]:
+    """data/labelled/threshold.json; InputError if it is missing or lacks what is told of it."""
+    found = results.threshold()
+    try:
+        for told in (threshold_facts, group_facts, agreement_facts):
+            told(found)
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise InputError(
+            f"{layout.THRESHOLD}: is damaged ({type(error).__name__}: {error}); run `tgo label` "
+            "again"
+        ) from None
+    return found
 
 
 def scalar_title(facts: Mapping[str, Any]) -> str:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Callable, Mapping, Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
@@ -122,7 +123,7 @@ class Settings(Group):
     prompts: Prompts
     generator: Generator
     rewards: dict[str, Reward] = Field(
-        min_length=1, description="reward models with their checkpoints"
+        description="reward models with their checkpoints, or {} for none"
     )
     score: Score
     label: Label
@@ -137,10 +138,18 @@ class Settings(Group):
         return RATING in self.label.reward
 
     @property
-    def shown_reward(self) -> str:
-        """The reward model that the report puts first: the feedback, if it is one."""
+    def shown_reward(self) -> str | None:
+        """The reward model that the report puts first: the feedback, if it is one, else the first
+        of them; None where there is none."""
         leading = self.label.leading
-        return leading if leading in self.rewards else next(iter(self.rewards))
+        return leading if leading in self.rewards else next(iter(self.rewards), None)
+
+    @property
+    def stand_ins(self) -> list[str]:
+        """What the embedded toy world stands in for: `generator`, and names of reward models."""
+        sources = {"generator": self.generator.model}
+        sources |= {name: entry.source for name, entry in self.rewards.items()}
+        return [name for name, source in sources.items() if _of_the_world(source)]
 
     @field_validator("rewards")
     @classmethod
@@ -186,6 +195,11 @@ class Settings(Group):
                 "score.prompts x score.images_per_prompt; lower it or make more images"
             )
         return self
+
+
+def _of_the_world(source: str) -> bool:
+    """Whether a checkpoint is one of data/world, by the folder it lies in."""
+    return ("data", "world") in pairwise(Path(source).parts)
 
 
 def load(path: Path | str) -> Settings:

@@ -13,16 +13,16 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-import numpy as np
 from tgo.pipeline import layout
 from tgo.pipeline.config.settings import Settings
 from tgo.pipeline.errors import InputError
-from tgo.pipeline.evaluation import paired_images, stats
+from tgo.pipeline.evaluation import compared, paired_images, pairs_table, verdict
+from tgo.pipeline.evaluation.paired_images import Pairs
 from tgo.pipeline.seeds import evaluation_seed
 from tgo.pipeline.sources import prompts
 from tgo.pipeline.sources.prompts import Prompt
 from tgo.pipeline.storage.atomic import write_json
-from tgo.pipeline.storage.results import FACTS, GOLD
+from tgo.pipeline.storage.results import FACTS, TRUTH
 
 Split = Literal["tests", "validation"]
 BASE, TUNED = "base", "tuned"
@@ -31,18 +31,23 @@ VALIDATION_METRICS = layout.REPORTS / "validation.json"
 
 
 def run(settings: Settings, split: Split = "tests") -> dict[str, Any]:
-    """Stage `evaluate`: compare models/tuned with the base model and write the metrics file.
+    """Stage `evaluate`: compare models/tuned with the base model and write what was found.
 
-    The test sets go to reports/metrics.json, the validation prompts to reports/validation.json.
+    Of the test sets every pair goes to reports/pairs.parquet, every figure to
+    reports/evaluation.json, and about a dozen of them to reports/metrics.json; of the validation
+    prompts the figures go to reports/validation.json.
     """
-    metrics = compare(settings, layout.TUNED, TUNED, split)
-    target = VALIDATION_METRICS
+    metrics, pairs = _compare(settings, layout.TUNED, TUNED, split)
     if split == "tests":
         _remove_other_sets(settings.prompts.tests)
-        target = layout.METRICS
-    write_json(target, metrics)
+        pairs_table.write(layout.PAIRS, pairs, metrics[FACTS])
+        write_json(layout.EVALUATION, metrics)
+        write_json(layout.METRICS, compared.headline(rows_of(metrics), settings.shown_reward))
+    else:
+        write_json(VALIDATION_METRICS, metrics)
     print_table(metrics)
-    print(f"evaluate: {target}")
+    print(f"evaluate: {verdict.sentence(metrics, settings.shown_reward)}")
+    print(f"evaluate: {layout.EVALUATION if split == 'tests' else VALIDATION_METRICS}")
     return metrics
 
 
@@ -58,15 +63,32 @@ def compare(
         split: the test sets, or the validation prompts on which settings are chosen.
 
     Returns:
-        ``{set: {reward: {base, tuned, difference, low, high, win_rate, win_low, win_high}},
-        "generator": facts}`` with means over prompts and 95 % bootstrap intervals over prompts;
-        with a judge also ``{set: {"gold": {base, tuned, difference, low, high}}}``, shares of
-        images in which everything is right. The judge is never asked about validation prompts:
-        no setting may be chosen by it.
+        ``{set: {score: figures}, "generator": facts}``; figures as ``compared.rows`` says. The
+        judge, if there is one, is never asked about validation prompts: no setting may be chosen
+        by it.
 
     Raises:
         InputError: the model, a prompt set, a reward checkpoint or the judge cannot be used.
     """
+    return _compare(settings, tuned_model, name, split)[0]
+
+
+def compare_folders(
+    base: Path, tuned: Path, rewards: Sequence[str], judge: paired_images.Judge | None, seed: int
+) -> tuple[dict[str, compared.Row], dict[str, int]]:
+    """Compare two evaluated folders: figures by score, and pair counts."""
+    joined = paired_images.read_pairs(base, tuned, rewards, judge)
+    return compared.rows(joined, seed), _counts(joined)
+
+
+def rows_of(metrics: Mapping[str, Any]) -> dict[str, dict[str, compared.Row]]:
+    """The figures by test set, without the facts beside them."""
+    return {name: rows for name, rows in metrics.items() if name != FACTS}
+
+
+def _compare(
+    settings: Settings, tuned_model: Path, name: str, split: Split
+) -> tuple[dict[str, Any], dict[str, Pairs]]:
     if name in (BASE, EMBEDDINGS):
         raise ValueError(f"{name!r} is taken; give the tuned model's images another name")
     sets = prompt_sets(settings, split)
@@ -75,38 +97,46 @@ def compare(
     if not (tuned_model / "model_index.json").is_file():
         raise InputError(f"{tuned_model}: holds no trained model; run `tgo train` first")
     made = _generate(settings, {BASE: None, name: tuned_model}, sets, split)
-    metrics: dict[str, Any] = {}
-    counts: dict[str, Any] = {}
-    for set_name in sets:
-        metrics[set_name], counts[set_name] = compare_folders(
+    pairs = {
+        set_name: paired_images.read_pairs(
             folder(split, BASE, set_name),
             folder(split, name, set_name),
             list(settings.rewards),
             judge,
-            settings.seed,
         )
-    facts = _facts(settings, made[BASE], made[name])
-    return metrics | {FACTS: facts | {"tuned": str(tuned_model), "sets": counts}}
+        for set_name in sets
+    }
+    facts = _facts(settings, made[BASE], made[name]) | {"tuned": str(tuned_model)}
+    return summarise(settings, pairs, facts), pairs
 
 
-def compare_folders(
-    base: Path, tuned: Path, rewards: Sequence[str], judge: paired_images.Judge | None, seed: int
-) -> tuple[dict[str, dict[str, float]], dict[str, int]]:
-    """Compare two evaluated folders: metrics by reward model (and "gold"), and pair counts."""
-    joined = paired_images.read_pairs(base, tuned, rewards)
-    metrics = compare_rewards(joined, seed)
-    if judge:
-        metrics[GOLD] = _compare_gold(joined, (base, tuned), judge, seed)
-    counts = {
+def summarise(
+    settings: Settings, pairs: Mapping[str, Pairs], facts: Mapping[str, Any]
+) -> dict[str, Any]:
+    """The figures of all sets, with ``facts`` and those of the domains beside them."""
+    seed = settings.seed
+    told = [name for name in (settings.shown_reward, TRUTH) if name]
+    domains = {
+        name: compared.by_domain(joined, [s for s in told if s in joined.base], seed)
+        for name, joined in pairs.items()
+    }
+    more = {
+        "feedback": list(settings.label.reward),
+        "judge": settings.evaluate.judge,
+        "sets": {name: _counts(joined) for name, joined in pairs.items()},
+        "domains": {name: found for name, found in domains.items() if found},
+    }
+    return {name: compared.rows(joined, seed) for name, joined in pairs.items()} | {
+        FACTS: dict(facts) | more
+    }
+
+
+def _counts(joined: Pairs) -> dict[str, int]:
+    return {
         "prompts": len(set(joined.prompt_ids)),
         "images": len(joined),
         "excluded": joined.excluded,
     }
-    # six decimals: finer than any of these is known, and stable to read in a diff
-    rounded = {
-        name: {key: round(value, 6) for key, value in row.items()} for name, row in metrics.items()
-    }
-    return rounded, counts
 
 
 def prompt_sets(settings: Settings, split: Split) -> dict[str, list[Prompt]]:
@@ -144,43 +174,6 @@ def load_judge(dotted: str) -> paired_images.Judge:
             f"evaluate.judge = {dotted!r} cannot be imported ({error}); "
             "name a function as package.module:name, or null for none"
         ) from None
-
-
-def compare_rewards(joined: paired_images.Pairs, seed: int) -> dict[str, dict[str, float]]:
-    """Means over prompts, their difference and the win rate, for every reward model."""
-    result = {}
-    for reward, base in joined.base.items():
-        tuned = joined.tuned[reward]
-        wins = stats.win_rate(base, tuned, joined.prompt_ids, seed=seed)
-        result[reward] = _means(base, tuned, joined.prompt_ids, seed) | {
-            "win_rate": wins.value,
-            "win_low": wins.low,
-            "win_high": wins.high,
-        }
-    return result
-
-
-def _compare_gold(
-    joined: paired_images.Pairs, where: tuple[Path, Path], judge: paired_images.Judge, seed: int
-) -> dict[str, float]:
-    right = []
-    for images in where:
-        verdicts = paired_images.judge_folder(images, judge, joined.ids)
-        right.append(np.array([verdicts[row].all_right for row in joined.ids], float))
-    return _means(right[0], right[1], joined.prompt_ids, seed)
-
-
-def _means(
-    base: np.ndarray, tuned: np.ndarray, prompt_ids: list[str], seed: int
-) -> dict[str, float]:
-    change = stats.paired_difference(base, tuned, prompt_ids, seed=seed)
-    return {
-        "base": float(stats.mean_by_prompt(base, prompt_ids).mean()),
-        "tuned": float(stats.mean_by_prompt(tuned, prompt_ids).mean()),
-        "difference": change.value,
-        "low": change.low,
-        "high": change.high,
-    }
 
 
 def _generate(
@@ -250,9 +243,7 @@ def print_table(metrics: Mapping[str, Any]) -> None:
     )
     for heading in ("set", "score", "base", "tuned", "difference", "interval", "win rate"):
         table.add_column(heading, justify="left" if heading in ("set", "score") else "right")
-    for set_name, rewards in metrics.items():
-        if set_name == FACTS:
-            continue
+    for set_name, rewards in rows_of(metrics).items():
         for reward, row in rewards.items():
             table.add_row(
                 set_name,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +11,10 @@ import numpy as np
 from numpy.typing import NDArray
 from tgo.pipeline.errors import InputError
 from tgo.pipeline.storage import shards
+from tgo.pipeline.storage.results import GOLD, TRUTH
 
 Judge = Callable[[NDArray[np.uint8], list[str]], Sequence[Any]]
-_FACTS = ["id", "prompt", "prompt_id", "seed", "status"]
+_COLUMNS = ["id", "prompt", "prompt_id", "domain", "seed", "status"]
 
 
 @dataclass(frozen=True)
@@ -21,14 +22,17 @@ class Pairs:
     """N image pairs of one prompt set, in shard order.
 
     Attributes:
-        ids, prompts, prompt_ids, seeds: one entry a pair.
-        base, tuned: scores float64 ``[N]`` by reward model.
+        ids, prompts, prompt_ids, domains, seeds: one entry a pair.
+        base, tuned: scores float64 ``[N]`` by reward model; where a judge was asked, also its
+            ``truth`` (share of the prompt's attributes that are correct) and ``gold`` (1 where
+            all of them are).
         excluded: pairs left out because an image of either model failed.
     """
 
     ids: list[str]
     prompts: list[str]
     prompt_ids: list[str]
+    domains: list[str]
     seeds: list[int]
     base: dict[str, NDArray[np.float64]]
     tuned: dict[str, NDArray[np.float64]]
@@ -37,16 +41,37 @@ class Pairs:
     def __len__(self) -> int:
         return len(self.ids)
 
-    def gain(self, reward: str) -> NDArray[np.float64]:
+    @property
+    def scores(self) -> list[str]:
+        """Names of all scores: reward models, then the judge's."""
+        return list(self.base)
+
+    def gain(self, score: str) -> NDArray[np.float64]:
         """Score of the tuned image minus that of the base image ``[N]``."""
-        return self.tuned[reward] - self.base[reward]
+        return self.tuned[score] - self.base[score]
+
+    def only(self, kept: NDArray[np.bool_]) -> Pairs:
+        """The pairs at which ``kept`` ``[N]`` is true."""
+        rows = np.flatnonzero(kept).tolist()
+        texts = {
+            name: [getattr(self, name)[row] for row in rows]
+            for name in ("ids", "prompts", "prompt_ids", "domains", "seeds")
+        }
+        sides = {
+            side: {name: values[kept] for name, values in getattr(self, side).items()}
+            for side in ("base", "tuned")
+        }
+        return replace(self, **texts, **sides)
 
 
-def read_pairs(base: Path, tuned: Path, rewards: Sequence[str]) -> Pairs:
-    """Join two evaluated folders.
+def read_pairs(
+    base: Path, tuned: Path, rewards: Sequence[str], judge: Judge | None = None
+) -> Pairs:
+    """Join two evaluated folders, and ask the judge about every image of a pair.
 
     Raises:
-        InputError: they hold different images, or no pair in which both images succeeded.
+        InputError: they hold different images, or no pair in which both images succeeded; or the
+            judge cannot judge them.
     """
     before, after = _rows(base, rewards), _rows(tuned, rewards)
     if [(row["id"], row["seed"]) for row in before] != [(row["id"], row["seed"]) for row in after]:
@@ -62,15 +87,22 @@ def read_pairs(base: Path, tuned: Path, rewards: Sequence[str]) -> Pairs:
     def scores(side: int) -> dict[str, NDArray[np.float64]]:
         return {name: np.array([pair[side][name] for pair in kept], float) for name in rewards}
 
-    return Pairs(
+    joined = Pairs(
         ids=[row["id"] for row, _ in kept],
         prompts=[row["prompt"] for row, _ in kept],
         prompt_ids=[row["prompt_id"] for row, _ in kept],
+        domains=[row["domain"] for row, _ in kept],
         seeds=[row["seed"] for row, _ in kept],
         base=scores(0),
         tuned=scores(1),
         excluded=len(before) - len(kept),
     )
+    if judge:
+        for folder, scored in ((base, joined.base), (tuned, joined.tuned)):
+            verdicts = judge_folder(folder, judge, joined.ids)
+            scored[TRUTH] = np.array([verdicts[row].share for row in joined.ids], float)
+            scored[GOLD] = np.array([verdicts[row].all_right for row in joined.ids], float)
+    return joined
 
 
 def read_images(folder: Path, ids: Iterable[str]) -> dict[str, bytes]:
@@ -125,7 +157,7 @@ def _rows(folder: Path, rewards: Sequence[str]) -> list[dict[str, Any]]:
     if not paths:
         raise InputError(f"{folder}: holds no evaluated images; run `tgo evaluate` first")
     return [
-        row for path in paths for row in shards.read_shard(path, [*_FACTS, *rewards]).to_pylist()
+        row for path in paths for row in shards.read_shard(path, [*_COLUMNS, *rewards]).to_pylist()
     ]
 
 

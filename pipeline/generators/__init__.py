@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from tgo.pipeline.config.settings import Generator
@@ -43,3 +43,15 @@ def load_generator(
         **settings.model_dump(include={"steps", "guidance_scale", "dtype", "resolution"}),
         device=device,
     )
+
+
+def model_sha256(settings: Generator, model: Path | None = None) -> str:
+    """The checksum by which shards and figures know a model; reads its files, loads no weights.
+
+    Raises:
+        InputError: the folder is missing or no model folder.
+    """
+    from tgo.pipeline.generators.model_folder import ModelFolder
+
+    family: Any = family_class(settings.family)
+    return ModelFolder(str(model or settings.model)).sha256(family.parts)

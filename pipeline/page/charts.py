@@ -8,8 +8,11 @@ from typing import Any, NamedTuple
 import numpy as np
 from markupsafe import Markup
 from tgo.pipeline.cards.threshold_facts import scalar_title
-from tgo.pipeline.page import plots
+from tgo.pipeline.evaluation import verdict
+from tgo.pipeline.evaluation.evaluate import rows_of
+from tgo.pipeline.page import plots, results_table
 from tgo.pipeline.page.run_files import RunFiles
+from tgo.pipeline.storage.results import GOLD, TRUTH
 from tgo.pipeline.training_log.health import BANDS
 from tgo.pipeline.wording import TITLES
 
@@ -34,27 +37,75 @@ def threshold(run: RunFiles) -> Figure:
     return Figure(title, f"band: 95 % interval of {whose}", Markup(drawn))
 
 
-def before_after(run: RunFiles, reward: str) -> dict[str, Figure]:
-    """Score distributions of base and tuned model, one figure per test set."""
+def forest(run: RunFiles) -> dict[str, Figure]:
+    """The change of every score in standard deviations, one figure a test set."""
+    figures = {}
+    for name, rows in rows_of(run.metrics).items():
+        lines = [
+            _forest_row(_short(score), rows[score])
+            for score in results_table.order(run)
+            if "effect" in rows[score]
+        ]
+        if lines:
+            drawn = plots.forest(lines, "change, standard deviations of the base")
+            figures[name] = Figure(name, _pairs_note(run, name), Markup(drawn))
+    return figures
+
+
+def domains(run: RunFiles, score: str) -> dict[str, Figure]:
+    """The change of a score by domain, one figure a test set that has several."""
+    figures = {}
+    for name, found in results_table.domains(run).items():
+        lines = [
+            _forest_row(f"{domain} · {rows[score]['pairs']:.0f}", rows[score])
+            for domain, rows in found.items()
+            if "effect" in rows.get(score, {})
+        ]
+        if lines:
+            drawn = plots.forest(lines, "change, standard deviations of the base")
+            figures[name] = Figure(f"{_short(score)} on {name}", "by domain, pairs", Markup(drawn))
+    return figures
+
+
+def differences(run: RunFiles, reward: str) -> dict[str, Figure]:
+    """What tuning changed in each pair, one figure a test set."""
     unit = run.models[reward]["unit"]
     return {
         name: Figure(
             f"{TITLES[reward]} on {name}",
-            "",
-            Markup(plots.before_after(pairs.base[reward], pairs.tuned[reward], unit)),
+            "tuned less base, pair by pair",
+            Markup(plots.differences(pairs.gain(reward), unit)),
         )
         for name, pairs in run.pairs.items()
     }
 
 
+def _forest_row(title: str, row: Mapping[str, float]) -> plots.ForestRow:
+    return plots.ForestRow(
+        title, row["effect"], row["effect_low"], row["effect_high"], verdict.way(row)
+    )
+
+
+def _short(score: str) -> str:
+    """A score's name at the edge of a small chart."""
+    return {TRUTH: "Truth, share", GOLD: "Truth, all"}.get(score, TITLES[score])
+
+
+def _pairs_note(run: RunFiles, name: str) -> str:
+    return f"{len(run.pairs[name])} pairs"
+
+
 def correlation(run: RunFiles) -> Figure | None:
-    """How far the reward models agree on the training images; None for a single model."""
-    if len(run.scores) < 2:
+    """How far the reward models agree on the base model's test images; None for a single one."""
+    names = list(run.settings.rewards)
+    if len(names) < 2:
         return None
-    values = np.stack(list(run.scores.values()))
+    values = np.stack(
+        [np.concatenate([pairs.base[name] for pairs in run.pairs.values()]) for name in names]
+    )
     with np.errstate(invalid="ignore", divide="ignore"):  # a constant score correlates with none
         matrix = np.corrcoef(values)
-    drawn = plots.correlation(matrix, [TITLES[name] for name in run.scores])
+    drawn = plots.correlation(matrix, [TITLES[name] for name in names])
     return Figure("Agreement of the reward models", "", Markup(drawn))
 
 

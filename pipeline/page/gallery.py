@@ -1,82 +1,90 @@
-"""Which image pairs the report shows, and how they are put into the page."""
+"""The pictures of the page: all pairs for the gallery, a few for the first screen and for readers
+without JavaScript."""
 
 from __future__ import annotations
 
-import base64
 import io
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-from tgo.pipeline.evaluation.paired_images import Judge, Pairs, ask, decode, read_images
-from tgo.pipeline.training_log import sample_strips
+from PIL import Image
+from tgo.pipeline.evaluation.paired_images import Pairs, read_images
+from tgo.pipeline.page import atlas
+from tgo.pipeline.storage.atomic import replacing
+from tgo.pipeline.storage.results import TRUTH
+from tgo.pipeline.wording import decimals_for
 
-COLUMNS = 6  # of sample images in the page, however long a run was
-LARGEST = 384  # pixels a side in the page; larger images are shown smaller, never linked
+MOST = 4000
+"""Pairs the page holds; of more a part evenly spread over the sets and drawn at random."""
+STEPS = 24
+"""Steps of training whose sample images the page holds, evenly spread."""
+FULL_QUALITY = 92
 
 
 class Pick(NamedTuple):
-    """Row ``row`` of the pairs of one prompt set."""
+    """Row ``row`` of the pairs of one test set."""
 
     set_name: str
     row: int
 
 
-@dataclass(frozen=True)
-class Picture:
-    """One image as shown: a data URI, its pixels, its scores and the gold verdict, if any."""
+class Selection(NamedTuple):
+    """Pairs under a heading that says what they are chosen by."""
 
-    source: str
-    width: int
-    height: int
-    scores: dict[str, float]
-    verdict: Any | None
-
-    @property
-    def enlarged(self) -> bool:
-        """Whether the page shows it larger than it is."""
-        return max(self.width, self.height) < 160
+    title: str
+    picks: list[Pick]
 
 
-@dataclass(frozen=True)
-class Card:
-    """A prompt with its image before and after."""
+def telling(pairs: Mapping[str, Pairs], score: str | None, seed: int) -> list[tuple[str, Pick]]:
+    """Six pairs for the first screen: two that gained most, two at random, two that lost most.
 
-    prompt: str
-    set_name: str
-    seed: int
-    base: Picture
-    tuned: Picture
-
-
-def choose(pairs: Mapping[str, Pairs], reward: str, count: int, seed: int) -> dict[str, list[Pick]]:
-    """The report's selections, by name.
-
-    ``sample``: ``count`` pairs drawn at random by ``seed``, no prompt twice, spread evenly over
-    the sets. ``best`` and ``worst``: by the tuned image's feedback score; ``gains`` and
-    ``losses``: by what tuning changed; half as many of each, losses only where there are any.
+    By the truth where there is one, else by ``score``, else all at random. The same pair never
+    twice, and as far as possible each kind from different sets.
     """
+    judged = all(TRUTH in found.base for found in pairs.values())
+    by = TRUTH if judged else score
+    chance = [pick for pick in sample(pairs, 6, seed)]
+    if by is None:
+        return [("at random", pick) for pick in chance]
+    gains = [
+        (float(found.gain(by)[row]), _tie(found, score, by, row), Pick(name, row))
+        for name, found in pairs.items()
+        for row in range(len(found))
+    ]
+    rising = sorted(gains, key=lambda entry: entry[:2])
+    word = "truth" if judged else "score"
+    best = _spread([pick for gain, _, pick in reversed(rising) if gain > 0], 2)
+    worst = _spread([pick for gain, _, pick in rising if gain < 0], 2)
+    middle = [pick for pick in chance if pick not in (*best, *worst)]
+    kinds = [
+        *((f"{word} gained most", pick) for pick in best),
+        *(("at random", pick) for pick in middle[: 6 - len(best) - len(worst)]),
+        *((f"{word} lost most", pick) for pick in worst),
+    ]
+    return kinds
+
+
+def selections(
+    pairs: Mapping[str, Pairs], score: str | None, count: int, seed: int
+) -> list[Selection]:
+    """What a reader without JavaScript sees: a random sample, and the extremes of ``score``."""
+    found = [Selection(f"{count} prompts at random", sample(pairs, count, seed))]
+    if score is None:
+        return found
     every = [Pick(name, row) for name, joined in pairs.items() for row in range(len(joined))]
-    score = np.array([pairs[name].tuned[reward][row] for name, row in every])
-    gain = np.array([pairs[name].gain(reward)[row] for name, row in every])
+    gain = np.concatenate([joined.gain(score) for joined in pairs.values()])
+    order = np.argsort(gain, kind="stable")
     half = max(1, count // 2)
-
-    def lowest(values: np.ndarray) -> list[Pick]:
-        return [every[index] for index in np.argsort(values, kind="stable")[:half]]
-
-    by_gain = {pick: float(value) for pick, value in zip(every, gain, strict=True)}
-    return {
-        "sample": _sample(pairs, count, seed),
-        "best": lowest(-score),
-        "worst": lowest(score),
-        "gains": [pick for pick in lowest(-gain) if by_gain[pick] > 0],
-        "losses": [pick for pick in lowest(gain) if by_gain[pick] < 0],
-    }
+    gained = [every[place] for place in order[::-1][:half] if gain[place] > 0]
+    lost = [every[place] for place in order[:half] if gain[place] < 0]
+    more = [Selection("Biggest gains", gained), Selection("Biggest losses", lost)]
+    return found + [selection for selection in more if selection.picks]
 
 
-def _sample(pairs: Mapping[str, Pairs], count: int, seed: int) -> list[Pick]:
+def sample(pairs: Mapping[str, Pairs], count: int, seed: int) -> list[Pick]:
+    """``count`` pairs drawn by ``seed`` alone, no prompt twice, spread evenly over the sets."""
     rng = np.random.default_rng(seed)
     queues = {name: _one_row_a_prompt(joined, rng) for name, joined in pairs.items()}
     picks: list[Pick] = []
@@ -88,99 +96,122 @@ def _sample(pairs: Mapping[str, Pairs], count: int, seed: int) -> list[Pick]:
     return sorted(picks, key=lambda pick: (order[pick.set_name], pick.row))
 
 
+class Pictures:
+    """The thumbnails of the pairs that the page shows, read once.
+
+    Args:
+        folders: where the images of the base and of the tuned model lie, by set.
+        full: a folder for pictures that are larger than the page shows them.
+    """
+
+    def __init__(
+        self,
+        pairs: Mapping[str, Pairs],
+        folders: Mapping[str, tuple[Path, Path]],
+        full: Path,
+        seed: int,
+    ) -> None:
+        self.pairs = {name: _kept(joined, len(pairs), seed) for name, joined in pairs.items()}
+        self._full = full
+        self.large = False
+        self._sides = {
+            name: [
+                self._read(name, joined, side, folder)
+                for side, folder in zip(("base", "tuned"), folders[name], strict=True)
+            ]
+            for name, joined in self.pairs.items()
+        }
+
+    def sheets(self) -> dict[str, list[dict[str, Any]]]:
+        """The atlas of the base and of the tuned pictures, by set."""
+        return {
+            name: [vars(atlas.pack(side)) for side in sides] for name, sides in self._sides.items()
+        }
+
+    def pair(self, pick: Pick) -> tuple[str, str, int, int]:
+        """Links to the base and the tuned picture of a pick, with width and height."""
+        base, tuned = (side[pick.row] for side in self._sides[pick.set_name])
+        return atlas.data_uri(base), atlas.data_uri(tuned), *base.size
+
+    def _read(self, name: str, joined: Pairs, side: str, folder: Path) -> list[Image.Image]:
+        stored = read_images(folder, joined.ids)
+        shown = []
+        for row, identifier in enumerate(joined.ids):
+            shown.append(atlas.thumbnail(stored[identifier]))
+            whole = Image.open(io.BytesIO(stored[identifier]))
+            if whole.size != shown[-1].size:
+                self.large = True
+                with replacing(self._full / name / f"{row:06d}-{side}.jpg") as file:
+                    whole.convert("RGB").save(file, "JPEG", quality=FULL_QUALITY)
+        return shown
+
+
+def data(pictures: Pictures, scores: Sequence[tuple[str, str]], main: str | None) -> dict[str, Any]:
+    """What the gallery's script works on: columns over all pairs, set after set.
+
+    Args:
+        scores: name and title of every score, the main one first.
+    """
+    pairs = pictures.pairs
+    prompts = list(dict.fromkeys(text for joined in pairs.values() for text in joined.prompts))
+    domains = sorted({name for joined in pairs.values() for name in joined.domains})
+    number = {text: index for index, text in enumerate(prompts)}
+    spread = {
+        name: float(np.concatenate([joined.base[name] for joined in pairs.values()]).std())
+        for name, _ in scores
+    }
+    decimals = {name: 2 if name == TRUTH else decimals_for(spread[name]) for name, _ in scores}
+    return {
+        "sets": list(pairs),
+        "sizes": [len(joined) for joined in pairs.values()],
+        "prompts": prompts,
+        "domains": domains,
+        "prompt": [number[text] for joined in pairs.values() for text in joined.prompts],
+        "domain": [domains.index(name) for joined in pairs.values() for name in joined.domains],
+        "seed": [str(seed) for joined in pairs.values() for seed in joined.seeds],
+        "main": main,
+        "full": pictures.large,
+        "scores": [
+            {
+                "name": name,
+                "title": title,
+                "decimals": decimals[name],
+                "base": _column(pairs, name, "base", decimals[name]),
+                "tuned": _column(pairs, name, "tuned", decimals[name]),
+            }
+            for name, title in scores
+        ],
+    }
+
+
+def _column(pairs: Mapping[str, Pairs], name: str, side: str, decimals: int) -> list[float]:
+    values = np.concatenate([getattr(joined, side)[name] for joined in pairs.values()])
+    return [float(value) for value in values.round(decimals + 1)]
+
+
+def _kept(joined: Pairs, sets: int, seed: int) -> Pairs:
+    """All pairs of a set, or the random part of them that the page has room for."""
+    room = MOST // sets
+    if len(joined) <= room:
+        return joined
+    kept = np.zeros(len(joined), bool)
+    kept[np.random.default_rng(seed).permutation(len(joined))[:room]] = True
+    return joined.only(kept)
+
+
+def _tie(found: Pairs, score: str | None, by: str, row: int) -> float:
+    """Among pairs whose truth changed alike, the change of the main score decides."""
+    return 0.0 if score is None or score == by else float(found.gain(score)[row])
+
+
+def _spread(picks: Sequence[Pick], count: int) -> list[Pick]:
+    """The first ``count`` picks, each of another set while there are others."""
+    first = list({pick.set_name: pick for pick in reversed(picks)}.values())
+    first.sort(key=picks.index)
+    rest = [pick for pick in picks if pick not in first]
+    return [*first, *rest][:count]
+
+
 def _one_row_a_prompt(joined: Pairs, rng: np.random.Generator) -> list[int]:
     shuffled = rng.permutation(len(joined)).tolist()
     return list({joined.prompt_ids[row]: row for row in shuffled}.values())
-
-
-def cards(
-    picks: Sequence[Pick],
-    pairs: Mapping[str, Pairs],
-    folders: Mapping[str, tuple[Path, Path]],
-    judge: Judge | None,
-) -> dict[Pick, Card]:
-    """Read, judge and embed the picked images; ``folders`` holds (base, tuned) by set."""
-    made: dict[Pick, Card] = {}
-    for set_name, joined in pairs.items():
-        rows = sorted({pick.row for pick in picks if pick.set_name == set_name})
-        shown = []
-        for folder, scores in zip(folders[set_name], (joined.base, joined.tuned), strict=True):
-            images = read_images(folder, [joined.ids[row] for row in rows])
-            shown.append(
-                [
-                    _picture(
-                        images[joined.ids[row]], joined.prompts[row], scores, row, judge, folder
-                    )
-                    for row in rows
-                ]
-            )
-        for row, base, tuned in zip(rows, *shown, strict=True):
-            made[Pick(set_name, row)] = Card(
-                joined.prompts[row], set_name, joined.seeds[row], base, tuned
-            )
-    return made
-
-
-def _picture(
-    image: bytes,
-    prompt: str,
-    scores: Mapping[str, np.ndarray],
-    row: int,
-    judge: Judge | None,
-    folder: Path,
-) -> Picture:
-    source, width, height = embed(image)
-    return Picture(
-        source,
-        width,
-        height,
-        {name: float(values[row]) for name, values in scores.items()},
-        ask(judge, decode(image)[None], [prompt], folder)[0] if judge else None,
-    )
-
-
-class Progress(NamedTuple):
-    """Sample images of training: a row a prompt, a column a step."""
-
-    steps: list[int]
-    rows: list[tuple[str, list[tuple[str, int, int]]]]
-    """(prompt, its images as `embed` gives them, oldest first)."""
-
-
-def progress(folder: Path) -> Progress:
-    """The strips in ``folder``: at most ``COLUMNS``, evenly spread from the first to the last."""
-    found = list(sample_strips.read(folder))
-    if len(found) > COLUMNS:
-        places = np.linspace(0, len(found) - 1, COLUMNS).round().astype(int)
-        found = [found[place] for place in places]
-    texts = sample_strips.facts(folder).get("prompts", []) if found else []
-    shown = [[embed(_png(image)) for image in images] for _, images in found]
-    by_prompt = zip(texts, map(list, zip(*shown, strict=True)), strict=True)
-    return Progress([step for step, _ in found], list(by_prompt))
-
-
-def _png(image: np.ndarray) -> bytes:
-    from PIL import Image
-
-    buffer = io.BytesIO()
-    Image.fromarray(image).save(buffer, "PNG")
-    return buffer.getvalue()
-
-
-def embed(image: bytes) -> tuple[str, int, int]:
-    """A data URI, and width and height in pixels as shown.
-
-    Small images go in as stored; large ones are reduced to ``LARGEST`` and compressed, or a page
-    of real samples would weigh 100 MB.
-    """
-    from PIL import Image
-
-    stored = Image.open(io.BytesIO(image))
-    kind, size = f"image/{(stored.format or 'png').lower()}", stored.size
-    if max(size) > LARGEST:
-        reduced = stored.convert("RGB")
-        reduced.thumbnail((LARGEST, LARGEST), Image.Resampling.LANCZOS)
-        buffer = io.BytesIO()
-        reduced.save(buffer, "JPEG", quality=90)
-        image, kind, size = buffer.getvalue(), "image/jpeg", reduced.size
-    return f"data:{kind};base64,{base64.b64encode(image).decode()}", *size

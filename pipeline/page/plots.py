@@ -12,6 +12,7 @@ import io
 import re
 from collections.abc import Mapping, Sequence
 from html import escape
+from typing import NamedTuple
 
 import matplotlib
 import numpy as np
@@ -25,7 +26,7 @@ LIGHT = {
     "ink": "#1b1e24",
     "muted": "#5f6773",
     "rule": "#dfe2e7",
-    "base": "#7d8794",
+    "base": "#67717f",
     "tuned": "#2558c4",
     "below": "#b0561f",
 }
@@ -41,6 +42,17 @@ DARK = {
 PANEL = (3.3, 2.2)  # inches at 100 pixels an inch
 WIDE = (4.4, 2.7)
 MATRIX = (4.4, 2.7)
+
+
+class ForestRow(NamedTuple):
+    """A line of a forest plot: a change with its interval, and which way it went."""
+
+    title: str
+    value: float
+    low: float
+    high: float
+    way: str
+
 
 _STEPS = (1, 2, 2.5, 5, 10)  # ticks at round numbers
 STYLE = {
@@ -106,25 +118,68 @@ def distribution(
         )
 
 
-def before_after(base: ArrayLike, tuned: ArrayLike, unit: str) -> str:
-    """Score histograms of the base and the tuned model ``[N]`` over common bins, with means."""
-    before, after = np.asarray(base, dtype=np.float64), np.asarray(tuned, dtype=np.float64)
-    edges = bin_edges(np.concatenate([before, after]))
+def forest(rows: Sequence[ForestRow], unit: str) -> str:
+    """Changes with their intervals, one line each, on a common axis through zero.
+
+    What its interval sets apart from zero is filled, the rest hollow; the first line is the main
+    one. Numbers stand beside the marks, so that none has to be read off the axis.
+    """
+    with matplotlib.rc_context(STYLE | {"axes.grid.axis": "x"}):
+        figure, axes = panel((PANEL[0], 0.62 + 0.26 * len(rows)))
+        axes.axvline(0, color=LIGHT["muted"], linewidth=0.9)
+        for place, row in enumerate(rows):
+            colour = LIGHT[{"up": "tuned", "down": "below", "flat": "base"}[row.way]]
+            axes.plot([row.low, row.high], [place, place], color=colour, linewidth=1.8)
+            face = LIGHT["surface"] if row.way == "flat" else colour
+            marker = {"up": "^", "down": "v", "flat": "o"}[row.way]
+            axes.plot(row.value, place, marker, color=colour, markerfacecolor=face, markersize=5.5)
+        axes.set_yticks(range(len(rows)), [row.title for row in rows], color=LIGHT["ink"])
+        axes.set_ylim(len(rows) - 0.5, -0.5)
+        axes.xaxis.set_major_locator(MaxNLocator(4, steps=_STEPS))
+        axes.set_xlabel(unit)
+        told = "; ".join(
+            f"{row.title} {row.value:+.2f}, {row.low:+.2f} to {row.high:+.2f}" for row in rows
+        )
+        return to_svg(figure, f"Changes with 95 % intervals: {told}.")
+
+
+def differences(changes: ArrayLike, unit: str) -> str:
+    """Histogram of what tuning changed in each pair ``[N]``: fallen, risen, and their mean."""
+    values = np.asarray(changes, dtype=np.float64)
+    edges = bin_edges(values, through=0.0)
+    up, down = float((values > 0).mean()), float((values < 0).mean())
     with matplotlib.rc_context(STYLE):
         figure, axes = panel(PANEL)
-        for values, role in ((before, "base"), (after, "tuned")):
-            counts, _ = np.histogram(values, edges)
-            axes.stairs(counts, edges, fill=True, color=LIGHT[role], alpha=0.22, linewidth=0)
-            axes.stairs(counts, edges, color=LIGHT[role], linewidth=1.4)
-            style = "--" if role == "base" else "-"  # told apart without colour, too
-            axes.axvline(values.mean(), color=LIGHT[role], linewidth=1.2, linestyle=style)
-        _name_means(axes, before.mean(), after.mean())
-        axes.set_xlabel(unit)
-        axes.set_ylabel("images")
+        axes.hist(
+            [values[values < 0], values[values >= 0]],
+            edges.tolist(),
+            stacked=True,
+            color=[LIGHT["below"], LIGHT["tuned"]],
+            alpha=0.75,
+            edgecolor=LIGHT["surface"],
+        )
+        axes.axvline(values.mean(), color=LIGHT["ink"], linewidth=1.2, linestyle="--")
+        axes.margins(y=0)
+        top = axes.get_ylim()[1]
+        axes.set_ylim(0, top * 1.24)
+        for place, align, text, role in (
+            (0.0, "left", f"{down:.0%} fell", "below"),
+            (1.0, "right", f"{up:.0%} rose", "tuned"),
+        ):
+            axes.annotate(
+                text,
+                (place, 0.94),
+                xycoords="axes fraction",
+                ha=align,
+                va="center",
+                color=LIGHT[role],
+            )
+        axes.set_xlabel(f"change, {unit}")
+        axes.set_ylabel("pairs")
         return to_svg(
             figure,
-            f"Two histograms of {before.size} and {after.size} images. Mean of the base model "
-            f"{before.mean():.3f}, of the tuned model {after.mean():.3f}.",
+            f"Histogram of the changes in {values.size} pairs: {up:.0%} rose, {down:.0%} fell, "
+            f"mean {values.mean():+.3g}.",
         )
 
 
@@ -249,6 +304,7 @@ def bin_edges(values: np.ndarray, through: float | None = None) -> np.ndarray:
     bins = int(np.clip(np.sqrt(values.size), 8, 40))
     width = (high - low) / bins
     if through is not None:
+        high = max(high, through)
         low = through - np.ceil(max(through - low, 0) / width) * width
         bins = int(np.ceil((high - low) / width))
     return low + width * np.arange(bins + 1)
@@ -268,26 +324,6 @@ def _label_sides(axes: Axes, threshold: float, negative: int, positive: int) -> 
             xytext=(shift, 0),
             textcoords="offset points",
             ha=align,
-            va="center",
-            color=LIGHT[role],
-        )
-
-
-def _name_means(axes: Axes, before: float, after: float) -> None:
-    axes.margins(y=0)
-    top = axes.get_ylim()[1]
-    axes.set_ylim(0, top * 1.26)
-    rises = after >= before
-    for value, text, left, role in (
-        (before, "base", rises, "base"),
-        (after, "tuned", not rises, "tuned"),
-    ):
-        axes.annotate(
-            text,
-            (value, top * 1.13),
-            xytext=(-5 if left else 5, 0),
-            textcoords="offset points",
-            ha="right" if left else "left",
             va="center",
             color=LIGHT[role],
         )

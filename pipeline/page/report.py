@@ -128,12 +128,10 @@ def _provenance(found: RunFiles) -> list[dict[str, str]]:
     for name, model in found.models.items():
         note = f"{model['version']}, {model['unit']}, {model['dtype']}"
         rows.append({"name": TITLES[name], "note": note, "sha256": model["checkpoint_sha256"]})
-    for title, folder in (("Scored shards", layout.SCORED), ("Labelled shards", layout.LABELLED)):
-        paths = shards.shard_paths(folder)
-        rows.append(
-            {"name": title, "note": f"{folder}, {len(paths)} files", "sha256": _sha256(*paths)}
-        )
-    for title, path in (("Threshold", layout.THRESHOLD), ("Metrics", layout.METRICS)):
+    paths = shards.shard_paths(layout.LABELLED)
+    note = f"{layout.LABELLED}, {len(paths)} files"
+    rows.append({"name": "Labelled shards", "note": note, "sha256": _sha256(*paths)})
+    for title, path in (("Threshold", layout.THRESHOLD), ("Evaluation", layout.EVALUATION)):
         rows.append({"name": title, "note": str(path), "sha256": _sha256(path)})
     return rows
 

@@ -1,7 +1,12 @@
-"""What the report reads: the files of all earlier stages, checked to belong together."""
+"""What the report reads: the files of all earlier stages, checked to belong together.
+
+Nothing here needs the images of stage one: with labels, evaluated images and the files of reports/
+(what `dvc pull` brings) the page can be made again.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,12 +15,15 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 from tgo.pipeline import layout
+from tgo.pipeline.cards import threshold_facts
 from tgo.pipeline.config.settings import Settings
 from tgo.pipeline.errors import InputError
+from tgo.pipeline.evaluation import pairs_table
 from tgo.pipeline.evaluation.evaluate import folder
-from tgo.pipeline.evaluation.paired_images import Pairs, read_pairs
-from tgo.pipeline.storage import label_record, results, shards
+from tgo.pipeline.evaluation.paired_images import Pairs
+from tgo.pipeline.storage import results, shards
 from tgo.pipeline.storage.results import FACTS
+from tgo.pipeline.training_log import sample_strips
 
 
 @dataclass(frozen=True)
@@ -23,10 +31,9 @@ class RunFiles:
     """Everything the page shows.
 
     Attributes:
-        metrics: reports/metrics.json.
+        metrics: reports/evaluation.json.
         threshold: data/labelled/threshold.json.
         log: lines of reports/train_log.jsonl.
-        scores: of the training images that succeeded, float64 ``[N]`` by reward model.
         labelled: (feedback score, label) of every training image, ``[M]`` each.
         models: each reward model's description, as stored with its scores.
         pairs: base and tuned images of each test set.
@@ -36,48 +43,42 @@ class RunFiles:
     metrics: dict[str, Any]
     threshold: dict[str, Any]
     log: list[dict[str, Any]]
-    scores: dict[str, NDArray[np.float64]]
     labelled: tuple[NDArray[np.float64], NDArray[np.int8]]
     models: dict[str, dict[str, Any]]
     pairs: dict[str, Pairs]
 
-    def spread(self, reward: str) -> float:
-        """Standard deviation of a reward model's scores over the base model's test images."""
-        return float(np.concatenate([pairs.base[reward] for pairs in self.pairs.values()]).std())
+    @property
+    def facts(self) -> dict[str, Any]:
+        """Which two models were compared, and how."""
+        return dict(self.metrics[FACTS])
+
+    @property
+    def judged(self) -> bool:
+        """Whether a judge was asked about the images."""
+        return all(results.TRUTH in pairs.base for pairs in self.pairs.values())
+
+    def spread(self, score: str) -> float:
+        """Standard deviation of a score over the base model's test images."""
+        return float(np.concatenate([pairs.base[score] for pairs in self.pairs.values()]).std())
 
 
 def read(settings: Settings) -> RunFiles:
     """Read everything.
 
     Raises:
-        InputError: a file is missing or damaged, or was made with other settings; the line names
-            it and the stage to run.
+        InputError: a file is missing or damaged, was made with other settings, or is of another
+            model than the rest; the line names it and the stage to run.
     """
-    metrics = results.metrics()
-    threshold = label_record.check_labels(layout.SCORED, layout.LABELLED, settings.label)
-    _check(settings, metrics)
-    rewards: list[str] = list(settings.rewards)
-    return RunFiles(
-        settings,
-        metrics,
-        threshold,
-        results.train_log(),
-        _scores(layout.SCORED, list(settings.label.reward) if settings.imported else rewards),
-        _labelled(layout.LABELLED),
-        _models(settings),
-        {name: read_pairs(*evaluated(name), rewards) for name in settings.prompts.tests},
-    )
-
-
-def _models(settings: Settings) -> dict[str, dict[str, Any]]:
-    """What made the scores that are shown: imported images have none but their ratings."""
-    folders = [layout.SCORED]
-    if settings.imported:
-        folders.append(evaluated(next(iter(settings.prompts.tests)))[0])
-    models: dict[str, dict[str, Any]] = {}
-    for place in folders:
-        models |= shards.read_metadata(shards.shard_paths(place)[0])["tgo.rewards"]
-    return models
+    metrics = results.evaluation()
+    threshold = threshold_facts.read()
+    log = results.train_log()
+    _check_settings(settings, metrics, threshold)
+    facts, pairs = pairs_table.read(layout.PAIRS)
+    if facts != metrics[FACTS]:
+        raise _mixed(layout.PAIRS, layout.EVALUATION)
+    models = _check_images(metrics[FACTS], list(pairs))
+    check_samples(metrics[FACTS])
+    return RunFiles(settings, metrics, threshold, log, _labelled(layout.LABELLED), models, pairs)
 
 
 def evaluated(set_name: str) -> tuple[Path, Path]:
@@ -85,22 +86,51 @@ def evaluated(set_name: str) -> tuple[Path, Path]:
     return folder("tests", "base", set_name), folder("tests", "tuned", set_name)
 
 
-def _check(settings: Settings, metrics: dict[str, Any]) -> None:
-    wanted = {name: set(settings.rewards) for name in settings.prompts.tests}
-    there = {name: set(rows) for name, rows in metrics.items() if name != FACTS}
-    if any(not rewards <= there.get(name, set()) for name, rewards in wanted.items()):
+def check_samples(facts: Mapping[str, Any]) -> None:
+    """InputError where the sample images were drawn on the way to another tuned model."""
+    of = sample_strips.result(layout.SAMPLES)
+    if of is not None and of != facts["tuned_sha256"]:
         raise InputError(
-            f"{layout.METRICS}: lacks a test set or reward model of these settings; "
-            "run `tgo evaluate` again"
+            f"{layout.SAMPLES}: shows the training of another model than {layout.EVALUATION} "
+            "compares; run `tgo train` and `tgo evaluate` (or `dvc checkout`)"
         )
 
 
-def _scores(scored: Path, rewards: list[str]) -> dict[str, NDArray[np.float64]]:
-    table = pa.concat_tables(
-        shards.read_shard(path, ["status", *rewards]) for path in shards.shard_paths(scored)
+def _check_images(facts: Mapping[str, Any], sets: list[str]) -> dict[str, dict[str, Any]]:
+    """The reward models' descriptions; InputError where an image is of another model."""
+    models: dict[str, dict[str, Any]] = {}
+    for name in sets:
+        for place, key in zip(evaluated(name), ("base_sha256", "tuned_sha256"), strict=True):
+            for path in shards.shard_paths(place):
+                metadata = shards.read_metadata(path)
+                images = metadata.get("tgo.fingerprint", {}).get("images", {})
+                if images.get("generator", {}).get("model_sha256") != facts[key]:
+                    raise _mixed(path, layout.EVALUATION)
+                models |= metadata["tgo.rewards"]
+    return models
+
+
+def _mixed(path: Path, other: Path) -> InputError:
+    return InputError(
+        f"{path}: is of another model than {other}; run `tgo evaluate` again (or `dvc checkout`)"
     )
-    kept = np.array([status == "ok" for status in table["status"].to_pylist()])
-    return {name: np.asarray(table[name].to_numpy(), float)[kept] for name in rewards}
+
+
+def _check_settings(
+    settings: Settings, metrics: Mapping[str, Any], threshold: Mapping[str, Any]
+) -> None:
+    if threshold["reward"] != settings.label.name:
+        raise InputError(
+            f"{layout.THRESHOLD}: made for {threshold['reward']}, but label.reward is "
+            f"{settings.label.name}; run `tgo label` and what follows (or `dvc repro`)"
+        )
+    wanted = {name: set(settings.rewards) for name in settings.prompts.tests}
+    there = {name: set(rows) for name, rows in metrics.items() if name != FACTS}
+    if any(name not in there or not rewards <= there[name] for name, rewards in wanted.items()):
+        raise InputError(
+            f"{layout.EVALUATION}: lacks a test set or reward model of these settings; "
+            "run `tgo evaluate` again"
+        )
 
 
 def _labelled(labelled: Path) -> tuple[NDArray[np.float64], NDArray[np.int8]]:

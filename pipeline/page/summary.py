@@ -1,7 +1,7 @@
-"""What the report says: metrics turned into headlines, tiles and table rows.
+"""The top of the report: what it is of, the outcome in words, and one tile a test set.
 
-Direction is decided by the interval alone: "up" and "down" when all of it lies on one side of
-zero, "flat" otherwise. No sentence claims more than its interval.
+No sentence claims more than its interval; which way a score went is decided in
+``evaluation.verdict``, where a fall of the mean or of the win rate is a fall.
 """
 
 from __future__ import annotations
@@ -11,153 +11,100 @@ from typing import Any, NamedTuple
 
 from markupsafe import Markup
 from tgo.pipeline.config.settings import Settings
-from tgo.pipeline.evaluation.stats import Interval
-from tgo.pipeline.storage.results import FACTS, GOLD
-from tgo.pipeline.wording import TITLES, Formats, percent, points
-
-_WORDS = ("no", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
-
-
-def direction(row: Mapping[str, float]) -> str:
-    """Where the interval of a difference lies: "up", "down" or "flat"."""
-    change = Interval(row["difference"], row["low"], row["high"])
-    if not change.excludes_zero:
-        return "flat"
-    return "up" if change.low > 0 else "down"
+from tgo.pipeline.evaluation import verdict
+from tgo.pipeline.evaluation.evaluate import rows_of
+from tgo.pipeline.page.run_files import RunFiles
+from tgo.pipeline.storage.results import FACTS, GOLD, TRUTH
+from tgo.pipeline.wording import TITLES, Formats, minus, percent, points
 
 
 class Headline(NamedTuple):
-    """The first lines of the page."""
+    """What the page says first."""
 
     kicker: str
+    badge: str | None
     title: str
     lead: Markup
 
 
-def headline(settings: Settings, metrics: Mapping[str, Any], formats: Formats) -> Headline:
-    """The report in two sentences, true whichever way the result went."""
-    reward = settings.shown_reward
-    sets = _sets(settings, metrics)
-    rows = {name: metrics[name][reward] for name in sets}
-    lead = Markup("Mean change of {}: {}. The tuned image wins {} of same-seed pairs.").format(
-        TITLES[reward],
-        _listed(
-            [_on(formats.change(row["difference"], reward), name) for name, row in rows.items()]
-        ),
-        _listed([_strong(percent(row["win_rate"], 0)) for row in rows.values()]),
-    )
-    if all(GOLD in metrics[name] for name in sets):
-        lead += _gold_sentence(metrics, sets)
-    lead += _others_sentence(metrics, sets, reward)
-    kicker = f"Alignment report · {settings.train.objective.upper()} · {settings.generator.model}"
-    return Headline(kicker, _title(TITLES[reward], rows), lead)
-
-
-def _title(reward: str, rows: Mapping[str, Mapping[str, float]]) -> str:
-    verbs = {"up": "rose", "down": "fell", "flat": "shows no clear change"}
-    by_direction: dict[str, list[str]] = {}
-    for name, row in rows.items():
-        by_direction.setdefault(direction(row), []).append(name)
-    if len(by_direction) == 1:
-        every = "both" if len(rows) == 2 else f"all {_count(len(rows))}"
-        where = f"{every} test sets" if len(rows) > 1 else next(iter(rows))
-        return f"{reward} {verbs[next(iter(by_direction))]} on {where}"
-    parts = [
-        f"{verbs[way]} on {_listed(by_direction[way])}"
-        for way in ("up", "down", "flat")
-        if way in by_direction
-    ]
-    return f"{reward} {', '.join(parts)}"
-
-
-def _gold_sentence(metrics: Mapping[str, Any], sets: Sequence[str]) -> Markup:
-    changes = []
-    for name in sets:
-        row = metrics[name][GOLD]
-        change = Markup("{} to {}").format(percent(row["base"], 0), percent(row["tuned"], 0))
-        changes.append(_on(change, name))
-    return Markup(" By the gold judge, images with everything right went from {}.").format(
-        _listed(changes)
+def headline(run: RunFiles, formats: Formats) -> Headline:
+    """The report in a few sentences, true whichever way the result went."""
+    settings, metrics = run.settings, run.metrics
+    reward, sets = settings.shown_reward, rows_of(metrics)
+    parts = []
+    if reward is not None:
+        parts.append(_change_sentence(reward, sets, formats))
+    if all(TRUTH in rows for rows in sets.values()):
+        parts.append(_truth_sentence(sets))
+        if reward is not None:
+            parts += _deceived_sentence(reward, sets)
+    elif reward is not None:
+        parts.append(
+            Markup("No judge knows the truth here: the reward models that gave no feedback stand ")
+            + Markup("in for it, and share their training data and their taste with it.")
+        )
+    kicker = f"{settings.train.objective.upper()} · {settings.generator.model} · same prompts and "
+    title = verdict.sentence(metrics, reward)
+    return Headline(
+        kicker + "seeds for both models",
+        badge(settings),
+        title[0].upper() + title[1:],
+        Markup(" ").join(parts),
     )
 
 
-def _others_sentence(metrics: Mapping[str, Any], sets: Sequence[str], reward: str) -> str:
-    ways = [
-        direction(row)
-        for name in sets
-        for other, row in metrics[name].items()
-        if other not in (reward, GOLD)
-    ]
-    if not ways:
-        return ""
-    up, down = ways.count("up"), ways.count("down")
+def badge(settings: Settings) -> str | None:
+    """What must not be taken for the real thing; None where everything is real."""
+    stand_ins = settings.stand_ins
+    told = []
+    if "generator" in stand_ins:
+        told.append("toy world")
+    if any(name != "generator" for name in stand_ins):
+        told.append("miniature stand-ins for the reward models, not the published weights")
+    return ", ".join(told) or None
+
+
+def tiles(run: RunFiles, formats: Formats) -> list[dict[str, Any]]:
+    """One figure a test set: the change of the main score with its interval, and the truth."""
+    score = run.settings.shown_reward or (TRUTH if run.judged else None)
+    if score is None:
+        return []
+    found = []
+    for name, rows in rows_of(run.metrics).items():
+        row = rows[score]
+        as_text = points if score == TRUTH else _changes(score, formats)
+        found.append(
+            {
+                "set_name": name,
+                "score": print_name(score),
+                "way": verdict.way(row),
+                "change": as_text(row["difference"]),
+                "interval": f"{as_text(row['low'])} to {as_text(row['high'])}",
+                "effect": deviations(row.get("effect")),
+                "wins": won(row),
+                "truth": _truth_in_a_tile(rows) if score != TRUTH else None,
+            }
+        )
+    return found
+
+
+def print_name(score: str) -> str:
+    """A score's name in print; the judge's are named by what they measure."""
+    return {TRUTH: "Truth: attributes correct", GOLD: "Truth: all attributes correct"}.get(
+        score, TITLES[score]
+    )
+
+
+def deviations(effect: float | None) -> str:
+    """A change in standard deviations of the base model's scores."""
+    return "" if effect is None else minus(f"{effect:+.2f}\u00a0sd")
+
+
+def won(row: Mapping[str, float]) -> str:
+    """The win rate with its interval."""
     return (
-        f" Of {len(ways)} comparisons by the other reward models, {up} rose clearly and "
-        f"{down} fell."
-    )
-
-
-def tiles(settings: Settings, metrics: Mapping[str, Any], formats: Formats) -> list[dict[str, Any]]:
-    """One headline figure per test set: the change of the feedback reward."""
-    reward = settings.shown_reward
-    return [
-        {"set_name": name, "gold": metrics[name].get(GOLD)}
-        | _reward_row(metrics[name][reward], reward, formats)
-        for name in _sets(settings, metrics)
-    ]
-
-
-def table(settings: Settings, metrics: Mapping[str, Any], formats: Formats) -> list[dict[str, Any]]:
-    """Test set by reward model, with the gold judge last."""
-    groups = []
-    for name in _sets(settings, metrics):
-        rows = [
-            _reward_row(metrics[name][reward], reward, formats)
-            | {"title": TITLES[reward], "feedback": reward == settings.label.leading}
-            for reward in settings.rewards
-        ]
-        if GOLD in metrics[name]:
-            rows.append(_gold_row(metrics[name][GOLD]))
-        counts = metrics[FACTS]["sets"][name]
-        excluded = f", {counts['excluded']} pairs excluded" if counts["excluded"] else ""
-        note = f"{counts['prompts']} prompts, {counts['images']} pairs{excluded}"
-        groups.append({"name": name, "note": note, "rows": rows})
-    return groups
-
-
-def _reward_row(row: Mapping[str, float], reward: str, formats: Formats) -> dict[str, Any]:
-    return {
-        "direction": direction(row),
-        "base": formats.score(row["base"], reward),
-        "tuned": formats.score(row["tuned"], reward),
-        **{key: formats.change(row[key], reward) for key in ("difference", "low", "high")},
-        "wins": Interval(row["win_rate"], row["win_low"], row["win_high"]),
-    }
-
-
-def _gold_row(row: Mapping[str, float]) -> dict[str, Any]:
-    return {
-        "title": "Gold judge: everything right",
-        "feedback": False,
-        "direction": direction(row),
-        "base": percent(row["base"]),
-        "tuned": percent(row["tuned"]),
-        **{key: points(row[key]) for key in ("difference", "low", "high")},
-        "wins": None,
-    }
-
-
-def results_note(metrics: Mapping[str, Any]) -> str:
-    """How the figures of the table were made."""
-    facts = metrics[FACTS]
-    count = facts["images_per_prompt"]
-    images = "one image" if count == 1 else f"{count} images"
-    return (
-        f"Both models drew the same prompts from the same noise, {images} a prompt: "
-        f"{facts['sampler']}, {facts['steps']} steps, guidance "
-        f"{facts['guidance_scale']:g}, {facts['dtype']}. Means over prompts; intervals are "
-        "bootstrapped over prompts. Win rate: how often the tuned image scores higher than the "
-        "base image of its seed; a tie is half a win."
+        f"{percent(row['win_rate'], 0)} of pairs won "
+        f"({100 * row['win_low']:.0f} to {percent(row['win_high'], 0)})"
     )
 
 
@@ -171,62 +118,82 @@ def training_note(settings: Settings) -> str:
     )
 
 
-def extremes(cards: Mapping[str, Sequence[Any]], reward: str) -> list[dict[str, Any]]:
-    """The galleries that are chosen by score, with what they are chosen for."""
+def results_note(metrics: Mapping[str, Any]) -> str:
+    """How the figures were made."""
+    facts = metrics[FACTS]
+    count = facts["images_per_prompt"]
+    images = "one image" if count == 1 else f"{count} images"
+    return (
+        f"Both models drew the same prompts from the same noise, {images} a prompt: "
+        f"{facts['sampler']}, {facts['steps']} steps, guidance "
+        f"{facts['guidance_scale']:g}, {facts['dtype']}. Means over prompts; 95\u00a0% intervals "
+        "bootstrapped over prompts; sd: standard deviations of the base model's scores. Pairs won: "
+        "how often the tuned image scores higher than the base image of its seed; a tie is half."
+    )
+
+
+def _change_sentence(
+    reward: str, sets: Mapping[str, Mapping[str, Any]], formats: Formats
+) -> Markup:
+    changes = [
+        Markup("<strong>{}</strong>{} on {}").format(
+            formats.change(rows[reward]["difference"], reward),
+            f" ({deviations(rows[reward].get('effect'))})" if "effect" in rows[reward] else "",
+            name,
+        )
+        for name, rows in sets.items()
+    ]
+    return Markup("Mean change of {}: {}.").format(TITLES[reward], _listed(changes))
+
+
+def _truth_sentence(sets: Mapping[str, Mapping[str, Any]]) -> Markup:
+    rows = [found[TRUTH] for found in sets.values()]
+    changes = [
+        Markup("{} to {} on {}").format(percent(row["base"], 0), percent(row["tuned"], 0), name)
+        for name, row in zip(sets, rows, strict=True)
+    ]
+    better, worse, equal = (sum(row[key] for row in rows) for key in ("better", "worse", "equal"))
+    return Markup(
+        "By the rule-based checker, attributes that are correct went from {}: <strong>{:,}</strong>"
+        " pictures got truly better, <strong>{:,}</strong> worse, {:,} stayed equal."
+    ).format(_listed(changes), better, worse, equal)
+
+
+def _deceived_sentence(reward: str, sets: Mapping[str, Mapping[str, Any]]) -> list[Markup]:
     told = {
-        "best": ("Highest scores", f"Tuned images with the highest {reward}."),
-        "worst": ("Lowest scores", f"Tuned images with the lowest {reward}."),
-        "gains": ("Biggest gains", f"Pairs in which tuning raised {reward} most."),
-        "losses": ("Biggest losses", f"Pairs in which tuning lowered {reward} most."),
+        name: rows[reward]["prefers_worse"]
+        for name, rows in sets.items()
+        if "prefers_worse" in rows[reward]
     }
+    if not told:
+        return []
+    shares = [
+        Markup("<strong>{}</strong> on {}").format(percent(share, 0), name)
+        for name, share in told.items()
+    ]
     return [
-        {"title": title, "note": note, "cards": cards[name]} for name, (title, note) in told.items()
+        Markup("Where a pair differs in truth, {} prefers the worse picture in {}.").format(
+            TITLES[reward], _listed(shares)
+        )
     ]
 
 
-def settings_groups(settings: Settings) -> list[tuple[str, list[tuple[str, str]]]]:
-    """The settings as lists of (name, value): first the single ones, then group by group."""
-    single: list[tuple[str, str]] = []
-    groups = [("run", single)]
-    for name, value in settings.model_dump(mode="json").items():
-        if isinstance(value, dict):
-            groups.append((name, _flat(value)))
-        else:
-            single.append((name, _plain(value)))
-    return groups
+def _truth_in_a_tile(rows: Mapping[str, Any]) -> dict[str, str] | None:
+    if TRUTH not in rows:
+        return None
+    row = rows[TRUTH]
+    return {
+        "way": verdict.way(row),
+        "text": f"{points(row['difference'])} ({points(row['low'])} to {points(row['high'])})",
+        "counts": f"{row['better']:,} better, {row['worse']:,} worse",
+    }
 
 
-def _flat(values: Mapping[str, Any], prefix: str = "") -> list[tuple[str, str]]:
-    rows: list[tuple[str, str]] = []
-    for name, value in values.items():
-        if isinstance(value, dict):
-            rows.extend(_flat(value, f"{prefix}{name}."))
-        else:
-            rows.append((f"{prefix}{name}", _plain(value)))
-    return rows
-
-
-def _plain(value: Any) -> str:
-    return "none" if value is None else f"{value:g}" if isinstance(value, float) else str(value)
-
-
-def _sets(settings: Settings, metrics: Mapping[str, Any]) -> list[str]:
-    return [name for name in settings.prompts.tests if name in metrics]
-
-
-def _on(change: str, name: str) -> Markup:
-    return Markup("<strong>{}</strong> on {}").format(change, name)
-
-
-def _strong(text: str) -> Markup:
-    return Markup("<strong>{}</strong>").format(text)
+def _changes(score: str, formats: Formats) -> Any:
+    return lambda value: formats.change(value, score)
 
 
 def _listed(parts: Sequence[str]) -> Markup:
     if len(parts) == 1:
         return Markup("{}").format(parts[0])
     return Markup("{} and {}").format(Markup(", ").join(parts[:-1]), parts[-1])
-
-
-def _count(number: int) -> str:
-    return _WORDS[number] if number < len(_WORDS) else str(number)

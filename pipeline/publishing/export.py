@@ -16,10 +16,10 @@ from pathlib import Path
 from typing import Any, Literal
 
 from tgo.pipeline import layout
-from tgo.pipeline.cards import model_card
+from tgo.pipeline.cards import model_card, threshold_facts
 from tgo.pipeline.config.settings import Settings
 from tgo.pipeline.errors import InputError
-from tgo.pipeline.generators import load_generator
+from tgo.pipeline.generators import model_sha256
 from tgo.pipeline.storage import results
 from tgo.pipeline.storage.results import FACTS
 from tgo.pipeline.training_log import sample_strips
@@ -47,7 +47,7 @@ def run(settings: Settings, params: Path, output: Path, kind: Kind = "auto") -> 
             f"{tuned}/{layout.LORA}: is missing; train with train.lora, or use --kind full"
         )
     lora = has_adapters and kind != "full"
-    metrics, threshold = results.metrics(), results.threshold()
+    metrics, threshold = results.evaluation(), threshold_facts.read()
     _check_same(settings, metrics)
     if output.exists() and not (output / EVIDENCE).is_dir():
         raise InputError(f"{output}: exists and is no earlier export; choose another --output")
@@ -70,16 +70,16 @@ def run(settings: Settings, params: Path, output: Path, kind: Kind = "auto") -> 
 
 def _check_same(settings: Settings, metrics: dict[str, Any]) -> None:
     """Scores in a card must be this model's."""
-    found = load_generator(settings.generator, layout.TUNED).describe()["model_sha256"]
+    found = model_sha256(settings.generator, layout.TUNED)
     if metrics[FACTS]["tuned_sha256"] != found:
         raise InputError(
-            f"{layout.METRICS}: is of another model than {layout.TUNED} holds; run `tgo evaluate`"
+            f"{layout.EVALUATION}: is of another model than {layout.TUNED}; run `tgo evaluate`"
         )
 
 
 def _evidence(params: Path, folder: Path) -> None:
     folder.mkdir()
-    shutil.copyfile(layout.METRICS, folder / "metrics.json")
+    shutil.copyfile(layout.EVALUATION, folder / "evaluation.json")
     shutil.copyfile(layout.THRESHOLD, folder / "threshold.json")
     shutil.copyfile(params, folder / "params.yaml")
     if sample_strips.paths(layout.SAMPLES):

@@ -1,4 +1,4 @@
-"""What the stages leave as JSON, read back: threshold.json, metrics.json, the training log.
+"""What the stages leave as JSON, read back: threshold.json, evaluation.json, the training log.
 
 The one place where these files become values: a missing or damaged one is an ``InputError`` that
 names the file and the stage to run.
@@ -15,14 +15,20 @@ from tgo.pipeline.errors import InputError
 from tgo.pipeline.storage import label_record
 
 FACTS = "generator"
-"""The key of metrics.json beside the test sets: which models were compared, and how."""
-GOLD = "gold"
-"""The gold judge's row of a test set, beside those of the reward models."""
+"""The key of evaluation.json beside the test sets: which models were compared, and how."""
+GOLD, TRUTH = "gold", "truth"
+"""The judge's scores, beside those of the reward models: 1 where every attribute of the prompt is
+correct, and the share of attributes that are."""
 
 
-def metrics() -> dict[str, Any]:
-    """reports/metrics.json."""
-    return _json_object(layout.METRICS, "evaluate")
+def evaluation() -> dict[str, Any]:
+    """reports/evaluation.json: the figures of every score by test set, and ``FACTS``."""
+    found = _json_object(layout.EVALUATION, "evaluate")
+    facts = found.get(FACTS)
+    sets = facts.get("sets") if isinstance(facts, dict) else None
+    if not isinstance(sets, dict) or not all(isinstance(found.get(name), dict) for name in sets):
+        raise InputError(f"{layout.EVALUATION}: is damaged; run `tgo evaluate` again")
+    return found
 
 
 def threshold() -> dict[str, Any]:

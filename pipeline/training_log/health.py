@@ -11,6 +11,8 @@ from collections.abc import Mapping, Sequence
 from statistics import median
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from tgo.pipeline.wording import minus
+
 if TYPE_CHECKING:
     from tgo.pipeline.config.train_settings import Collapse
 
@@ -90,20 +92,31 @@ def judged(lines: Sequence[Line]) -> dict[str, float]:
     return {key: float(value) for key, value in found.items() if value is not None}
 
 
-def verdicts(lines: Sequence[Line]) -> list[tuple[str, str]]:
-    """(what, its last value beside the healthy ones and what that tells), for the report."""
+class Verdict(NamedTuple):
+    """A number of the last line of the log, held against the band in which training is healthy."""
+
+    title: str
+    value: str
+    band: str
+    healthy: bool
+    remark: str
+
+
+def verdicts(lines: Sequence[Line]) -> list[Verdict]:
+    """Every number of the last line that has a band; none for an empty log."""
     if not lines:
         return []
-    return [(BANDS[key].title, _verdict(BANDS[key], value)) for key, value in judged(lines).items()]
+    return [_verdict(BANDS[key], value) for key, value in judged(lines).items()]
 
 
-def _verdict(band: Band, value: float) -> str:
-    if band.low == -math.inf or band.high == math.inf:
-        healthy = f"at least {band.low:g}" if band.high == math.inf else f"at most {band.high:g}"
+def _verdict(band: Band, value: float) -> Verdict:
+    if band.high == math.inf:
+        healthy = f"at least {band.low:g}"
     else:
         healthy = f"{band.low:g} to {band.high:g}"
-    remark = "" if band.holds(value) else f": {band.remark(value)}"
-    return f"{value:.3g} (healthy: {healthy}){remark}".replace("-", "\N{MINUS SIGN}")
+    holds = band.holds(value)
+    remark = "" if holds else band.remark(value)
+    return Verdict(band.title, minus(f"{value:.3g}"), minus(healthy), holds, remark)
 
 
 def unhealthy(lines: Sequence[Line]) -> list[str]:

@@ -1,7 +1,8 @@
 """Sample images of a training run on disk: one strip a step, the prompts side by side.
 
 prompts.json          the prompts, their seeds and the sampler
-step-00000100.png   the images after 100 steps, in the order of the prompts
+step-00000100.png     the images after 100 steps, in the order of the prompts
+result.json           the checksum of the model that the run led to, once it is there
 """
 
 from __future__ import annotations
@@ -18,21 +19,39 @@ from tgo.pipeline.errors import InputError
 from tgo.pipeline.storage.atomic import replacing, write_json
 
 FACTS = "prompts.json"
+RESULT = "result.json"
 
 
 def describe(folder: Path, facts: Mapping[str, Any]) -> None:
-    """Write what the strips of ``folder`` show: ``prompts`` (texts, possibly none) and more."""
+    """Write what the strips of ``folder`` show: ``prompts`` (texts, possibly none) and more.
+
+    A run that goes on has led to no model yet: what ``belong_to`` recorded goes.
+    """
+    (folder / RESULT).unlink(missing_ok=True)
     write_json(folder / FACTS, facts)
 
 
 def facts(folder: Path) -> dict[str, Any]:
     """What ``describe`` wrote; empty where there is nothing. InputError if it is damaged."""
-    path = folder / FACTS
+    return _read(folder / FACTS)
+
+
+def belong_to(folder: Path, model_sha256: str) -> None:
+    """Record which model the run led to, so that its strips are shown beside no other."""
+    write_json(folder / RESULT, {"model_sha256": model_sha256})
+
+
+def result(folder: Path) -> str | None:
+    """What ``belong_to`` recorded; None while the run goes on. InputError if it is damaged."""
+    return _read(folder / RESULT).get("model_sha256")
+
+
+def _read(path: Path) -> dict[str, Any]:
     try:
         return dict(json.loads(path.read_text(encoding="utf-8")))
     except FileNotFoundError:
         return {}
-    except ValueError as error:
+    except (TypeError, ValueError) as error:
         raise InputError(f"{path}: is damaged ({error}); remove it") from None
 
 

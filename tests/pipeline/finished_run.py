@@ -19,7 +19,7 @@ from tgo.data.world.render import draw
 from tgo.data.world.scene import Scene, caption, confuse, draw_scene
 from tgo.pipeline import layout
 from tgo.pipeline.config.settings import Settings
-from tgo.pipeline.evaluation import evaluate
+from tgo.pipeline.evaluation import evaluate, paired_images, pairs_table
 from tgo.pipeline.labelling import label
 from tgo.pipeline.storage import shards
 from tgo.pipeline.storage.atomic import write_json
@@ -44,6 +44,7 @@ UNITS = {
     "aesthetic": "rating 1 to 10",
 }
 SHA = "0123456789abcdef" * 4
+TUNED_SHA = SHA[::-1]
 
 
 def make_settings(**changes: dict[str, Any]) -> Settings:
@@ -126,8 +127,9 @@ def write_run(chosen: Settings, seed: int = 0, gain: float = 0.35) -> None:
                 rng,
                 right,
                 chosen.evaluate.images_per_prompt,
+                model=SHA if model == "base" else TUNED_SHA,
             )
-    _write_metrics(chosen)
+    _write_evaluation(chosen)
 
 
 def write_scored(
@@ -138,6 +140,7 @@ def write_scored(
     images_per_prompt: int,
     rows_per_shard: int = 1000,
     prompts: list[str] | None = None,
+    model: str = SHA,
 ) -> dict[str, np.ndarray]:
     """Scored shards in which a share ``right`` of the pictures keep their prompt; the scores."""
     asked = [scene for scene in scenes for _ in range(images_per_prompt)]
@@ -157,7 +160,7 @@ def write_scored(
         "id": [f"{i:04d}-{r:03d}" for i in range(len(scenes)) for r in range(images_per_prompt)],
         "prompt": [text for text in captions for _ in range(images_per_prompt)],
         "prompt_id": [f"{i:04d}" for i in range(len(scenes)) for _ in range(images_per_prompt)],
-        "domain": ["all"] * len(asked),
+        "domain": ["related" if scene.relation else "plain" for scene in asked],
         "replicate": [r for _ in scenes for r in range(images_per_prompt)],
         "seed": [7_000_000_000 + i for i in range(len(asked))],
         "status": ["ok"] * len(asked),
@@ -166,16 +169,19 @@ def write_scored(
         "latents": list(np.zeros((len(asked), 4), np.float16)),
         **scores,
     }
-    write_rows(folder, rows, rows_per_shard)
+    write_rows(folder, rows, rows_per_shard, model)
     return scores
 
 
-def write_rows(folder: Path, rows: dict[str, Any], rows_per_shard: int = 1000) -> None:
-    """Scored shards of given columns."""
+def write_rows(
+    folder: Path, rows: dict[str, Any], rows_per_shard: int = 1000, model: str = SHA
+) -> None:
+    """Scored shards of given columns, as if made by the model of that checksum."""
     rewards = [name for name in REWARDS if name in rows]
     metadata = {
         "tgo.latents": {"shape": [4], "dtype": "float16"},
         "tgo.rewards": {name: _model(name) for name in rewards},
+        "tgo.fingerprint": {"images": {"generator": {"model_sha256": model}}},
     }
     table = pa.table(rows, schema=shards.scored_schema(rewards, [4], metadata))
     count = -(-len(table) // rows_per_shard)
@@ -232,15 +238,18 @@ def bright_judge(images: np.ndarray, prompts: list[str]) -> list[Any]:
     return [SimpleNamespace(all_right=bool(i.mean() > 127), share=i.mean() / 255) for i in images]
 
 
-def _write_metrics(chosen: Settings) -> None:
-    """metrics.json from the shards, by the stage's own arithmetic."""
+def _write_evaluation(chosen: Settings) -> None:
+    """What the stage evaluate writes beside the shards, by its own arithmetic."""
     judge = evaluate.load_judge(chosen.evaluate.judge) if chosen.evaluate.judge else None
-    metrics, counts = {}, {}
-    for name in chosen.prompts.tests:
-        where = evaluate.folder("tests", "base", name), evaluate.folder("tests", "tuned", name)
-        metrics[name], counts[name] = evaluate.compare_folders(
-            *where, list(chosen.rewards), judge, chosen.seed
+    pairs = {
+        name: paired_images.read_pairs(
+            evaluate.folder("tests", "base", name),
+            evaluate.folder("tests", "tuned", name),
+            list(chosen.rewards),
+            judge,
         )
+        for name in chosen.prompts.tests
+    }
     facts = {
         "family": "diffusion",
         "sampler": "DDIMScheduler",
@@ -251,7 +260,8 @@ def _write_metrics(chosen: Settings) -> None:
         "base": chosen.generator.model,
         "base_sha256": SHA,
         "tuned": "models/tuned",
-        "tuned_sha256": SHA[::-1],
-        "sets": counts,
+        "tuned_sha256": TUNED_SHA,
     }
-    write_json(layout.METRICS, metrics | {"generator": facts})
+    metrics = evaluate.summarise(chosen, pairs, facts)
+    pairs_table.write(layout.PAIRS, pairs, metrics["generator"])
+    write_json(layout.EVALUATION, metrics)

@@ -13,7 +13,7 @@ import torch
 from tgo.pipeline import layout
 from tgo.pipeline.config.settings import Settings
 from tgo.pipeline.errors import InputError
-from tgo.pipeline.evaluation import evaluate, paired_images
+from tgo.pipeline.evaluation import evaluate, paired_images, pairs_table
 from tgo.pipeline.generators import load_generator
 from tgo.pipeline.seeds import evaluation_seed, sample_seed
 from tgo.pipeline.storage import shards
@@ -61,6 +61,10 @@ def test_means_differences_and_win_rate_by_hand(tmp_path: Path) -> None:
     assert (clip["win_rate"], clip["win_low"], clip["win_high"]) == (0.625, 0.5, 0.75)
     assert clip["low"] == 0.5
     assert clip["high"] == 0.5
+    assert metrics["truth"]["better"] == 1
+    assert metrics["truth"]["worse"] == 0
+    assert metrics["truth"]["equal"] == 3
+    assert clip["prefers_worse"] == 0.0
     assert metrics["gold"]["base"] == 0.5
     assert metrics["gold"]["tuned"] == 0.75
     assert counts == {"prompts": 2, "images": 4, "excluded": 0}
@@ -191,9 +195,17 @@ def contents(folder: Path) -> dict[str, bytes]:
 def test_stage_compares_and_repeats_itself_to_the_byte(chosen: Settings) -> None:
     disturb(chosen, layout.TUNED, 0.1)
     metrics = evaluate.run(chosen)
-    assert json.loads(layout.METRICS.read_text()) == metrics
+    assert json.loads(layout.EVALUATION.read_text()) == metrics
+    facts, pairs = pairs_table.read(layout.PAIRS)
+    assert facts == metrics["generator"]
+    assert pairs["hard"].gain("clip").mean() == pytest.approx(
+        metrics["hard"]["clip"]["difference"], abs=2e-6
+    )
+    few = json.loads(layout.METRICS.read_text())
+    assert few["seen"]["win_rate"] == metrics["seen"]["clip"]["win_rate"]
+    assert sum(map(len, few.values())) <= 12
     assert set(metrics) == {"seen", "hard", "generator"}
-    assert set(metrics["seen"]) == {"clip", "aesthetic", "gold"}
+    assert set(metrics["seen"]) == {"clip", "aesthetic", "gold", "truth"}
     row = metrics["seen"]["clip"]
     assert row["low"] <= row["difference"] <= row["high"]
     assert row["difference"] == pytest.approx(row["tuned"] - row["base"], abs=2e-6)
@@ -202,10 +214,10 @@ def test_stage_compares_and_repeats_itself_to_the_byte(chosen: Settings) -> None
     assert facts["steps"] == 2
     assert facts["base_sha256"] != facts["tuned_sha256"]
     assert facts["sets"]["hard"] == {"prompts": 3, "images": 6, "excluded": 0}
-    before, text = contents(layout.EVALUATED), layout.METRICS.read_bytes()
+    before, text = contents(layout.EVALUATED), layout.EVALUATION.read_bytes()
     evaluate.run(chosen)
     assert contents(layout.EVALUATED) == before
-    assert layout.METRICS.read_bytes() == text
+    assert layout.EVALUATION.read_bytes() == text
 
 
 def test_base_and_tuned_share_seeds_that_training_never_used(chosen: Settings) -> None:

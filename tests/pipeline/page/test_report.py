@@ -409,7 +409,7 @@ def test_objectives_without_a_reference_have_fewer_curves(run: Path) -> None:
 @pytest.mark.parametrize(
     ("path", "stage"),
     [
-        (layout.METRICS, "tgo evaluate"),
+        (layout.EVALUATION, "tgo evaluate"),
         (layout.THRESHOLD, "tgo label"),
         (layout.TRAIN_LOG, "tgo train"),
     ],
@@ -428,7 +428,7 @@ def test_files_of_other_settings_are_refused(run: Path) -> None:
     with pytest.raises(InputError, match=r"threshold\.json: made for pickscore, but label\.reward"):
         report.run(finished_run.make_settings(label={"reward": "clip"}))
     tests = {"other": "data/prompts/other.jsonl"}
-    with pytest.raises(InputError, match=r"metrics\.json: lacks a test set"):
+    with pytest.raises(InputError, match=r"evaluation\.json: lacks a test set"):
         report.run(finished_run.make_settings(prompts={"tests": tests}))
 
 

@@ -11,7 +11,7 @@ from tgo.pipeline import layout
 from tgo.pipeline.cards import model_card
 from tgo.pipeline.config.settings import Settings
 from tgo.pipeline.errors import InputError
-from tgo.pipeline.generators import load_generator
+from tgo.pipeline.generators import model_sha256
 from tgo.pipeline.publishing import export
 from tgo.pipeline.storage.atomic import write_json
 from tgo.pipeline.training_log import sample_strips
@@ -27,10 +27,10 @@ def finished(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tiny_generator: Pa
     write_run(settings)
     shutil.copytree(tiny_generator, layout.TUNED)
     model_card.write(layout.TUNED, settings, layout.THRESHOLD)
-    metrics = json.loads(layout.METRICS.read_text())
-    found = load_generator(settings.generator, layout.TUNED).describe()["model_sha256"]
+    metrics = json.loads(layout.EVALUATION.read_text())
+    found = model_sha256(settings.generator, layout.TUNED)
     metrics["generator"]["tuned_sha256"] = found
-    write_json(layout.METRICS, metrics)
+    write_json(layout.EVALUATION, metrics)
     Path("params.yaml").write_text("seed: 0\n")
     return settings
 
@@ -45,7 +45,7 @@ def test_an_export_is_the_model_with_its_scores(finished: Settings) -> None:
     before = {path: path.read_bytes() for path in layout.TUNED.rglob("*") if path.is_file()}
     folder = run(finished)
     card = ModelCard.load(folder / "README.md")
-    metrics = json.loads(layout.METRICS.read_text())
+    metrics = json.loads(layout.EVALUATION.read_text())
     results = {(r.dataset_name, r.metric_type): r.metric_value for r in card.data.eval_results}
     assert results[("seen", "pickscore")] == metrics["seen"]["pickscore"]["tuned"]
     assert ("hard", "gold") in results
@@ -55,7 +55,7 @@ def test_an_export_is_the_model_with_its_scores(finished: Settings) -> None:
     assert "| learning rate | 0.0001 |" in card.text
     StableDiffusionPipeline.from_pretrained(folder, safety_checker=None)
     assert sorted(p.name for p in (folder / "tgo").iterdir()) == [
-        "metrics.json",
+        "evaluation.json",
         "params.yaml",
         "threshold.json",
     ]
@@ -120,10 +120,10 @@ def test_sample_images_go_along(finished: Settings) -> None:
 
 
 def test_scores_of_another_model_are_refused(finished: Settings) -> None:
-    metrics = json.loads(layout.METRICS.read_text())
+    metrics = json.loads(layout.EVALUATION.read_text())
     metrics["generator"]["tuned_sha256"] = "0" * 64
-    write_json(layout.METRICS, metrics)
-    with pytest.raises(InputError, match=r"metrics\.json: is of another model"):
+    write_json(layout.EVALUATION, metrics)
+    with pytest.raises(InputError, match=r"evaluation\.json: is of another model"):
         run(finished)
 
 

@@ -252,4 +252,4 @@ def test_from_ratings_to_a_tuned_model(
     assert {"clip", "aesthetic"} <= evaluate.run(chosen)["seen"].keys()
     page = report.run(chosen).read_text()
     assert "rating (stars)" in page
-    assert json.loads(layout.METRICS.read_text())["seen"]["clip"]["base"] is not None
+    assert json.loads(layout.EVALUATION.read_text())["seen"]["clip"]["base"] is not None
