@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import unicodedata
 from collections.abc import Mapping
 
 from markupsafe import Markup, escape
@@ -39,6 +40,9 @@ class Formats:
         return minus(f"{value:+.{self._decimals[name]}f}")
 
 
+_DIRECTIONS = "\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069"
+
+
 def decimals_for(spread: float) -> int:
     """Decimals that show about a hundredth of ``spread``, at most 6."""
     return min(6, max(0, 2 - round(math.log10(spread)))) if spread > 0 else 3
@@ -64,6 +68,20 @@ def signed(value: float) -> str:
 def breakable(text: str) -> Markup:
     """A path or name that may wrap after its slashes and underscores."""
     return Markup(escape(text).replace("/", Markup("/<wbr>")).replace("_", Markup("_<wbr>")))
+
+
+def harmless(text: str) -> str:
+    """A text of anyone's as it may go to a terminal or a page.
+
+    Escape sequences and other control characters, and those that turn the direction of writing,
+    are replaced by a mark: they could repaint a terminal or make a text read as another.
+    """
+    return "".join("\N{REPLACEMENT CHARACTER}" if _steers(letter) else letter for letter in text)
+
+
+def _steers(letter: str) -> bool:
+    category = unicodedata.category(letter)
+    return (category == "Cc" and letter not in "\n\t") or letter in _DIRECTIONS
 
 
 def minus(text: str) -> str:

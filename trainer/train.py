@@ -127,7 +127,7 @@ def run(
             session = Session(train, learner, store, found, told, drawn, ranks)
             session.train(stream, stop)
         save_model(settings, family, learner, tuned, labelled, ranks)
-        if ranks.leads:
+        if ranks.is_main:
             sample_strips.belong_to(samples, model_sha256(settings.generator, tuned))
     return tuned
 

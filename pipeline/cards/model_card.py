@@ -13,10 +13,10 @@ from pathlib import Path
 from typing import Any
 
 from tgo.pipeline.cards.threshold_facts import threshold_facts
+from tgo.pipeline.config.label_settings import RATING
 from tgo.pipeline.config.settings import Settings
-from tgo.pipeline.layout import LORA
 from tgo.pipeline.storage import label_record
-from tgo.pipeline.storage.results import FACTS, GOLD
+from tgo.pipeline.storage.results import FACTS, GOLD, TRUTH
 from tgo.pipeline.templates import template
 from tgo.pipeline.wording import TITLES
 
@@ -42,25 +42,29 @@ def render(
     metrics: Mapping[str, Any] | None = None,
     *,
     pipeline: str,
-    lora: bool = False,
+    outcome: str | None = None,
+    lora: str | None = None,
+    lora_format: str = "diffusers",
 ) -> str:
     """The card's text: YAML header and Markdown.
 
     Args:
         threshold: data/labelled/threshold.json; None where labels came without one.
-        metrics: reports/metrics.json, for scores before and after.
+        metrics: reports/evaluation.json, for scores before and after.
         pipeline: the diffusers class that loads the model (or, for ``lora``, its base model).
-        lora: whether the card is of adapters alone.
+        outcome: the evaluation in a sentence.
+        lora: the file of a card of adapters alone; None for a whole model.
+        lora_format: the program that the file is for: diffusers, comfyui or kohya.
     """
     import diffusers
     from huggingface_hub import ModelCardData
 
-    base = settings.generator.model
+    base = _public(settings.generator.model)
     stock = getattr(diffusers, pipeline, None)
     tags = ["diffusers", "tgo", settings.train.objective, *(["lora"] if lora else [])]
     header = ModelCardData(
-        model_name=f"{Path(base).name}-{settings.train.objective}",
-        base_model=base if _is_repository(base) else None,
+        model_name=model_name(settings),
+        base_model=base if _is_repository(settings.generator.model) else None,
         library_name="diffusers",
         pipeline_tag="text-to-image",
         tags=tags,
@@ -70,19 +74,63 @@ def render(
         header=header.to_yaml(),
         base=base,
         generator=settings.generator,
-        prompts=settings.prompts.train,
+        prompts=_public(str(settings.prompts.train)),
+        imported=settings.imported,
+        outcome=outcome,
+        badge=badge(settings),
+        stand_ins=settings.stand_ins,
         train=settings.train,
         own=_own_settings(settings),
         threshold=[] if threshold is None else threshold_facts(threshold),
-        rewards={n: settings.rewards[n] for n in settings.label.reward if n in settings.rewards},
-        titles=TITLES,
+        checkpoints={
+            name: _public(settings.rewards[name].source or settings.rewards[name].module or "")
+            for name in settings.label.reward
+            if name in settings.rewards
+        },
+        ratings=_ratings(threshold) if settings.imported else None,
+        title=score_title,
         metrics=_tables(metrics),
         facts=metrics[FACTS] if metrics else None,
         pipeline=pipeline,
         stock=stock is not None,
         loads_adapters=hasattr(stock, "load_lora_weights"),
-        lora=LORA if lora else None,
+        lora=lora,
+        lora_format=lora_format,
     )
+
+
+def model_name(settings: Settings) -> str:
+    """What the tuned model is called: its base and the objective."""
+    return f"{Path(settings.generator.model).name}-{settings.train.objective}"
+
+
+def badge(settings: Settings) -> str | None:
+    """What must not be taken for the real thing; None where everything is real."""
+    told = []
+    if "generator" in settings.stand_ins:
+        told.append("toy world")
+    if any(name != "generator" for name in settings.stand_ins):
+        told.append("miniature stand-ins for the reward models, not the published weights")
+    return ", ".join(told) or None
+
+
+def score_title(score: str) -> str:
+    """A score's name in print; the judge's are named by what they measure."""
+    return {TRUTH: "Truth: attributes correct", GOLD: "Truth: all attributes correct"}.get(
+        score, TITLES[score]
+    )
+
+
+def _public(source: str) -> str:
+    """A source as it may leave this machine: an absolute path by its last part."""
+    path = Path(source).expanduser()
+    return path.name if path.is_absolute() else source
+
+
+def _ratings(threshold: Mapping[str, Any] | None) -> Mapping[str, Any]:
+    """What is known of the imported table: its checksum, images, ratings, raters."""
+    found = (threshold or {}).get("rewards", {}).get(RATING, {})
+    return found if isinstance(found, Mapping) else {}
 
 
 def _is_repository(source: str) -> bool:
@@ -112,7 +160,7 @@ def _results(settings: Settings, metrics: Mapping[str, Any]) -> list[Any]:
             dataset_name=name,
             dataset_split=name,  # the hub's library takes those of one split together
             metric_type=score,
-            metric_name="Gold judge, everything right" if score == GOLD else TITLES[score],
+            metric_name=score_title(score),
             metric_value=row["tuned"],
         )
         for name, rows in _tables(metrics).items()

@@ -5,26 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from tgo.pipeline import layout
-from tgo.pipeline.errors import InputError
-from tgo.pipeline.storage import results
 from tgo.pipeline.wording import TITLES, decimals_for, minus, percent
 
 Facts = list[tuple[str, str]]
-
-
-def read() -> dict[str, Any]:
-    """data/labelled/threshold.json; InputError if it is missing or lacks what is told of it."""
-    found = results.threshold()
-    try:
-        for told in (threshold_facts, group_facts, agreement_facts):
-            told(found)
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise InputError(
-            f"{layout.THRESHOLD}: is damaged ({type(error).__name__}: {error}); run `tgo label` "
-            "again"
-        ) from None
-    return found
 
 
 def scalar_title(facts: Mapping[str, Any]) -> str:
@@ -47,7 +30,10 @@ def threshold_facts(facts: Mapping[str, Any]) -> Facts:
         ("estimator", _estimator(facts)),
         ("scope", _scope(facts)),
         ("95\u00a0% interval", f"{score(facts['low'])} to {score(facts['high'])}"),
-        ("labels that flip inside it", percent(facts["flips_in_interval"])),
+        (
+            "labels that change within that interval",
+            percent(facts["flips_in_interval"]),
+        ),
         ("share of label 1", percent(facts["positives_share"])),
     ]
     if facts["ordinal_thresholds"]:

@@ -139,8 +139,10 @@ class Settings(Group):
 
     @property
     def shown_reward(self) -> str | None:
-        """The reward model that the report puts first: the feedback, if it is one, else the first
-        of them; None where there is none."""
+        """The reward model that the report puts first; None where there is none.
+
+        The feedback, if it is a reward model, else the first of them.
+        """
         leading = self.label.leading
         return leading if leading in self.rewards else next(iter(self.rewards), None)
 

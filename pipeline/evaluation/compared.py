@@ -62,8 +62,10 @@ def by_domain(pairs: Pairs, scores: Sequence[str], seed: int) -> dict[str, dict[
 
 
 def headline(metrics: Mapping[str, Mapping[str, Row]], score: str | None) -> dict[str, Row]:
-    """The few numbers of metrics.json: by set the change of the main score in deviations, its win
-    rate, and the change of the truth, as far as there are any."""
+    """The few numbers of metrics.json, as far as there are any.
+
+    By set the change of the main score in deviations, its win rate, and the change of the truth.
+    """
     return {
         name: {
             key: value

@@ -32,8 +32,7 @@ def way(row: Mapping[str, float]) -> Way:
 
 
 def sentence(metrics: Mapping[str, Any], reward: str | None) -> str:
-    """The outcome in a sentence: the main score, the truth or what stands in for it, and what
-    speaks against it."""
+    """The outcome: the main score, the truth or what stands in for it, what speaks against it."""
     sets = {name: rows for name, rows in metrics.items() if name != FACTS}
     parts = []
     if reward is not None:
@@ -61,7 +60,7 @@ def against(metrics: Mapping[str, Any], reward: str | None) -> Against | None:
 
 
 def _moves(rows: Sequence[Row], sets: Sequence[str] | Mapping[str, Any], how: str = "") -> str:
-    """ "rose on 2 of 3 sets and fell on hard"; set names only where something fell."""
+    """As "rose on 2 of 3 sets and fell on hard"; set names only where something fell."""
     ways, count = [way(row) for row in rows], len(rows)
     fell = [name for name, where in zip(sets, ways, strict=True) if where == "down"]
     rose = ways.count("up")

@@ -17,7 +17,7 @@ from PIL import Image
 
 THUMBNAIL = 160
 """Pixels a side of a picture in the page."""
-QUALITY = 90
+QUALITY = 80
 _LARGEST = 16383  # pixels a side of a WebP file
 
 

@@ -39,32 +39,46 @@ def threshold(run: RunFiles) -> Figure:
 
 def forest(run: RunFiles) -> dict[str, Figure]:
     """The change of every score in standard deviations, one figure a test set."""
-    figures = {}
-    for name, rows in rows_of(run.metrics).items():
-        lines = [
+    lines = {
+        name: [
             _forest_row(_short(score), rows[score])
             for score in results_table.order(run)
             if "effect" in rows[score]
         ]
-        if lines:
-            drawn = plots.forest(lines, "change, standard deviations of the base")
-            figures[name] = Figure(name, _pairs_note(run, name), Markup(drawn))
-    return figures
+        for name, rows in rows_of(run.metrics).items()
+    }
+    notes = {name: (name, f"{len(pairs)} pairs") for name, pairs in run.pairs.items()}
+    return _forests(lines, notes)
 
 
 def domains(run: RunFiles, score: str) -> dict[str, Figure]:
     """The change of a score by domain, one figure a test set that has several."""
-    figures = {}
-    for name, found in results_table.domains(run).items():
-        lines = [
+    lines = {
+        name: [
             _forest_row(f"{domain} · {rows[score]['pairs']:.0f}", rows[score])
             for domain, rows in found.items()
             if "effect" in rows.get(score, {})
         ]
-        if lines:
-            drawn = plots.forest(lines, "change, standard deviations of the base")
-            figures[name] = Figure(f"{_short(score)} on {name}", "by domain, pairs", Markup(drawn))
-    return figures
+        for name, found in results_table.domains(run).items()
+    }
+    notes = {name: (f"{_short(score)} on {name}", "by domain, pairs") for name in lines}
+    return _forests(lines, notes)
+
+
+def _forests(
+    lines: Mapping[str, list[plots.ForestRow]], notes: Mapping[str, tuple[str, str]]
+) -> dict[str, Figure]:
+    """Forest plots on one common axis, so that the sets can be compared by eye."""
+    every = [row for rows in lines.values() for row in rows]
+    if not every:
+        return {}
+    ends = min(0.0, *(row.low for row in every)), max(0.0, *(row.high for row in every))
+    unit = "change, standard deviations of the base"
+    return {
+        name: Figure(*notes[name], Markup(plots.forest(rows, unit, ends)))
+        for name, rows in lines.items()
+        if rows
+    }
 
 
 def differences(run: RunFiles, reward: str) -> dict[str, Figure]:
@@ -73,7 +87,7 @@ def differences(run: RunFiles, reward: str) -> dict[str, Figure]:
     return {
         name: Figure(
             f"{TITLES[reward]} on {name}",
-            "tuned less base, pair by pair",
+            "tuned less base",
             Markup(plots.differences(pairs.gain(reward), unit)),
         )
         for name, pairs in run.pairs.items()
@@ -89,10 +103,6 @@ def _forest_row(title: str, row: Mapping[str, float]) -> plots.ForestRow:
 def _short(score: str) -> str:
     """A score's name at the edge of a small chart."""
     return {TRUTH: "Truth, share", GOLD: "Truth, all"}.get(score, TITLES[score])
-
-
-def _pairs_note(run: RunFiles, name: str) -> str:
-    return f"{len(run.pairs[name])} pairs"
 
 
 def correlation(run: RunFiles) -> Figure | None:
@@ -114,7 +124,7 @@ def training(run: RunFiles) -> dict[str, Figure]:
     wanted: list[tuple[str, str, str, Mapping[str, str], float | None]] = [
         ("loss", "Loss", "", {"loss": "loss"}, None),
         ("margin", "Margin", "implicit reward, label 1 less label 0", {"margin": "margin"}, 0.0),
-        ("accuracy", "Right side", "share, 0.5 is chance", {"accuracy": "share"}, 0.5),
+        ("accuracy", "Accuracy", "share, 0.5 is chance", {"accuracy": "share"}, 0.5),
         (
             "log_ratio",
             "Log-ratio to the reference",

@@ -1,5 +1,4 @@
-"""The pictures of the page: all pairs for the gallery, a few for the first screen and for readers
-without JavaScript."""
+"""The pictures of the page: all pairs for the gallery, and a few that need no JavaScript."""
 
 from __future__ import annotations
 
@@ -18,8 +17,6 @@ from tgo.pipeline.wording import decimals_for
 
 MOST = 4000
 """Pairs the page holds; of more a part evenly spread over the sets and drawn at random."""
-STEPS = 24
-"""Steps of training whose sample images the page holds, evenly spread."""
 FULL_QUALITY = 92
 
 
@@ -45,7 +42,7 @@ def telling(pairs: Mapping[str, Pairs], score: str | None, seed: int) -> list[tu
     """
     judged = all(TRUTH in found.base for found in pairs.values())
     by = TRUTH if judged else score
-    chance = [pick for pick in sample(pairs, 6, seed)]
+    chance = sample(pairs, 6, seed)
     if by is None:
         return [("at random", pick) for pick in chance]
     gains = [

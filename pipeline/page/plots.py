@@ -118,11 +118,10 @@ def distribution(
         )
 
 
-def forest(rows: Sequence[ForestRow], unit: str) -> str:
-    """Changes with their intervals, one line each, on a common axis through zero.
+def forest(rows: Sequence[ForestRow], unit: str, ends: tuple[float, float]) -> str:
+    """Changes with their intervals, one line each, on an axis from ``ends[0]`` to ``ends[1]``.
 
-    What its interval sets apart from zero is filled, the rest hollow; the first line is the main
-    one. Numbers stand beside the marks, so that none has to be read off the axis.
+    A rise is a filled triangle that points up, a fall one that points down, the rest hollow.
     """
     with matplotlib.rc_context(STYLE | {"axes.grid.axis": "x"}):
         figure, axes = panel((PANEL[0], 0.62 + 0.26 * len(rows)))
@@ -135,6 +134,8 @@ def forest(rows: Sequence[ForestRow], unit: str) -> str:
             axes.plot(row.value, place, marker, color=colour, markerfacecolor=face, markersize=5.5)
         axes.set_yticks(range(len(rows)), [row.title for row in rows], color=LIGHT["ink"])
         axes.set_ylim(len(rows) - 0.5, -0.5)
+        margin = 0.04 * (ends[1] - ends[0]) or 1.0
+        axes.set_xlim(ends[0] - margin, ends[1] + margin)
         axes.xaxis.set_major_locator(MaxNLocator(4, steps=_STEPS))
         axes.set_xlabel(unit)
         told = "; ".join(

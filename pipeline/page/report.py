@@ -1,23 +1,36 @@
 """Stage `report`: one self-contained HTML page from what the other stages left on disk.
 
-The page needs no network and no script, follows the reader's light or dark theme, and has the
-same bytes whenever it is made from the same files. Its charts are written as files, too.
+The page opens from disk and needs no network, follows the reader's light or dark theme, and has
+the same bytes whenever it is made from the same files. With JavaScript it shows every pair of the
+test sets, without it a selection. Its charts are written as files, too, and so are pictures that
+are larger than the page shows them.
 """
 
 from __future__ import annotations
 
-import hashlib
+import json
+import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from markupsafe import Markup
 from tgo.pipeline import layout
 from tgo.pipeline.cards import threshold_facts
+from tgo.pipeline.cards.model_card import score_title
 from tgo.pipeline.config.settings import Settings
-from tgo.pipeline.evaluation.evaluate import load_judge
-from tgo.pipeline.page import charts, gallery, plots, run_files, summary
+from tgo.pipeline.page import (
+    charts,
+    gallery,
+    plots,
+    progress,
+    results_table,
+    run_details,
+    run_files,
+    summary,
+)
+from tgo.pipeline.page.gallery import Pick, Pictures
 from tgo.pipeline.page.run_files import RunFiles
-from tgo.pipeline.storage import shards
 from tgo.pipeline.storage.atomic import replacing
 from tgo.pipeline.templates import template
 from tgo.pipeline.training_log import health
@@ -25,127 +38,145 @@ from tgo.pipeline.wording import TITLES, Formats
 
 INDEX = layout.REPORTS / "index.html"
 FIGURES = layout.REPORTS / "figures"
+FULL = FIGURES / "pictures"
+"""Pictures larger than the page shows them, which it reads when one is clicked."""
+
+Figures = dict[str, dict[str, charts.Figure]]
 
 
 def run(settings: Settings) -> Path:
-    """Write reports/index.html and reports/figures/*.svg; returns the page's path.
+    """Write reports/index.html and reports/figures; returns the page's path.
 
     Raises:
-        InputError: a file of an earlier stage is missing or damaged, or was made with other
-            settings; the line names the file and the stage to run.
+        InputError: a file of an earlier stage is missing or damaged, was made with other
+            settings, or is of another model than the rest; the line names the file and the stage
+            to run.
     """
     found = run_files.read(settings)
     figures = _figures(found)
-    formats = Formats({reward: found.spread(reward) for reward in settings.rewards})
-    page = template("report.html.j2").render(_context(found, figures, formats))
-    for stale in FIGURES.glob("*.svg"):
-        stale.unlink()
-    for name, figure in figures.items():
-        _write(FIGURES / f"{name}.svg", plots.standalone(figure.svg))
-    _write(INDEX, page)
+    _remove_figures()
+    for kind, drawn in figures.items():
+        for name, figure in drawn.items():
+            _write(FIGURES / f"{kind}_{name}.svg", plots.standalone(figure.svg))
+    _write(INDEX, template("report.html.j2").render(_context(found, figures)))
     print(f"report: {INDEX}")
     return INDEX
 
 
-def _figures(found: RunFiles) -> dict[str, charts.Figure]:
-    """Every chart by the name of its file."""
-    figures = {"threshold": charts.threshold(found)}
-    for reward in found.settings.rewards:
-        for name, figure in charts.before_after(found, reward).items():
-            figures[f"before_after_{reward}_{name}"] = figure
-    for name, figure in charts.training(found).items():
-        figures[f"training_{name}"] = figure
+def _figures(found: RunFiles) -> Figures:
+    """Every chart by kind and name."""
+    main = found.settings.shown_reward
+    rewards = list(found.settings.rewards)
+    other = [name for name in rewards if name != main]
     correlation = charts.correlation(found)
-    return figures | ({"correlation": correlation} if correlation else {})
-
-
-def _context(
-    found: RunFiles, figures: Mapping[str, charts.Figure], formats: Formats
-) -> dict[str, Any]:
-    settings, metrics = found.settings, found.metrics
-    reward = settings.shown_reward
-
-    def named(prefix: str) -> list[charts.Figure]:
-        return [figure for name, figure in figures.items() if name.startswith(prefix)]
-
-    of_feedback = named(f"before_after_{reward}_")
-    cards = _cards(found)
     return {
-        "formats": formats,
+        "threshold": {"scores": charts.threshold(found)},
+        "forest": charts.forest(found),
+        "domains": charts.domains(found, main) if main else {},
+        "difference": charts.differences(found, main) if main else {},
+        "other_difference": {
+            f"{reward}_{name}": figure
+            for reward in other
+            for name, figure in charts.differences(found, reward).items()
+        },
+        "training": charts.training(found),
+        "correlation": {"rewards": correlation} if correlation else {},
+    }
+
+
+def _context(found: RunFiles, figures: Figures) -> dict[str, Any]:
+    settings, main = found.settings, found.settings.shown_reward
+    formats = Formats({reward: found.spread(reward) for reward in settings.rewards})
+    folders = {name: run_files.evaluated(name) for name in found.pairs}
+    pictures = Pictures(found.pairs, folders, FULL, settings.seed)
+    scores = [(score, score_title(score)) for score in results_table.order(found)]
+    stages, machine = run_details.stages()
+    verdicts = health.verdicts(found.log)
+    return {
         "light": plots.LIGHT,
         "dark": plots.DARK,
-        "titles": {name: TITLES[name] for name in settings.rewards},
-        "feedback": {"name": reward, "title": TITLES[reward]},
-        "scalar": threshold_facts.scalar_title(found.threshold),
-        "judged": settings.evaluate.judge is not None,
-        "headline": summary.headline(settings, metrics, formats),
-        "tiles": summary.tiles(settings, metrics, formats),
-        "table": summary.table(settings, metrics, formats),
-        "results_note": summary.results_note(metrics),
-        "feedback_charts": of_feedback,
-        "other_charts": [chart for chart in named("before_after_") if chart not in of_feedback],
-        "training_charts": named("training_"),
-        "sample": cards.pop("sample"),
-        "extremes": summary.extremes(cards, TITLES[reward]),
-        "threshold_chart": figures["threshold"],
+        "formats": formats,
+        "main": main and {"name": main, "title": TITLES[main]},
+        "feedback": threshold_facts.scalar_title(found.threshold),
+        "judged": found.judged,
+        "headline": summary.headline(found, formats),
+        "tiles": summary.tiles(found, formats),
+        "telling": [
+            (kind, _card(pictures, pick, formats, main))
+            for kind, pick in gallery.telling(pictures.pairs, main, settings.seed)
+        ],
+        "selections": [
+            (chosen.title, [_card(pictures, pick, formats, main) for pick in chosen.picks])
+            for chosen in gallery.selections(
+                pictures.pairs, main, settings.report.gallery, settings.seed
+            )
+        ],
+        "pairs_count": sum(map(len, found.pairs.values())),
+        "shown_count": sum(map(len, pictures.pairs.values())),
+        "gallery_data": _embedded(gallery.data(pictures, scores, main)),
+        "gallery_sheets": _embedded(pictures.sheets()),
+        "table": results_table.table(found, formats),
+        "results_note": summary.results_note(found.metrics),
+        "figures": {kind: list(drawn.values()) for kind, drawn in figures.items()},
         "threshold_facts": threshold_facts.threshold_facts(found.threshold),
         "threshold_warnings": found.threshold["warnings"],
         "threshold_advice": found.threshold["recommendation"],
         "group_facts": threshold_facts.group_facts(found.threshold),
         "agreement_facts": threshold_facts.agreement_facts(found.threshold),
-        "correlation": figures.get("correlation"),
         "training_note": summary.training_note(settings),
-        "training_health": health.verdicts(found.log),
-        "progress": gallery.progress(layout.SAMPLES),
-        "settings_groups": summary.settings_groups(settings),
-        "provenance": _provenance(found),
+        "health": verdicts,
+        "unhealthy": [verdict for verdict in verdicts if not verdict.healthy],
+        "progress": progress.read(layout.SAMPLES),
+        "changed_settings": run_details.changed(settings),
+        "settings_groups": run_details.groups(settings),
+        "settings_yaml": run_details.as_yaml(settings),
+        "stages": stages,
+        "machine": machine,
+        "provenance": run_details.provenance(found),
     }
 
 
-def _cards(found: RunFiles) -> dict[str, list[gallery.Card]]:
-    """The galleries by name: sample, best, worst, gains, losses."""
-    settings = found.settings
-    judge = settings.evaluate.judge
-    picks = gallery.choose(
-        found.pairs, settings.shown_reward, settings.report.gallery, settings.seed
-    )
-    made = gallery.cards(
-        [pick for group in picks.values() for pick in group],
-        found.pairs,
-        {name: run_files.evaluated(name) for name in found.pairs},
-        load_judge(judge) if judge else None,
-    )
-    return {name: [made[pick] for pick in group] for name, group in picks.items()}
+def _card(pictures: Pictures, pick: Pick, formats: Formats, main: str | None) -> dict[str, Any]:
+    """A pair as a page without scripts shows it."""
+    pairs, row = pictures.pairs[pick.set_name], pick.row
+    base, tuned, width, height = pictures.pair(pick)
+    card: dict[str, Any] = {
+        "prompt": pairs.prompts[row],
+        "set_name": pick.set_name,
+        "base": base,
+        "tuned": tuned,
+        "width": width,
+        "height": height,
+        "score": None,
+        "truth": None,
+    }
+    if main is not None:
+        before, after = float(pairs.base[main][row]), float(pairs.tuned[main][row])
+        card["score"] = {
+            "base": formats.score(before, main),
+            "tuned": formats.score(after, main),
+            "way": "up" if after > before else "down" if after < before else "flat",
+        }
+    if "truth" in pairs.base:
+        before, after = float(pairs.base["truth"][row]), float(pairs.tuned["truth"][row])
+        card["truth"] = {"base": before, "tuned": after}
+    return card
 
 
-def _provenance(found: RunFiles) -> list[dict[str, str]]:
-    """What the page was made from: checkpoints as recorded in the shards, files as they lie."""
-    facts = found.metrics["generator"]
-    rows = [
-        {"name": "Base model", "note": facts["base"], "sha256": facts["base_sha256"]},
-        {"name": "Tuned model", "note": facts["tuned"], "sha256": facts["tuned_sha256"]},
-    ]
-    for name, model in found.models.items():
-        note = f"{model['version']}, {model['unit']}, {model['dtype']}"
-        rows.append({"name": TITLES[name], "note": note, "sha256": model["checkpoint_sha256"]})
-    paths = shards.shard_paths(layout.LABELLED)
-    note = f"{layout.LABELLED}, {len(paths)} files"
-    rows.append({"name": "Labelled shards", "note": note, "sha256": _sha256(*paths)})
-    for title, path in (("Threshold", layout.THRESHOLD), ("Evaluation", layout.EVALUATION)):
-        rows.append({"name": title, "note": str(path), "sha256": _sha256(path)})
-    return rows
+def _embedded(value: Mapping[str, Any]) -> Markup:
+    """JSON inside a script element: no text of anyone's can end it."""
+    text = json.dumps(value, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
+    for character in "<>&\u2028\u2029":
+        text = text.replace(character, f"\\u{ord(character):04x}")
+    return Markup(text)
 
 
-def _sha256(*paths: Path) -> str:
-    """Checksum of a file, or of the ``sha256sum`` listing of several."""
-    digests = []
-    for path in paths:
-        with path.open("rb") as file:
-            digests.append(hashlib.file_digest(file, "sha256").hexdigest())
-    if len(paths) == 1:
-        return digests[0]
-    listing = "".join(f"{d}  {p.name}\n" for d, p in zip(digests, paths, strict=True))
-    return hashlib.sha256(listing.encode()).hexdigest()
+def _remove_figures() -> None:
+    """Charts and pictures of an earlier page; whatever else lies there stays."""
+    for stale in FIGURES.glob("*.svg"):
+        stale.unlink()
+    if FULL.is_dir() and not FULL.is_symlink():
+        shutil.rmtree(FULL)
 
 
 def _write(path: Path, text: str) -> None:

@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from tgo.pipeline.cards.model_card import score_title
 from tgo.pipeline.evaluation import verdict
 from tgo.pipeline.evaluation.evaluate import rows_of
 from tgo.pipeline.page.run_files import RunFiles
-from tgo.pipeline.page.summary import deviations, print_name
+from tgo.pipeline.page.summary import deviations
 from tgo.pipeline.storage.results import FACTS, GOLD, TRUTH
 from tgo.pipeline.wording import Formats, percent, points
 
@@ -57,7 +58,7 @@ def _row(score: str, row: Mapping[str, float], run: RunFiles, formats: Formats) 
         ends = f"{100 * row['win_low']:.0f} to {percent(row['win_high'], 0)}"
         wins = {"rate": percent(row["win_rate"]), "interval": ends}
     return {
-        "title": print_name(score),
+        "title": score_title(score),
         "main": score in run.settings.label.reward,
         "way": verdict.way(row),
         "effect": deviations(row.get("effect")),

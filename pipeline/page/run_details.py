@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from tgo.pipeline import layout
-from tgo.pipeline.config import preset
 from tgo.pipeline.config.settings import Settings
+from tgo.pipeline.documents import read_yaml
 from tgo.pipeline.page.run_files import RunFiles
 from tgo.pipeline.storage import shards, stage_log
 from tgo.pipeline.wording import TITLES
@@ -20,12 +20,15 @@ Rows = list[tuple[str, str]]
 
 def changed(settings: Settings) -> list[tuple[str, str, str]]:
     """(key, value, value as shipped) of every setting that differs from presets/world.yaml."""
-    shipped = _flat(preset.shipped(layout.PRESETS))
+    path = layout.PRESETS / "world.yaml"
+    if not path.is_file():
+        return []
+    shipped = _flat(read_yaml(path, "mend it, or remove it"))
     now = _flat(settings.model_dump(mode="json"))
     return [
         (key, _plain(now.get(key)), _plain(shipped.get(key)))
         for key in now
-        if shipped and key in shipped and now[key] != shipped[key]
+        if key in shipped and now[key] != shipped[key]
     ]
 
 

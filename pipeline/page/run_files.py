@@ -7,7 +7,7 @@ Nothing here needs the images of stage one: with labels, evaluated images and th
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,15 +15,15 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 from tgo.pipeline import layout
-from tgo.pipeline.cards import threshold_facts
 from tgo.pipeline.config.settings import Settings
 from tgo.pipeline.errors import InputError
 from tgo.pipeline.evaluation import pairs_table
 from tgo.pipeline.evaluation.evaluate import folder
 from tgo.pipeline.evaluation.paired_images import Pairs
-from tgo.pipeline.storage import results, shards
+from tgo.pipeline.storage import label_record, results, shards
 from tgo.pipeline.storage.results import FACTS
 from tgo.pipeline.training_log import sample_strips
+from tgo.pipeline.wording import harmless
 
 
 @dataclass(frozen=True)
@@ -70,14 +70,20 @@ def read(settings: Settings) -> RunFiles:
             model than the rest; the line names it and the stage to run.
     """
     metrics = results.evaluation()
-    threshold = threshold_facts.read()
+    threshold = _labels(settings)
     log = results.train_log()
-    _check_settings(settings, metrics, threshold)
+    _check_settings(settings, metrics)
     facts, pairs = pairs_table.read(layout.PAIRS)
     if facts != metrics[FACTS]:
         raise _mixed(layout.PAIRS, layout.EVALUATION)
     models = _check_images(metrics[FACTS], list(pairs))
     check_samples(metrics[FACTS])
+    sets = list(settings.prompts.tests)  # in their order, which JSON does not keep
+    metrics = {name: metrics[name] for name in sets} | {FACTS: metrics[FACTS]}
+    pairs = {
+        name: replace(pairs[name], prompts=[harmless(text) for text in pairs[name].prompts])
+        for name in sets
+    }
     return RunFiles(settings, metrics, threshold, log, _labelled(layout.LABELLED), models, pairs)
 
 
@@ -116,14 +122,24 @@ def _mixed(path: Path, other: Path) -> InputError:
     )
 
 
-def _check_settings(
-    settings: Settings, metrics: Mapping[str, Any], threshold: Mapping[str, Any]
-) -> None:
-    if threshold["reward"] != settings.label.name:
+def _labels(settings: Settings) -> dict[str, Any]:
+    """threshold.json of labels that are whole and made with these settings.
+
+    Where stage one's images are not here (`dvc pull` brings none), labels cannot be held against
+    them: the record and the scalar it names are checked alone.
+    """
+    if shards.present(layout.SCORED):
+        return label_record.check_labels(layout.SCORED, layout.LABELLED, settings.label)
+    record = label_record.read(layout.THRESHOLD)
+    if record["reward"] != settings.label.name:
         raise InputError(
-            f"{layout.THRESHOLD}: made for {threshold['reward']}, but label.reward is "
+            f"{layout.THRESHOLD}: made for {record['reward']}, but label.reward is "
             f"{settings.label.name}; run `tgo label` and what follows (or `dvc repro`)"
         )
+    return record
+
+
+def _check_settings(settings: Settings, metrics: Mapping[str, Any]) -> None:
     wanted = {name: set(settings.rewards) for name in settings.prompts.tests}
     there = {name: set(rows) for name, rows in metrics.items() if name != FACTS}
     if any(name not in there or not rewards <= there[name] for name, rewards in wanted.items()):

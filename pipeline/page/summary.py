@@ -10,11 +10,12 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from markupsafe import Markup
+from tgo.pipeline.cards.model_card import badge, score_title
 from tgo.pipeline.config.settings import Settings
 from tgo.pipeline.evaluation import verdict
 from tgo.pipeline.evaluation.evaluate import rows_of
 from tgo.pipeline.page.run_files import RunFiles
-from tgo.pipeline.storage.results import FACTS, GOLD, TRUTH
+from tgo.pipeline.storage.results import FACTS, TRUTH
 from tgo.pipeline.wording import TITLES, Formats, minus, percent, points
 
 
@@ -53,17 +54,6 @@ def headline(run: RunFiles, formats: Formats) -> Headline:
     )
 
 
-def badge(settings: Settings) -> str | None:
-    """What must not be taken for the real thing; None where everything is real."""
-    stand_ins = settings.stand_ins
-    told = []
-    if "generator" in stand_ins:
-        told.append("toy world")
-    if any(name != "generator" for name in stand_ins):
-        told.append("miniature stand-ins for the reward models, not the published weights")
-    return ", ".join(told) or None
-
-
 def tiles(run: RunFiles, formats: Formats) -> list[dict[str, Any]]:
     """One figure a test set: the change of the main score with its interval, and the truth."""
     score = run.settings.shown_reward or (TRUTH if run.judged else None)
@@ -76,7 +66,7 @@ def tiles(run: RunFiles, formats: Formats) -> list[dict[str, Any]]:
         found.append(
             {
                 "set_name": name,
-                "score": print_name(score),
+                "score": score_title(score),
                 "way": verdict.way(row),
                 "change": as_text(row["difference"]),
                 "interval": f"{as_text(row['low'])} to {as_text(row['high'])}",
@@ -86,13 +76,6 @@ def tiles(run: RunFiles, formats: Formats) -> list[dict[str, Any]]:
             }
         )
     return found
-
-
-def print_name(score: str) -> str:
-    """A score's name in print; the judge's are named by what they measure."""
-    return {TRUTH: "Truth: attributes correct", GOLD: "Truth: all attributes correct"}.get(
-        score, TITLES[score]
-    )
 
 
 def deviations(effect: float | None) -> str:

@@ -1,86 +1,147 @@
 """`tgo export`: the tuned model, its card with scores and what they rest on, ready for the hub.
 
-A folder of its own, because models/tuned is an output that DVC and the metrics know by its
+A folder of its own, because models/tuned is an output that DVC and the figures know by its
 checksum: a card written into it after the evaluation would make both out of date.
 
     models/export/README.md   the model card, with scores before and after
-    models/export/...         the diffusers folder, or pytorch_lora_weights.safetensors alone
-    models/export/tgo/        metrics.json, threshold.json, params.yaml, sample images
+    models/export/...         the diffusers folder, or the adapters alone
+    models/export/tgo/        evaluation.json, threshold.json, params.yaml, sample images
 """
 
 from __future__ import annotations
 
-import os
+import json
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
 from tgo.pipeline import layout
-from tgo.pipeline.cards import model_card, threshold_facts
+from tgo.pipeline.cards import model_card
 from tgo.pipeline.config.settings import Settings
 from tgo.pipeline.errors import InputError
+from tgo.pipeline.evaluation import verdict
 from tgo.pipeline.generators import model_sha256
-from tgo.pipeline.storage import results
+from tgo.pipeline.publishing import lora_formats, private_paths
+from tgo.pipeline.publishing.lora_formats import Format
+from tgo.pipeline.storage import label_record, results
+from tgo.pipeline.storage.atomic import explain, write_json
+from tgo.pipeline.storage.ownership import replacing_folder
 from tgo.pipeline.storage.results import FACTS
 from tgo.pipeline.training_log import sample_strips
 
 EVIDENCE = "tgo"
-
+KIND = "export"
+"""What the folder is marked as: only one that is marked so, and unchanged, is replaced."""
 
 Kind = Literal["auto", "full", "lora"]
 """What is exported: ``auto`` is the adapters where training made some."""
 
 
-def run(settings: Settings, params: Path, output: Path, kind: Kind = "auto") -> Path:
+def run(
+    settings: Settings,
+    params: Path,
+    output: Path,
+    kind: Kind = "auto",
+    format: Format = "diffusers",
+) -> Path:
     """Write the folder ``output`` anew and return it.
 
     Raises:
-        InputError: there is no tuned model, no metrics, or metrics of another model; no adapters
-            where ``kind`` asks for them; or ``output`` is a folder that was not exported.
+        InputError: there is no tuned model, or no figures of it; no adapters where ``kind`` or
+            ``format`` asks for them; ``output`` holds what this command did not write, or cannot
+            be written.
     """
     tuned = layout.TUNED
     if not (tuned / "model_index.json").is_file():
         raise InputError(f"{tuned}: holds no trained model; run `tgo train` first")
-    has_adapters = (tuned / layout.LORA).is_file()
-    if kind == "lora" and not has_adapters:
-        raise InputError(
-            f"{tuned}/{layout.LORA}: is missing; train with train.lora, or use --kind full"
-        )
-    lora = has_adapters and kind != "full"
-    metrics, threshold = results.evaluation(), threshold_facts.read()
-    _check_same(settings, metrics)
-    if output.exists() and not (output / EVIDENCE).is_dir():
-        raise InputError(f"{output}: exists and is no earlier export; choose another --output")
-    partial = output.with_name(f".{output.name}.partial")
-    shutil.rmtree(partial, ignore_errors=True)
+    lora = _wants_adapters(tuned, kind, format)
     if lora:
-        partial.mkdir(parents=True)
-        shutil.copyfile(tuned / layout.LORA, partial / layout.LORA)
-    else:
-        shutil.copytree(tuned, partial, ignore=shutil.ignore_patterns(layout.LORA))
-    pipeline = model_card.pipeline_of(tuned)
-    card = model_card.render(settings, threshold, metrics, pipeline=pipeline, lora=lora)
-    (partial / model_card.NAME).write_text(card, encoding="utf-8")
-    _evidence(params, partial / EVIDENCE)
-    shutil.rmtree(output, ignore_errors=True)
-    os.replace(partial, output)
+        lora_formats.check(format, settings.generator.family)
+    metrics, threshold = results.evaluation(), label_record.read(layout.THRESHOLD)
+    _check_same(settings, metrics)
+    card = model_card.render(
+        settings,
+        threshold,
+        metrics,
+        pipeline=model_card.pipeline_of(tuned),
+        outcome=verdict.sentence(metrics, settings.shown_reward),
+        lora=_adapters_name(settings, format) if lora else None,
+        lora_format=format,
+    )
+    try:
+        with replacing_folder(output, KIND) as folder:
+            if lora:
+                name = _adapters_name(settings, format)
+                family = settings.generator.family
+                lora_formats.write(tuned / layout.LORA, folder / name, format, family)
+            else:
+                _copy_model(tuned, folder)
+            (folder / model_card.NAME).write_text(card, encoding="utf-8")
+            _evidence(params, folder / EVIDENCE, metrics, threshold)
+    except (OSError, shutil.Error) as error:
+        raise InputError(f"{output}: {explain(_first(error))}") from None
     print(f"export: {output}; upload it with `hf upload USER/NAME {output}`")
     return output
 
 
-def _check_same(settings: Settings, metrics: dict[str, Any]) -> None:
-    """Scores in a card must be this model's."""
+def _wants_adapters(tuned: Path, kind: Kind, format: Format) -> bool:
+    there = (tuned / layout.LORA).is_file()
+    if (kind == "lora" or format != "diffusers") and not there:
+        raise InputError(
+            f"{tuned}/{layout.LORA}: is missing; train with train.lora, or export with --kind full "
+            "--format diffusers"
+        )
+    if kind == "full" and format != "diffusers":
+        raise InputError(
+            f"--format {format}: is for adapters; leave out --kind full, or use --format diffusers"
+        )
+    return there and kind != "full"
+
+
+def _adapters_name(settings: Settings, format: Format) -> str:
+    return lora_formats.file_name(format, model_card.model_name(settings))
+
+
+def _copy_model(tuned: Path, folder: Path) -> None:
+    """The parts that model_index.json names, and nothing else that lies beside them."""
+    index = json.loads((tuned / "model_index.json").read_text(encoding="utf-8"))
+    for part in index:
+        if not part.startswith("_") and (tuned / part).is_dir():
+            shutil.copytree(tuned / part, folder / part)
+    shutil.copyfile(tuned / "model_index.json", folder / "model_index.json")
+    for path in sorted(folder.rglob("*.json")):
+        private_paths.clean_config(path)
+
+
+def _check_same(settings: Settings, metrics: Mapping[str, Any]) -> None:
+    """Scores and sample images in an export must be this model's."""
     found = model_sha256(settings.generator, layout.TUNED)
-    if metrics[FACTS]["tuned_sha256"] != found:
+    if metrics[FACTS].get("tuned_sha256") != found:
         raise InputError(
             f"{layout.EVALUATION}: is of another model than {layout.TUNED}; run `tgo evaluate`"
         )
+    if sample_strips.result(layout.SAMPLES) not in (None, found):
+        raise InputError(
+            f"{layout.SAMPLES}: shows the training of another model than {layout.TUNED}; run "
+            "`tgo train` (or `dvc checkout`)"
+        )
 
 
-def _evidence(params: Path, folder: Path) -> None:
+def _evidence(
+    params: Path, folder: Path, metrics: Mapping[str, Any], threshold: Mapping[str, Any]
+) -> None:
     folder.mkdir()
-    shutil.copyfile(layout.EVALUATION, folder / "evaluation.json")
-    shutil.copyfile(layout.THRESHOLD, folder / "threshold.json")
-    shutil.copyfile(params, folder / "params.yaml")
+    write_json(folder / layout.EVALUATION.name, private_paths.cleaned(metrics))
+    write_json(folder / layout.THRESHOLD.name, private_paths.cleaned(threshold))
+    text = params.read_text(encoding="utf-8")
+    (folder / "params.yaml").write_text(private_paths.clean_text(text), encoding="utf-8")
     if sample_strips.paths(layout.SAMPLES):
         shutil.copytree(layout.SAMPLES, folder / "samples")
+
+
+def _first(error: OSError | shutil.Error) -> OSError:
+    """The reason inside what copytree gathers."""
+    if isinstance(error, shutil.Error) and error.args and isinstance(error.args[0], list):
+        return OSError(error.args[0][0][2])
+    return error

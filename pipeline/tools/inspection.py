@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from tgo.pipeline.errors import InputError
 from tgo.pipeline.labelling.score_reader import numbers, usable_rows
 from tgo.pipeline.storage import shards
-from tgo.pipeline.wording import TITLES, Formats, minus
+from tgo.pipeline.wording import TITLES, Formats, harmless, minus
 
 QUANTILES = ((0.0, "min"), (0.05, "5 %"), (0.5, "median"), (0.95, "95 %"), (1.0, "max"))
 
@@ -155,7 +155,7 @@ def show(found: Overview) -> None:
     console = Console()
     console.print(found.summary, highlight=False, soft_wrap=True)
     for error, count in found.errors.most_common(3):
-        console.print(f"  {count:,} failed: {error}", highlight=False, markup=False)
+        console.print(f"  {count:,} failed: {harmless(error)}", highlight=False, markup=False)
     console.print(_figures(found))
     for column in found.columns:
         console.print(f"  {column.name}: {column.unit}", highlight=False, markup=False)

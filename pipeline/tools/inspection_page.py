@@ -13,12 +13,12 @@ from typing import Any
 import numpy as np
 import pyarrow.parquet as pq
 from markupsafe import Markup
-from tgo.pipeline.page import plots, score_plots
-from tgo.pipeline.page.gallery import LARGEST, embed
+from tgo.pipeline.page import atlas, plots, score_plots
 from tgo.pipeline.storage import shards
 from tgo.pipeline.storage.atomic import replacing
 from tgo.pipeline.templates import template
 from tgo.pipeline.tools.inspection import QUANTILES, Column, Overview
+from tgo.pipeline.wording import harmless
 
 
 @dataclass(frozen=True)
@@ -36,7 +36,7 @@ class Shown:
     @property
     def enlarged(self) -> bool:
         """Whether the page shows it larger than it is."""
-        return max(self.width, self.height) < LARGEST // 2
+        return max(self.width, self.height) < atlas.THUMBNAIL
 
 
 def write(found: Overview, path: Path, images: int) -> Path:
@@ -123,14 +123,14 @@ def _section(
 
 
 def _shown(found: Overview, column: Column, number: int, row: dict[str, Any]) -> Shown:
-    source, width, height = embed(row["image"]["bytes"])
+    picture = atlas.thumbnail(row["image"]["bytes"])
     order = [column, *(other for other in found.columns if other is not column)]
     scores = [
         (other.title, found.formats.score(float(other.scores[number]), other.name))
         for other in order
         if np.isfinite(other.scores[number])
     ]
-    return Shown(source, width, height, row["id"], row["prompt"], scores)
+    return Shown(atlas.data_uri(picture), *picture.size, row["id"], harmless(row["prompt"]), scores)
 
 
 def _figures(column: Column, formats: Any) -> dict[str, Any]:

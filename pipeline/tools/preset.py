@@ -47,12 +47,6 @@ def apply(name: str, presets: Path, params: Path) -> list[str]:
     return list(_changes(before, values, ""))
 
 
-def shipped(presets: Path) -> Mapping[str, Any]:
-    """The settings that params.yaml is shipped with; empty where presets/world.yaml is not."""
-    path = presets / "world.yaml"
-    return _read(path) if path.is_file() else {}
-
-
 def _layers(name: str, presets: Path) -> tuple[Path, list[Mapping[str, Any]]]:
     """A preset's file, and what is to be filled in, first what it extends."""
     path = presets / f"{name}.yaml"

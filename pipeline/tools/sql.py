@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from tgo.pipeline.errors import InputError
 from tgo.pipeline.storage import shards
+from tgo.pipeline.wording import harmless
 
 if TYPE_CHECKING:
     import duckdb
@@ -112,7 +113,15 @@ def write_csv(answer: Answer) -> None:
     """Print every row as CSV."""
     writer = csv.writer(sys.stdout, lineterminator="\n")
     writer.writerow(answer.columns)
-    writer.writerows(answer.rows())
+    writer.writerows(map(_inert, row) for row in answer.rows())
+
+
+def _inert(value: Any) -> Any:
+    """A text that a spreadsheet would take for a formula, marked as text; numbers stay."""
+    if not isinstance(value, str):
+        return value
+    formula = value.lstrip().startswith(("=", "+", "-", "@")) or value.startswith(("\t", "\r"))
+    return f"'{value}" if formula else value
 
 
 def _add_views(
@@ -146,7 +155,7 @@ def _cell(value: Any) -> str:
         return f"{{{', '.join(f'{key}: {_cell(item)}' for key, item in value.items())}}}"
     if isinstance(value, list) and len(value) > 4:
         return f"[{', '.join(map(_cell, value[:4]))}, ... {len(value):,} in all]"
-    return str(value)
+    return harmless(str(value))
 
 
 def _one_line(error: Exception) -> str:

@@ -129,7 +129,7 @@ def write_run(chosen: Settings, seed: int = 0, gain: float = 0.35) -> None:
                 chosen.evaluate.images_per_prompt,
                 model=SHA if model == "base" else TUNED_SHA,
             )
-    _write_evaluation(chosen)
+    write_evaluation(chosen)
 
 
 def write_scored(
@@ -238,7 +238,7 @@ def bright_judge(images: np.ndarray, prompts: list[str]) -> list[Any]:
     return [SimpleNamespace(all_right=bool(i.mean() > 127), share=i.mean() / 255) for i in images]
 
 
-def _write_evaluation(chosen: Settings) -> None:
+def write_evaluation(chosen: Settings) -> None:
     """What the stage evaluate writes beside the shards, by its own arithmetic."""
     judge = evaluate.load_judge(chosen.evaluate.judge) if chosen.evaluate.judge else None
     pairs = {

@@ -6,15 +6,21 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
+from diffusers import StableDiffusionPipeline, UNet2DConditionModel
 from huggingface_hub import ModelCard
+from peft import LoraConfig
+from safetensors.torch import load_file
 from tgo.pipeline import layout
 from tgo.pipeline.cards import model_card
 from tgo.pipeline.config.settings import Settings
 from tgo.pipeline.errors import InputError
 from tgo.pipeline.generators import model_sha256
-from tgo.pipeline.publishing import export
+from tgo.pipeline.publishing import export, lora_formats
 from tgo.pipeline.storage.atomic import write_json
+from tgo.pipeline.storage.ownership import MARKER
 from tgo.pipeline.training_log import sample_strips
+from tgo.trainer import lora
 
 from tests.pipeline.finished_run import make_settings, write_run
 
@@ -40,8 +46,6 @@ def run(settings: Settings, **options: str) -> Path:
 
 
 def test_an_export_is_the_model_with_its_scores(finished: Settings) -> None:
-    from diffusers import StableDiffusionPipeline
-
     before = {path: path.read_bytes() for path in layout.TUNED.rglob("*") if path.is_file()}
     folder = run(finished)
     card = ModelCard.load(folder / "README.md")
@@ -77,7 +81,7 @@ def test_the_card_beside_the_weights_has_no_scores_and_says_what_went_in(
 def test_a_base_model_of_the_hub_is_in_the_header() -> None:
     lora = {"rank": 8, "alpha": 16.0, "targets": None}
     settings = make_settings(generator={"model": "someone/some-model"}, train={"lora": lora})
-    text = model_card.render(settings, None, pipeline="StableDiffusionPipeline", lora=True)
+    text = model_card.render(settings, None, pipeline="StableDiffusionPipeline", lora=layout.LORA)
     card = ModelCard(text)
     assert "| adapters of rank 8, alpha 16.0; moving average" in text
     merged = model_card.render(settings, None, pipeline="StableDiffusionPipeline")
@@ -97,7 +101,8 @@ def test_a_base_model_of_the_hub_is_in_the_header() -> None:
     ],
 )
 def test_the_card_tells_how_each_kind_of_model_loads(pipeline: str, lora: bool, said: str) -> None:
-    text = model_card.render(make_settings(), None, pipeline=pipeline, lora=lora)
+    name = layout.LORA if lora else None
+    text = model_card.render(make_settings(), None, pipeline=pipeline, lora=name)
     assert said in text
     assert ("from diffusers import" in text) == (pipeline != "Pipeline")
 
@@ -105,9 +110,9 @@ def test_the_card_tells_how_each_kind_of_model_loads(pipeline: str, lora: bool, 
 def test_adapters_go_alone_unless_all_is_asked_for(finished: Settings) -> None:
     with pytest.raises(InputError, match=r"pytorch_lora_weights\.safetensors: is missing"):
         run(finished, kind="lora")
-    (layout.TUNED / layout.LORA).write_bytes(b"adapters")
+    write_adapters(layout.TUNED)
     names = {path.name for path in run(finished).iterdir()}
-    assert names == {"README.md", "tgo", layout.LORA}
+    assert names == {"README.md", "tgo", layout.LORA, MARKER}
     full = {path.name for path in run(finished, kind="full").iterdir()}
     assert "unet" in full
     assert layout.LORA not in full
@@ -127,11 +132,129 @@ def test_scores_of_another_model_are_refused(finished: Settings) -> None:
         run(finished)
 
 
-def test_nothing_of_anyone_elses_is_overwritten(finished: Settings) -> None:
-    layout.EXPORT.mkdir(parents=True)
-    (layout.EXPORT / "thesis.txt").write_text("mine")
-    with pytest.raises(InputError, match="exists and is no earlier export"):
+def write_adapters(folder: Path, rank: int = 4, alpha: float = 16.0) -> None:
+    """Random adapters of a model folder's network, as training writes them."""
+    unet = UNet2DConditionModel.from_pretrained(folder, subfolder="unet")
+    unet.add_adapter(LoraConfig(r=rank, lora_alpha=alpha, target_modules=["to_q", "to_out.0"]))
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for name, parameter in unet.named_parameters():
+            if "lora_" in name:
+                parameter.copy_(torch.randn(parameter.shape, generator=generator) / 8)
+    lora.write(lora.take(unet), folder)
+
+
+def moved(folder: Path, adapters: Path) -> torch.Tensor:
+    """What adapters that a stock pipeline loads change in the network's prediction."""
+    pipeline = StableDiffusionPipeline.from_pretrained(
+        folder, safety_checker=None, torch_dtype=torch.float32
+    )
+    config, generator = pipeline.unet.config, torch.Generator().manual_seed(1)
+    size = (1, config.in_channels, config.sample_size, config.sample_size)
+    words = torch.randn(1, 7, config.cross_attention_dim, generator=generator)
+    given = torch.randn(size, generator=generator), torch.tensor([500]), words
+    with torch.no_grad():
+        before = pipeline.unet(*given).sample
+        pipeline.load_lora_weights(adapters.parent, weight_name=adapters.name)
+        return pipeline.unet(*given).sample - before
+
+
+def test_adapters_are_read_alike_wherever_they_go(finished: Settings) -> None:
+    base = Path(finished.generator.model)
+    write_adapters(layout.TUNED)
+    wanted = moved(base, layout.TUNED / layout.LORA)
+    assert wanted.abs().max() > 1e-3
+    for format in ("diffusers", "comfyui", "kohya"):
+        folder = run(finished, format=format)
+        (found,) = folder.glob("*.safetensors")
+        weights = load_file(found)
+        assert {v.dtype for k, v in weights.items() if "alpha" not in k} == {torch.float16}
+        torch.testing.assert_close(moved(base, found), wanted, atol=2e-3, rtol=2e-2)
+        if format == "diffusers":
+            continue
+        # the part of ComfyUI's map that takes a U-Net's modules by their diffusers names
+        names = UNet2DConditionModel.from_pretrained(base, subfolder="unet").state_dict()
+        modules = {name.removesuffix(".weight") for name in names if name.endswith(".weight")}
+        known = {f"lora_unet_{module.replace('.', '_')}" for module in modules}
+        assert {key.split(".")[0] for key in weights} <= known
+        # whoever takes alpha for the rank, and whoever reads it, come to the same strength
+        assert {float(v) for k, v in weights.items() if k.endswith(".alpha")} == {4.0}
+
+
+def test_programs_that_do_not_know_a_family_are_named(finished: Settings) -> None:
+    lora_formats.check("comfyui", "flux")
+    with pytest.raises(InputError, match="--format kohya: reads adapters of diffusion, sdxl, not"):
+        lora_formats.check("kohya", "flux")
+    with pytest.raises(InputError, match=r"pytorch_lora_weights\.safetensors: is missing"):
+        run(finished, format="kohya")
+    (layout.TUNED / layout.LORA).write_bytes(b"damaged")
+    with pytest.raises(InputError, match="is damaged, or no adapters"):
+        run(finished, format="comfyui")
+
+
+def test_a_folder_of_someone_elses_is_left_alone(finished: Settings, tmp_path: Path) -> None:
+    theirs = tmp_path / "theirs"
+    (theirs / "tgo").mkdir(parents=True)  # as the parent of a clone has
+    (theirs / "thesis.txt").write_text("mine")
+    for output in (theirs, tmp_path, Path(), tmp_path.parent):
+        with pytest.raises(InputError, match=r"was not written by|is the working folder"):
+            export.run(finished, Path("params.yaml"), output)
+    assert (theirs / "thesis.txt").read_text() == "mine"
+    folder = run(finished)
+    run(finished)  # its own is replaced
+    (folder / "notes.txt").write_text("mine")
+    with pytest.raises(InputError, match=r"notes\.txt: was not written by this program"):
         run(finished)
+    assert (folder / "notes.txt").read_text() == "mine"
     shutil.rmtree(layout.TUNED)
     with pytest.raises(InputError, match="holds no trained model; run `tgo train`"):
         run(finished)
+
+
+def test_an_output_that_is_a_link_is_followed(finished: Settings, tmp_path: Path) -> None:
+    layout.EXPORT.parent.mkdir(exist_ok=True)
+    layout.EXPORT.symlink_to(tmp_path / "elsewhere")
+    run(finished)
+    run(finished)
+    assert (tmp_path / "elsewhere/README.md").is_file()
+    assert layout.EXPORT.is_symlink()
+
+
+def test_nothing_names_this_machine(finished: Settings) -> None:
+    home = "/home/someone/models/base"
+    Path("params.yaml").write_text(f"generator: {{model: {home}}}\nurl: https://a.example/b/c\n")
+    config = layout.TUNED / "unet/config.json"
+    config.write_text(json.dumps(json.loads(config.read_text()) | {"_name_or_path": home}))
+    facts = json.loads(layout.EVALUATION.read_text())
+    found = model_sha256(finished.generator, layout.TUNED)
+    facts["generator"] |= {"base": home, "tuned_sha256": found}
+    write_json(layout.EVALUATION, facts)
+    generator = finished.generator.model_copy(update={"model": home})
+    card = model_card.render(
+        finished.model_copy(update={"generator": generator}), None, pipeline="Pipeline"
+    )
+    assert "/home" not in card
+    assert "# base, aligned with TGO" in card
+    folder = run(finished)
+    for path in folder.rglob("*"):
+        if path.suffix in (".json", ".yaml", ".md"):
+            assert "someone" not in path.read_text(), path
+    assert "https://a.example/b/c" in (folder / "tgo/params.yaml").read_text()
+    assert json.loads((folder / "unet/config.json").read_text())["_name_or_path"] == "base"
+
+
+def test_ratings_of_people_are_told_of_and_nothing_else(finished: Settings) -> None:
+    label = finished.label.model_copy(update={"reward": {"rating": 1.0}})
+    rated = finished.model_copy(update={"label": label, "rewards": {}})
+    facts = json.loads(layout.THRESHOLD.read_text())
+    facts["rewards"] = {
+        "rating": facts["rewards"]["pickscore"]
+        | {"model": "stars.csv", "images": 60, "ratings": 240, "raters": 4}
+    }
+    text = model_card.render(rated, facts, pipeline="StableDiffusionPipeline")
+    assert "People rated images" in text
+    for line in ("| ratings | stars.csv, sha256", "| images | 60 |", "| raters | 4 |"):
+        assert line in text
+    assert "Images of the base model were scored" not in text
+    assert "| prompts |" not in text
+    assert "checkpoint of" not in text

@@ -44,8 +44,11 @@ def test_a_good_line_has_nothing_outside_its_band() -> None:
 def test_what_lies_outside_is_named_with_a_remark(key: str, value: float) -> None:
     found = lines({}, {}, {}, {key: value})
     assert health.unhealthy(found) == [key]
-    told = dict(health.verdicts(found))[health.BANDS[key].title]
-    assert ": " in told.split(")")[1]
+    told = {verdict.title: verdict for verdict in health.verdicts(found)}
+    assert told[health.BANDS[key].title].remark
+    assert [verdict.title for verdict in told.values() if not verdict.healthy] == [
+        health.BANDS[key].title
+    ]
 
 
 def test_no_spike_or_drift_is_told_while_a_run_warms_up() -> None:

@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from tgo.pipeline.errors import InputError
-from tgo.pipeline.page import gallery
+from tgo.pipeline.page import progress
 from tgo.pipeline.training_log import sample_strips
 
 
@@ -48,16 +48,15 @@ def test_damage_is_named(tmp_path: Path) -> None:
         sample_strips.facts(tmp_path)
 
 
-def test_the_report_shows_a_few_strips_from_the_first_to_the_last(tmp_path: Path) -> None:
+def test_the_report_shows_a_few_strips_from_the_first_to_the_last(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     sample_strips.describe(tmp_path, {"prompts": ["a", "b", "c"]})
-    assert gallery.progress(tmp_path) == ([], [])
+    assert progress.read(tmp_path) == ([], [])
     for step in range(0, 1100, 100):
         sample_strips.write(tmp_path, step, images(step))
-    steps, rows = gallery.progress(tmp_path)
-    assert steps == [0, 200, 400, 600, 800, 1000]
-    assert [prompt for prompt, _ in rows] == ["a", "b", "c"]
-    for _, shown in rows:
-        assert len(shown) == len(steps)
-        assert all(
-            source.startswith("data:image/png") and size == [4, 5] for source, *size in shown
-        )
+    monkeypatch.setattr(progress, "STEPS", 6)
+    shown = progress.read(tmp_path)
+    assert shown.prompts == ["a", "b", "c"]
+    assert [step for step, _ in shown.strips] == [0, 200, 400, 600, 800, 1000]
+    assert all(source.startswith("data:image/webp;base64,") for _, source in shown.strips)
