@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import signal
 import sys
+from contextlib import AbstractContextManager
 from enum import StrEnum
 from pathlib import Path
 from types import FrameType
@@ -56,6 +57,14 @@ class Dtype(StrEnum):
     float16 = "float16"
 
 
+class AdapterFormat(StrEnum):
+    """Programs that `tgo export` writes adapters for."""
+
+    diffusers = "diffusers"
+    comfyui = "comfyui"
+    kohya = "kohya"
+
+
 class Export(StrEnum):
     """What `tgo export` writes: the model folder, the LoRA file, or what fits."""
 
@@ -77,7 +86,8 @@ def score(params: Params = PARAMS) -> None:
     settings = _checked(params)
     from tgo.pipeline.scoring import score
 
-    score.run(settings)
+    with _recorded("score"):
+        score.run(settings)
 
 
 @app.command()
@@ -103,7 +113,8 @@ def label(
         return
     from tgo.pipeline.labelling import label
 
-    label.run(settings)
+    with _recorded("label"):
+        label.run(settings)
 
 
 @app.command()
@@ -116,7 +127,8 @@ def train(params: Params = PARAMS) -> None:
     check_labels(SCORED, LABELLED, settings.label)
     from tgo.trainer import train
 
-    train.run(settings)
+    with _recorded("train"):
+        train.run(settings)
 
 
 @app.command()
@@ -130,7 +142,8 @@ def evaluate(
     settings = _checked(params)
     from tgo.pipeline.evaluation import evaluate
 
-    evaluate.run(settings, split.value)
+    with _recorded("evaluate"):
+        evaluate.run(settings, split.value)
 
 
 @app.command()
@@ -149,12 +162,15 @@ def export(
     kind: Annotated[
         Export, typer.Option(help="auto: the LoRA file where training made one.")
     ] = Export.auto,
+    format: Annotated[
+        AdapterFormat, typer.Option(help="Whose names the LoRA file has: who is to read it.")
+    ] = AdapterFormat.diffusers,
 ) -> None:
     """Bundle the tuned model with its card, scores and evidence, ready for `hf upload`."""
     settings = _checked(params)
     from tgo.pipeline.publishing import export
 
-    export.run(settings, params, output, kind.value)
+    export.run(settings, params, output, kind.value, format.value)
 
 
 @app.command()
@@ -283,6 +299,14 @@ def main() -> None:
         if not is_disks_fault(error):
             raise
         _fail(f"{error.filename or 'disk'}: {explain(error)}")
+
+
+def _recorded(stage: str) -> AbstractContextManager[None]:
+    """Note for the report when the stage ran, how long, and where."""
+    from tgo.pipeline.layout import STAGES
+    from tgo.pipeline.storage.stage_log import recorded
+
+    return recorded(STAGES, stage)
 
 
 def _checked(params: Path) -> Settings:
