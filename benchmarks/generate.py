@@ -34,7 +34,7 @@ import torch
 from tgo.pipeline.generators.base import select_rows
 from tgo.pipeline.generators.diffusion import Diffusion
 from tgo.pipeline.scoring import sampling as produce
-from tgo.pipeline.scoring.score import score_prompts
+from tgo.pipeline.scoring.local_engine import score_prompts
 from tgo.pipeline.sources.prompts import Prompt
 from tgo.pipeline.storage.embeddings import Embeddings, stored
 from tgo.pipeline.tools.costs import GPUS

@@ -6,6 +6,7 @@ stopped (Ctrl-C, SIGTERM) or killed goes on when the same command is run again.
 
 from __future__ import annotations
 
+import logging
 import os
 import signal
 import sys
@@ -191,9 +192,9 @@ def rewards(params: Params = PARAMS) -> None:
     list_rewards.show(settings.rewards)
 
 
-@app.command()
-def rate(
-    data: Annotated[str, typer.Argument(help="A folder of images, or a dataset.")],
+@app.command("score-images")
+def score_images(
+    data: Annotated[str, typer.Argument(help="A folder of images, a table, tars or a dataset.")],
     output: Annotated[Path, typer.Option("--output", "-o", help="The Parquet file to write.")],
     prompts: Annotated[
         Path | None,
@@ -207,30 +208,44 @@ def rate(
     batch_size: Annotated[int, typer.Option(min=1, help="Images scored at once.")] = 64,
     device: Annotated[Device, typer.Option(help="Where to score.")] = Device.auto,
     dtype: Annotated[Dtype, typer.Option(help="What the towers compute in.")] = Dtype.float32,
-    image_column: Annotated[str, typer.Option(help="Of a dataset.")] = "image",
-    prompt_column: Annotated[str, typer.Option(help="Of a dataset.")] = "prompt",
+    images: Annotated[
+        Path | None, typer.Option(help="The folder that file names in a table are relative to.")
+    ] = None,
+    image_column: Annotated[str | None, typer.Option(help="File names or pictures.")] = None,
+    prompt_column: Annotated[str | None, typer.Option(help="The prompts.")] = None,
     split: Annotated[str, typer.Option(help="Of a dataset.")] = "train",
+    outside: Annotated[
+        bool, typer.Option("--outside", help="Read files outside the folder, too.")
+    ] = False,
 ) -> None:
     """Score images that are already there; goes on where it was when run again."""
     sources: dict[str, Any] = dict(_name_and_source(pair) for pair in reward or ())
     if not sources:
         entries = _checked(params).rewards
         sources = {name: entry.model_dump() for name, entry in entries.items()}
-    from tgo.pipeline.scoring.score_images import rate, summary
+    from tgo.pipeline.scoring import score_images
+    from tgo.pipeline.sources.image_table import Source
 
-    table = rate(
-        data,
+    columns = {"image": image_column, "prompt": prompt_column}
+    table = score_images.score_images(
+        Source(data, images=images, columns=columns, split=split, outside=outside),
         prompts,
         rewards=sources,
         output=output,
         batch_size=batch_size,
         device=device.value,
         dtype=dtype.value,
-        image=image_column,
-        prompt=prompt_column,
-        split=split,
     )
-    print(f"{output}: {summary(table)}")
+    logging.getLogger(__name__).info("%s: %s", output, score_images.summary(table))
+    data_commands.exit_by_failures(score_images.count_failed(table), table.num_rows)
+
+
+@app.command(hidden=True, context_settings={"ignore_unknown_options": True})
+def rate(arguments: Annotated[list[str] | None, typer.Argument()] = None) -> None:
+    """The name of `score-images` in earlier versions."""
+    raise InputError(
+        "tgo rate: is `tgo score-images` now, with the same options; rating is what people do"
+    )
 
 
 @app.command()
@@ -282,6 +297,7 @@ def init(
 
 def main() -> None:
     """Run a command; see the module for what errors and signals become."""
+    logs.configure()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, _stop)
     try:

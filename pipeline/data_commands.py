@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+from tgo.pipeline.errors import InputError
 from tgo.pipeline.layout import LABELLED, PARAMS, SCORED
 
 app = typer.Typer()
@@ -33,6 +34,24 @@ class RatingFormat(StrEnum):
     table = "table"
     pickapic = "pickapic"
     diffusion_kto = "diffusion-kto"
+    label_studio = "label-studio"
+    hpdv3 = "hpdv3"
+    rankings = "rankings"
+    chosen = "chosen"
+    pairs = "pairs"
+    folders = "folders"
+
+
+SOME_FAILED = 3
+"""Exit status of a command that did its work, but for rows that could not be used."""
+
+
+def exit_by_failures(failed: int, rows: int) -> None:
+    """End the command by how many of its rows failed: 0 for none, 3 for some, 2 for all."""
+    if failed and failed == rows:
+        raise InputError(f"none of the {rows} images could be used; the reasons stand above")
+    if failed:
+        raise typer.Exit(SOME_FAILED)
 
 
 @app.command()
@@ -58,7 +77,7 @@ def prompts(
         sets = settings.load(params).prompts
         wanted = [sets.train, sets.validation, *sets.tests.values()]
     for one in wanted:
-        found = prompts.find(one)
+        found = prompts.check(one)
         print(found.summary)
         for note in found.notes:
             print(f"  {note}")
@@ -67,13 +86,13 @@ def prompts(
 @app.command("import")
 def import_(
     source: Annotated[
-        str, typer.Argument(help="A table, a folder with metadata.csv, or a dataset.")
+        str, typer.Argument(help="A table, a folder, tars or a dataset (docs/data.md).")
     ],
     images: Annotated[
         Path | None, typer.Option(help="The folder that file names are relative to.")
     ] = None,
     format: Annotated[
-        RatingFormat | None, typer.Option(help="Left out: told by the columns.")
+        RatingFormat | None, typer.Option(help="Left out: recognised by the columns.")
     ] = None,
     rating_column: Annotated[str | None, typer.Option(help="Stars, likes, clicks, ...")] = None,
     prompt_column: Annotated[str | None, typer.Option(help="The prompts.")] = None,
@@ -83,8 +102,21 @@ def import_(
         str | None, typer.Option(help="How many ratings a row stands for.")
     ] = None,
     domain_column: Annotated[str | None, typer.Option(help="A grouping of prompts.")] = None,
+    keep: Annotated[
+        list[str] | None,
+        typer.Option(help="A further column for the shards (for label.scope), again for each."),
+    ] = None,
+    labels: Annotated[
+        str | None, typer.Option(help="Numbers for ratings that are words: good=1,bad=0.")
+    ] = None,
     unit: Annotated[str | None, typer.Option(help="What a rating counts, in words.")] = None,
     split: Annotated[str, typer.Option(help="Of a dataset.")] = "train",
+    outside: Annotated[
+        bool, typer.Option("--outside", help="Read files outside the folder, too.")
+    ] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Show what is recognised; write nothing.")
+    ] = False,
     params: Annotated[Path, typer.Option("--params", help="The settings file.")] = PARAMS,
 ) -> None:
     """Bring images with human ratings into data/scored; goes on where it was when run again."""
@@ -92,7 +124,8 @@ def import_(
 
     chosen = settings.load(params)
     from tgo.pipeline.scoring import import_ratings
-    from tgo.pipeline.sources.rating_tables import Source
+    from tgo.pipeline.sources.image_table import Source
+    from tgo.pipeline.sources.rating_values import parse_labels
 
     columns = {
         "rating": rating_column,
@@ -102,8 +135,23 @@ def import_(
         "count": count_column,
         "domain": domain_column,
     }
-    kind = format.value if format else None
-    import_ratings.run(chosen, Source(source, kind, images, columns, unit, split))
+    summary = import_ratings.run(
+        chosen,
+        Source(
+            source,
+            format=format.value if format else None,
+            images=images,
+            columns=columns,
+            unit=unit,
+            split=split,
+            labels=parse_labels(labels),
+            keep=tuple(keep or ()),
+            outside=outside,
+        ),
+        dry_run=dry_run,
+    )
+    if summary:
+        exit_by_failures(summary.failed, summary.images)
 
 
 @app.command()

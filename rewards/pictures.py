@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import io
-import struct
 import warnings
-import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 from typing import NamedTuple
 
@@ -17,6 +18,17 @@ from torch import Tensor
 
 MAX_PIXELS = 89_478_485
 """Most pixels of an image (Pillow's own limit, 268 MB as RGB): more is taken for a bomb."""
+
+MAX_ASPECT = 64
+"""Most times that a side may be longer than the other: models resize the shorter side, so a strip
+of 8000 x 1 pixels would become 1.8 million pixels long."""
+
+FORMATS = (
+    "PNG", "JPEG", "WEBP", "AVIF", "GIF", "BMP", "DIB", "TIFF", "PPM", "JPEG2000", "TGA",
+    "ICO",
+)  # fmt: skip
+"""What is decoded. Not among them: EPS, which Pillow hands to Ghostscript, and rare formats whose
+decoders are little tested."""
 
 _RESIZED_ALIKE = ("RGB", "L")
 """Modes in which resizing before or after the conversion to RGB gives the same bytes."""
@@ -39,41 +51,70 @@ class Picture(NamedTuple):
 def decode(source: bytes | str | Path | Image.Image) -> Picture:
     """Decodes an encoded image, a file or a Pillow image.
 
-    `rgb` drops transparency, and EXIF rotation is ignored, as the official packages do. Raises
-    PictureError for what is broken, animated, deeper than 8 bits, too large, or no image.
+    `rgb` drops transparency, and EXIF rotation is ignored, as the official packages do.
+
+    Raises:
+        PictureError: what is broken, animated, deeper than 8 bits, too large or long, or no image.
     """
-    try:
-        with warnings.catch_warnings():
-            # between its limit and twice that Pillow only warns: we refuse by size
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-            image = source if isinstance(source, Image.Image) else _open(source)
+    image = open_image(source)
+    with _one_kind_of_error():
+        rgb = torch.from_numpy(np.array(image.convert("RGB"))).permute(2, 0, 1).contiguous()
+    plain = image.mode in _RESIZED_ALIKE and "transparency" not in image.info
+    return Picture(rgb, None if plain else image)
+
+
+def open_image(source: bytes | str | Path | Image.Image) -> Image.Image:
+    """A Pillow image with its pixels loaded; PictureError as for `decode`."""
+    with _one_kind_of_error(), warnings.catch_warnings():
+        # between its limit and twice that Pillow only warns: we refuse by size
+        warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+        image = source if isinstance(source, Image.Image) else _open(source)
         _refuse_unsuitable(image)
         image.load()
-        rgb = torch.from_numpy(np.array(image.convert("RGB"))).permute(2, 0, 1).contiguous()
+    return image
+
+
+@contextmanager
+def _one_kind_of_error() -> Iterator[None]:
+    """Raises PictureError for whatever Pillow raises, since its decoders promise no kind."""
+    try:
+        yield
+    except PictureError:
+        raise
     except Image.DecompressionBombError as error:
         raise PictureError(f"too many pixels ({_one_line(error)})") from None
     except UnidentifiedImageError:
-        raise PictureError("no image that Pillow can read") from None
-    except (OSError, SyntaxError, EOFError, struct.error, zlib.error, MemoryError) as error:
+        raise PictureError("no image of a format that is read here") from None
+    except Exception as error:  # noqa: BLE001
         raise PictureError(f"cannot be decoded ({_one_line(error)})") from None
-    plain = image.mode in _RESIZED_ALIKE and "transparency" not in image.info
-    return Picture(rgb, None if plain else image)
 
 
 def _open(source: bytes | str | Path) -> Image.Image:
     if isinstance(source, bytes):
         if not source:
             raise PictureError("empty: zero bytes")
-        return Image.open(io.BytesIO(source))
-    if Path(source).is_file() and not Path(source).stat().st_size:
+        return Image.open(io.BytesIO(source), formats=_formats())
+    path = Path(source)
+    if path.exists() and not path.is_file():
+        raise PictureError("no ordinary file")
+    if path.is_file() and not path.stat().st_size:
         raise PictureError("empty: zero bytes")
-    return Image.open(source)
+    return Image.open(path, formats=_formats())
+
+
+@cache
+def _formats() -> list[str]:
+    """Those of `FORMATS` that this Pillow was built with."""
+    Image.init()
+    return [name for name in FORMATS if name in Image.OPEN]
 
 
 def _refuse_unsuitable(image: Image.Image) -> None:
     width, height = image.size
     if width * height > MAX_PIXELS:
         raise PictureError(f"too many pixels ({width} x {height}, at most {MAX_PIXELS})")
+    if max(width, height) > MAX_ASPECT * min(width, height):
+        raise PictureError(f"a strip of {width} x {height} pixels; cut it")
     # an MPO is a photograph with a preview or a second view beside it
     if getattr(image, "is_animated", False) and image.format != "MPO":
         raise PictureError(f"animated ({getattr(image, 'n_frames', '?')} frames)")

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from tgo.pipeline.generators.diffusion import Diffusion
-from tgo.pipeline.scoring.score import Summary, score_prompts
+from tgo.pipeline.scoring.local_engine import Summary, score_prompts
 from tgo.pipeline.sources.prompts import Prompt
 
 PROMPTS = [Prompt(f"p{number}", f"a red circle {number}", "all") for number in range(10)]

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
 from pydantic import AfterValidator, Field, ValidationError, field_validator, model_validator
+from tgo.pipeline.config import columns
 from tgo.pipeline.config.fields import Count, Group, Seed, Source
 from tgo.pipeline.config.label_settings import PROMPT, RATING, Label
 from tgo.pipeline.config.prompt_settings import Prompts
@@ -157,8 +158,10 @@ class Settings(Group):
     @classmethod
     def _known_rewards(cls, rewards: dict[str, Reward]) -> dict[str, Reward]:
         """Names of the five, of installed entry points, or with a module of their own."""
-        if RATING in rewards:
-            raise ValueError(f"rewards.{RATING}: the name of imported ratings; choose another")
+        try:
+            columns.check_new_columns("rewards", rewards)
+        except InputError as error:
+            raise ValueError(str(error).replace("rewards ", "rewards.", 1)) from None
         for name, entry in rewards.items():
             if entry.module is None and not registry.is_known(name):
                 hint = _did_you_mean(["rewards", name], list(registry.available()))

@@ -184,7 +184,7 @@ def _generate(
 ) -> dict[str, dict[str, Any]]:
     """Bring every model's folders up to date; returns what decided the images, by model."""
     from tgo.pipeline.runtime import load_family, load_panel, prepare
-    from tgo.pipeline.scoring.score import score_prompts
+    from tgo.pipeline.scoring.local_engine import score_prompts
 
     device = prepare(settings)
     panel = load_panel(settings, device)

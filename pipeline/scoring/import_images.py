@@ -1,6 +1,6 @@
 """The bytes of imported rows: pictures fitted to the model, their latents, what could not be read.
 
-This module's source is part of every imported shard's fingerprint, as `produce`'s is of a
+This module's source is part of every imported shard's fingerprint, as that of `sampling` is of a
 generated one's. Batches have one fixed size, the last one padded.
 """
 
@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
@@ -15,12 +16,12 @@ import torch
 from PIL import Image, ImageOps
 from tgo.pipeline.scoring import sampling
 from tgo.rewards.errors import PictureError
-from tgo.rewards.pictures import decode
+from tgo.rewards.pictures import open_image
 from torch import Tensor
 
 if TYPE_CHECKING:
     from tgo.pipeline.generators.base import Family
-    from tgo.pipeline.sources.pictures import Pictures, Place
+    from tgo.pipeline.sources.pictures import Location, Pictures
 
 
 class Encoded(NamedTuple):
@@ -53,34 +54,49 @@ def stored_type(family: Family) -> np.dtype:
 def encode(
     family: Family,
     pictures: Pictures,
-    places: Sequence[Place],
+    locations: Sequence[Location],
     *,
     size: tuple[int, int],
     batch_size: int,
     threads: int,
 ) -> Iterator[Encoded]:
-    """Pictures at `places`, in order; read and fitted by threads, encoded in batches."""
+    """Pictures in order; read and fitted by threads, encoded in batches."""
     with ThreadPoolExecutor(threads) as pool:
-        for start in range(0, len(places), batch_size):
-            batch = places[start : start + batch_size]
-            fitted = list(pool.map(lambda place: fit(pictures, place, size), batch))
+        for start in range(0, len(locations), batch_size):
+            batch = locations[start : start + batch_size]
+            fitted = list(pool.map(lambda location: fit(pictures, location, size), batch))
             yield from _encode(family, fitted, batch_size)
 
 
-def fit(pictures: Pictures, place: Place, size: tuple[int, int]) -> Fitted:
-    """A picture cut to the model's shape around its middle and resized; never a crash."""
+def fit(pictures: Pictures, location: Location, size: tuple[int, int]) -> Fitted:
+    """A picture as its rater saw it, cut to the model's shape around its middle and resized.
+
+    Args:
+        pictures: What reads it.
+        location: Where it lies.
+        size: Height and width in pixels.
+    """
+    height, width = size
     try:
-        rgb = decode(pictures.read(place)).rgb
+        image = as_seen(open_image(pictures.read(location)))
+        if image.size != (width, height):
+            image = ImageOps.fit(image, (width, height), Image.Resampling.LANCZOS)
     except PictureError as error:
         return Fitted(None, str(error))
     except OSError as error:
         return Fitted(None, f"cannot be read ({error.strerror or error})")
-    if tuple(rgb.shape[1:]) == size:
-        return Fitted(rgb)
-    height, width = size
-    whole = Image.fromarray(rgb.permute(1, 2, 0).numpy())
-    cut = ImageOps.fit(whole, (width, height), Image.Resampling.LANCZOS)
-    return Fitted(torch.from_numpy(np.array(cut)).permute(2, 0, 1).contiguous())
+    return Fitted(torch.from_numpy(np.array(image)).permute(2, 0, 1).contiguous())
+
+
+def as_seen(image: Image.Image) -> Image.Image:
+    """An image in RGB as viewers show it: turned as its EXIF tag says, transparency on white."""
+    with suppress(ValueError, TypeError, KeyError, SyntaxError, ZeroDivisionError):
+        image = ImageOps.exif_transpose(image)  # a tag that is damaged turns nothing
+    if image.mode in ("RGBA", "LA", "PA", "La", "RGBa") or "transparency" in image.info:
+        layer = image.convert("RGBA")
+        white = Image.new("RGBA", layer.size, "white")
+        return Image.alpha_composite(white, layer).convert("RGB")
+    return image.convert("RGB")
 
 
 def _encode(family: Family, fitted: Sequence[Fitted], batch_size: int) -> Iterator[Encoded]:
@@ -93,10 +109,10 @@ def _encode(family: Family, fitted: Sequence[Fitted], batch_size: int) -> Iterat
         if row.image is None:
             yield Encoded(None, None, row.error)
             continue
-        code = next(latents)
-        if not code.isfinite().all():
+        encoded = next(latents)
+        if not encoded.isfinite().all():
             yield Encoded(
                 sampling.encode_png(row.image), None, "encoding gave NaN or infinite latents"
             )
             continue
-        yield Encoded(sampling.encode_png(row.image), code.numpy())
+        yield Encoded(sampling.encode_png(row.image), encoded.numpy())

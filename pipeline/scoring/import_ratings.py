@@ -6,56 +6,83 @@ what is there and still right is kept. A shard whose ratings alone have changed 
 
 from __future__ import annotations
 
-import sys
+import logging
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from tgo.pipeline import layout
 from tgo.pipeline.cards import dataset_card
+from tgo.pipeline.config.columns import check_new_columns
 from tgo.pipeline.config.settings import Settings
+from tgo.pipeline.errors import DamagedError, InputError
 from tgo.pipeline.generators.base import Family
 from tgo.pipeline.scoring import shard_plan
-from tgo.pipeline.scoring.import_shards import Job, Planned
+from tgo.pipeline.scoring.import_shards import Job, RatedShard
 from tgo.pipeline.sources import ratings
-from tgo.pipeline.sources.rating_tables import Source
-from tgo.pipeline.sources.ratings import Rated, Ratings
-from tgo.pipeline.storage import embeddings, fingerprint, manifest, origin, shards
-from tgo.pipeline.storage.atomic import remove_partials
+from tgo.pipeline.sources.image_table import Source
+from tgo.pipeline.sources.ratings import RatedImage, Ratings
+from tgo.pipeline.storage import embeddings, manifest, origin, shards
 from tgo.pipeline.storage.locks import hold
 from tgo.pipeline.storage.shard_writer import Entry
 from tqdm import tqdm
 
+SHOWN = 5
+"""Rows that `--dry-run` shows, and kinds of failures that a summary lists."""
+log = logging.getLogger(__name__)
+
 
 @dataclass(frozen=True)
 class Summary:
-    """What a run did."""
+    """How many shards were made, given new ratings or kept, and the rows that failed by reason."""
 
     shards: int
     made: int
     rated: int
-    failed: int
-    first_error: str
+    images: int
+    failures: dict[str, int]
+    first_failure: str
+
+    @property
+    def failed(self) -> int:
+        """Rows without a picture."""
+        return sum(self.failures.values())
 
     def __str__(self) -> str:
         kept = self.shards - self.made - self.rated
-        bad = f"; {self.failed} images failed (the first: {self.first_error})"
+        bad = f"; {self.failed} images failed (the first: {self.first_failure})"
         return (
             f"{self.shards} shards ({self.made} made, {self.rated} rated anew, {kept} kept)"
             f"{bad if self.failed else ''}"
         )
 
 
-def run(settings: Settings, source: Source) -> None:
-    """Command `import`: read a source and bring data/scored to hold its images and ratings."""
+def run(settings: Settings, source: Source, *, dry_run: bool = False) -> Summary | None:
+    """Command `import`: read a source and make data/scored hold its images and ratings.
+
+    Args:
+        settings: What params.yaml says.
+        source: The source, with the options of the command.
+        dry_run: Show what was recognised and the first rows, and write nothing.
+
+    Raises:
+        InputError: as `import_ratings`; or the source cannot be read.
+    """
     from tgo.pipeline.generators import load_generator
     from tgo.pipeline.runtime import prepare
 
-    origin.require(layout.SCORED, "imported")
+    check_new_columns("--keep", source.keep)
+    if not dry_run:
+        origin.require(layout.SCORED, "imported")
     found = ratings.read(source)
     for note in found.notes:
-        print(f"warning: {note}", file=sys.stderr)
-    print(found.summary)
+        log.warning("%s", note)
+    log.info("%s", found.summary)
+    if dry_run:
+        for image in found.images[:SHOWN]:
+            log.info("  %s", describe(image))
+        return None
     family = load_generator(settings.generator, device=prepare(settings))
     summary = import_ratings(
         family,
@@ -67,7 +94,16 @@ def run(settings: Settings, source: Source) -> None:
         threads=settings.threads,
     )
     dataset_card.write(layout.SCORED)
-    print(f"{layout.SCORED}: {summary}")
+    log.info("%s: %s", layout.SCORED, summary)
+    if len(summary.failures) > 1:
+        for reason, count in Counter(summary.failures).most_common(SHOWN):
+            log.warning("%s images: %s", count, reason)
+    return summary
+
+
+def describe(image: RatedImage) -> str:
+    """A rated picture in one line."""
+    return f"{image.id}: {image.rating:g} ({image.n_ratings} ratings), {image.prompt!r:.80}"
 
 
 def import_ratings(
@@ -80,37 +116,63 @@ def import_ratings(
     rows_per_shard: int,
     threads: int = 1,
 ) -> Summary:
-    """Bring `folder` to hold the scored shards of rated pictures, doing only what is not yet done.
+    """Make the scored shards of rated pictures in `folder`, doing only what is not done yet.
 
-    A picture that cannot be read gets a row with status and error. Raises InputError when someone
-    else holds the folder, it holds generated images, or the disk is full (finished shards stay).
+    A picture that cannot be read gets a row with status and error.
+
+    Raises:
+        InputError: someone else holds the folder, it holds generated images, no picture at all
+            could be read, or the disk is full (finished shards stay).
     """
     with hold(folder):
         origin.require(folder, "imported")
         job = Job(family, found, batch_size, threads)
-        planned = plan(found.images, folder, embeddings_folder, rows_per_shard)
-        for place in (folder, embeddings_folder):
-            remove_partials(place)
-        kept = _survey(job, planned, folder)
-        manifest.restrict(folder, {path.name for path, right in kept.items() if right})
+        planned = plan(job, found.images, folder, embeddings_folder, rows_per_shard)
+        if not job.readable:
+            raise _nothing_readable(found)
+        shard_plan.reconcile(planned, folder)
+        kept = _inspect(job, planned, folder)
+        current = {shard.path.name for shard, right in kept.items() if right}
+        manifest.restrict(folder, current)
         with tqdm(total=len(found.images), unit="image", desc=str(folder)) as bar:
             for shard in planned:
-                if shard.path not in kept:
+                if shard not in kept:
                     job.make(shard)
-                elif not kept[shard.path]:
-                    job.rate(shard)
-                bar.update(len(shard.images))
+                elif not kept[shard]:
+                    job.update_ratings(shard)
+                bar.update(len(shard.rows))
         manifest.complete(folder)
-        failed, error = _failures(planned)
+        failures, first = _failures(planned)
+        if sum(failures.values()) == len(found.images):
+            _remove(planned, folder)
+            raise InputError(
+                f"{found.name}: none of its {len(found.images)} pictures could be used (the first: "
+                f"{first}); nothing was imported"
+            )
     made = len(planned) - len(kept)
-    return Summary(len(planned), made, list(kept.values()).count(False), failed, error)
+    rated = list(kept.values()).count(False)
+    return Summary(len(planned), made, rated, len(found.images), failures, first)
 
 
 def plan(
-    images: Sequence[Rated], folder: Path, embeddings_folder: Path, rows_per_shard: int
-) -> list[Planned]:
-    """Shards of at most `rows_per_shard` rows; a prompt crosses them only if it has more."""
-    parts: list[list[Rated]] = [[]]
+    job: Job,
+    images: Sequence[RatedImage],
+    folder: Path,
+    embeddings_folder: Path,
+    rows_per_shard: int,
+) -> list[RatedShard]:
+    """The shards of rated pictures with their fingerprints; reads every picture."""
+    parts = split(images, rows_per_shard)
+    paths = [folder / shards.shard_name(index, len(parts)) for index in range(len(parts))]
+    return [
+        RatedShard(path, embeddings.path_for(embeddings_folder, path), part, job.images_part(part))
+        for path, part in zip(paths, parts, strict=True)
+    ]
+
+
+def split(images: Sequence[RatedImage], rows_per_shard: int) -> list[list[RatedImage]]:
+    """Parts of at most `rows_per_shard` rows; a prompt crosses them only if it has more."""
+    parts: list[list[RatedImage]] = [[]]
     for start, end in _runs(images):
         while start < end:
             room = rows_per_shard - len(parts[-1])
@@ -119,58 +181,66 @@ def plan(
                 continue
             parts[-1] += images[start : min(end, start + room)]
             start += room
-    paths = [folder / shards.shard_name(index, len(parts)) for index in range(len(parts))]
-    return [
-        Planned(path, embeddings.path_for(embeddings_folder, path), part)
-        for path, part in zip(paths, parts, strict=True)
-    ]
+    return parts
 
 
-def _runs(images: Sequence[Rated]) -> list[tuple[int, int]]:
+def _runs(images: Sequence[RatedImage]) -> list[tuple[int, int]]:
     """Where the pictures of each prompt begin and end."""
     starts = [n for n in range(len(images)) if n == 0 or images[n].prompt != images[n - 1].prompt]
     return list(zip(starts, [*starts[1:], len(images)], strict=True))
 
 
-def _survey(job: Job, planned: Sequence[Planned], folder: Path) -> dict[Path, bool]:
-    """The shards that stay, each with whether its ratings are right, too.
-
-    Every shard that is stale or beyond the plan is removed, and what is damaged is set aside.
-    """
-    known = manifest.read(folder)
-    kept: dict[Path, bool] = {}
+def _inspect(job: Job, planned: Sequence[RatedShard], folder: Path) -> dict[RatedShard, bool]:
+    """Of every shard whose pictures may stay, whether its ratings are right, too."""
+    entries = manifest.read(folder)
+    kept: dict[RatedShard, bool] = {}
     for shard in planned:
         if shard.path.exists():
-            with shard_plan.set_aside_if_bad(shard.path):
-                kept[shard.path] = _ratings_are_right(job, shard, known.get(shard.path.name))
-    wanted = {shard.path for shard in planned} | {shard.embeddings for shard in planned}
-    places = shards.present(folder)
-    for path in [*places, *planned[0].embeddings.parent.glob("shard-*.safetensors")]:
-        if path not in wanted:
-            print(f"{path}: is beyond the plan of {len(planned)} shards; removed", file=sys.stderr)
-            path.unlink()
+            try:
+                kept[shard] = _ratings_are_right(job, shard, entries.get(shard.path.name))
+            except DamagedError as error:
+                shard_plan.set_damaged_aside(shard.path, error)
     return kept
 
 
-def _ratings_are_right(job: Job, shard: Planned, entry: Entry | None) -> bool:
-    """StaleError or InputError with the reason if not even the pictures are."""
-    metadata = shard_plan.recorded_of(shard.path)
-    recorded = metadata["tgo.fingerprint"]
-    change = fingerprint.difference(recorded["images"], job.images_part(shard))
-    if change:
-        raise shard_plan.StaleError(f"{shard.path}: {change}; made anew")
+def _ratings_are_right(job: Job, shard: RatedShard, entry: Entry | None) -> bool:
+    """DamagedError with the reason if not even the pictures are."""
+    metadata = shard_plan.read_own_metadata(shard.path)
     shard_plan.check_bytes(shard.path, entry)
     if not embeddings.is_intact(shard.embeddings, metadata["tgo.embeddings"]["sha256"]):
-        raise shard_plan.StaleError(f"{shard.embeddings}: is missing or damaged; made anew")
-    return bool(recorded["rewards"] == job.rewards_part(shard))
+        raise DamagedError(f"{shard.embeddings}: is missing or damaged; its shard is made anew")
+    return bool(metadata["tgo.fingerprint"]["rewards"] == job.rewards_part(shard))
 
 
-def _failures(planned: Sequence[Planned]) -> tuple[int, str]:
-    """How many rows failed, and the first one's reason."""
-    errors = [
-        f"{row['id']}: {row['error']}"
-        for shard in planned
-        for row in shards.read_shard(shard.path, ["id", "error"]).to_pylist()
-        if row["error"]
-    ]
-    return len(errors), errors[0] if errors else ""
+def _failures(planned: Sequence[RatedShard]) -> tuple[dict[str, int], str]:
+    """How many rows failed for each reason, and the first one with its id."""
+    reasons: Counter[str] = Counter()
+    first = ""
+    for shard in planned:
+        for row in shards.read_shard(shard.path, ["id", "error"]).to_pylist():
+            if row["error"]:
+                first = first or f"{row['id']}: {row['error']}"
+                reasons[row["error"]] += 1
+    return dict(reasons), first
+
+
+def _nothing_readable(found: Ratings) -> InputError:
+    """Why the first picture of a source cannot be read, where none can."""
+    image = found.images[0]
+    reason = "it is empty"
+    try:
+        found.pictures.read(image.location)
+    except OSError as error:
+        reason = error.strerror or str(error)
+    return InputError(
+        f"{found.name}: none of its {len(found.images)} pictures can be read (the first: "
+        f"{image.id}: {reason}); nothing was changed. --images names the folder they lie in"
+    )
+
+
+def _remove(planned: Sequence[RatedShard], folder: Path) -> None:
+    """Remove shards that were just made and hold no picture."""
+    for shard in planned:
+        shard.path.unlink()
+        shard.embeddings.unlink(missing_ok=True)
+    manifest.restrict(folder, ())

@@ -14,7 +14,7 @@ from tgo.pipeline.config.label_settings import RATING
 from tgo.pipeline.generators.base import Family, select_rows
 from tgo.pipeline.scoring import import_images, sampling
 from tgo.pipeline.sources.prompts import id_of
-from tgo.pipeline.sources.ratings import Rated, Ratings
+from tgo.pipeline.sources.ratings import RatedImage, Ratings
 from tgo.pipeline.storage import embeddings, fingerprint, origin, shards
 from tgo.pipeline.storage.atomic import canonical
 from tgo.pipeline.storage.embeddings import Embeddings
@@ -23,22 +23,23 @@ _SAMPLING = ("sampler", "steps", "guidance_scale")
 """What of a family's description has no say in how it encodes."""
 
 
-@dataclass(frozen=True)
-class Planned:
-    """One shard as it should become."""
+@dataclass(frozen=True, eq=False)
+class RatedShard:
+    """An imported shard as it should become; `images` is the image part of its fingerprint."""
 
     path: Path
     embeddings: Path
-    images: Sequence[Rated]
+    rows: Sequence[RatedImage]
+    images: Mapping[str, Any]
 
 
 class Job:
-    """What makes rows, and how."""
+    """The model and the ratings that make the rows of shards."""
 
-    def __init__(self, family: Family, found: Ratings, batch_size: int, threads: int) -> None:
+    def __init__(self, family: Family, ratings: Ratings, batch_size: int, threads: int) -> None:
         import torch
 
-        self._family, self._found = family, found
+        self._family, self._ratings = family, ratings
         self._batch_size, self._threads = batch_size, threads
         self._size = import_images.size_of(family)
         described = family.describe()
@@ -51,71 +52,85 @@ class Job:
                 "tgo.pipeline.scoring.import_images", type(family).__module__
             ),
         }
-        rated = [[image.id, image.rating, image.n_ratings] for image in found.images]
+        rated = [[image.id, image.rating, image.n_ratings] for image in ratings.images]
         self._facts = {
             RATING: {
-                "model": Path(found.name).name,
+                "model": Path(ratings.name).name,
                 "version": "imported",
-                "unit": found.unit,
+                "unit": ratings.unit,
                 "checkpoint_sha256": hashlib.sha256(canonical(rated).encode()).hexdigest(),
                 "dtype": "float32",
             }
         }
+        self.readable = 0
+        """Pictures whose bytes could be read so far."""
 
-    def images_part(self, shard: Planned) -> dict[str, Any]:
+    def images_part(self, rows: Sequence[RatedImage]) -> dict[str, Any]:
         """All that decides a shard's pictures, latents and embeddings; reads every picture."""
         total = hashlib.sha256()
-        for image in shard.images:
-            told = [*image[:4], self._digest(image)]
-            total.update(canonical(told).encode())
+        for image in rows:
+            total.update(canonical([*image[:4], self._digest(image)]).encode())
         return self._encoder | {"rows": total.hexdigest()}
 
-    def rewards_part(self, shard: Planned) -> dict[str, Any]:
-        """All that decides a shard's ratings."""
-        rated = [[image.rating, image.n_ratings] for image in shard.images]
-        digest = hashlib.sha256(canonical(rated).encode()).hexdigest()
+    def rewards_part(self, shard: RatedShard) -> dict[str, Any]:
+        """All that decides a shard's ratings and the columns that were kept."""
+        rated = [[image.rating, image.n_ratings, *image.kept] for image in shard.rows]
+        values = [*self._ratings.keep, *rated] if self._ratings.keep else rated
+        digest = hashlib.sha256(canonical(values).encode()).hexdigest()
         return {RATING: self._facts[RATING] | {"rows": digest}}
 
-    def make(self, shard: Planned) -> None:
+    def make(self, shard: RatedShard) -> None:
         """Make a shard from nothing."""
-        images = self.images_part(shard)
         digest = self._embed(shard)
-        rows = list(
+        encoded = list(
             import_images.encode(
                 self._family,
-                self._found.pictures,
-                [image.place for image in shard.images],
+                self._ratings.pictures,
+                [image.location for image in shard.rows],
                 size=self._size,
                 batch_size=self._batch_size,
                 threads=self._threads,
             )
         )
-        columns = _origin(shard.images, rows) | _ratings(shard.images)
-        columns["latents"] = _latents(rows, self._family)
-        self._write(shard, columns, images, digest)
+        columns = _origin(shard.rows, encoded) | self._rated_columns(shard.rows)
+        columns["latents"] = _latents(encoded, self._family)
+        self._write(shard, columns, shard.images, digest)
 
-    def rate(self, shard: Planned) -> None:
+    def update_ratings(self, shard: RatedShard) -> None:
         """Give a shard whose pictures are right its new ratings."""
         metadata = shards.read_metadata(shard.path)
         table = shards.read_shard(shard.path)
-        columns = {name: table[name] for name in shards.FIXED_COLUMNS} | _ratings(shard.images)
-        images = metadata["tgo.fingerprint"]["images"]
-        self._write(shard, columns, images, metadata["tgo.embeddings"]["sha256"])
+        columns = {name: table[name] for name in shards.FIXED_COLUMNS}
+        columns |= self._rated_columns(shard.rows)
+        self._write(shard, columns, shard.images, metadata["tgo.embeddings"]["sha256"])
 
-    def _digest(self, image: Rated) -> str | None:
+    def _rated_columns(self, rows: Sequence[RatedImage]) -> dict[str, Any]:
+        kept = {
+            name: [image.kept[index] for image in rows]
+            for index, name in enumerate(self._ratings.keep)
+        }
+        return {
+            RATING: pa.array([image.rating for image in rows], pa.float32()),
+            origin.COUNT: [image.n_ratings for image in rows],
+            **kept,
+        }
+
+    def _digest(self, image: RatedImage) -> str | None:
         try:
-            return hashlib.sha256(self._found.pictures.read(image.place)).hexdigest()
+            data = self._ratings.pictures.read(image.location)
         except OSError:
             return None
+        self.readable += 1
+        return hashlib.sha256(data).hexdigest()
 
-    def _embed(self, shard: Planned) -> str:
-        texts = list(dict.fromkeys(image.prompt for image in shard.images))
+    def _embed(self, shard: RatedShard) -> str:
+        texts = list(dict.fromkeys(image.prompt for image in shard.rows))
         encoded = embeddings.stored(sampling.embed(self._family, [*texts, ""], self._batch_size))
         embedded = Embeddings(select_rows(encoded, slice(-1)), select_rows(encoded, -1))
         return embeddings.write(shard.embeddings, embedded, [id_of(text) for text in texts])
 
     def _write(
-        self, shard: Planned, columns: dict[str, Any], images: Mapping[str, Any], embedded: str
+        self, shard: RatedShard, columns: dict[str, Any], images: Mapping[str, Any], embedded: str
     ) -> None:
         schema = shards.scored_schema(
             [RATING],
@@ -131,12 +146,13 @@ class Job:
                 "tgo.versions": fingerprint.versions(),
             },
             counts=[origin.COUNT],
+            texts=self._ratings.keep,
         )
         table = pa.table({name: columns[name] for name in schema.names}, schema=schema)
         shards.write_shard(shard.path, table)
 
 
-def _origin(images: Sequence[Rated], rows: Sequence[import_images.Encoded]) -> dict[str, Any]:
+def _origin(images: Sequence[RatedImage], rows: Sequence[import_images.Encoded]) -> dict[str, Any]:
     """The columns that say where a row comes from and whether it may be used."""
     return {
         "id": [image.id for image in images],
@@ -151,13 +167,6 @@ def _origin(images: Sequence[Rated], rows: Sequence[import_images.Encoded]) -> d
             None if row.png is None else {"bytes": row.png, "path": f"{Path(image.id).stem}.png"}
             for image, row in zip(images, rows, strict=True)
         ],
-    }
-
-
-def _ratings(images: Sequence[Rated]) -> dict[str, Any]:
-    return {
-        RATING: pa.array([image.rating for image in images], pa.float32()),
-        origin.COUNT: [image.n_ratings for image in images],
     }
 
 

@@ -18,11 +18,11 @@ from typing import Any
 from tgo.pipeline import layout
 from tgo.pipeline.config.settings import Settings
 from tgo.pipeline.errors import InputError
-from tgo.pipeline.scoring import score, shard_plan
-from tgo.pipeline.scoring.score import Summary
-from tgo.pipeline.scoring.shard_builder import Done, Maker
+from tgo.pipeline.scoring import local_engine, shard_plan
+from tgo.pipeline.scoring.local_engine import Run, Summary
+from tgo.pipeline.scoring.shard_builder import ShardBuilder, ShardResult
 from tgo.pipeline.scoring.worker_share import Share
-from tgo.pipeline.scoring.worker_threads import open_lanes
+from tgo.pipeline.scoring.worker_threads import open_workers
 from tgo.pipeline.sources import prompts
 from tgo.pipeline.storage import locks
 from tgo.rewards.errors import RewardError
@@ -32,27 +32,31 @@ RESTARTS = 3
 """Times an actor may die before the run ends: a machine that fails, not a shard that kills."""
 
 
-class Worker:
-    """What an actor does; the models are loaded by its first task, whose errors come back."""
+class ShardActor:
+    """Makes shards in a process of its own.
+
+    The models are loaded by its first task, not by its construction: a task's errors come back.
+    """
 
     def __init__(self, settings: Settings, root: str) -> None:
         self._settings, self._root = settings, root
         self._stack = ExitStack()
 
-    def sweep(self) -> None:
-        """See `inventory.sweep`; for one actor, before any other writes."""
-        shard_plan.sweep(self._run.planned, self._run.folder)
+    def reconcile(self) -> None:
+        """See `shard_plan.reconcile`; for one actor, before any other writes."""
+        shard_plan.reconcile(self._run.planned, self._run.folder)
 
-    def bring(self, number: int) -> tuple[str, int, Done]:
-        """Bring one shard up to date; its file name, its images, what was done."""
+    def build(self, number: int) -> tuple[str, int, ShardResult]:
+        """Make or complete one shard; its file name, its images, the result."""
         run = self._run
         shard = run.planned[number]
         with locks.claim(run.folder, [number]):
-            found = score.survey(run.folder, [shard])
-            return shard.path.name, run.images([shard]), self._maker.bring(shard, found.get(shard))
+            states = local_engine.inspect_shards(run.folder, [shard])
+            result = self._builder.build(shard, states[shard])
+            return shard.path.name, run.count_images([shard]), result
 
     @cached_property
-    def _run(self) -> score.Run:
+    def _run(self) -> Run:
         try:
             os.chdir(self._root)  # paths are relative to the repository
         except OSError:
@@ -60,18 +64,22 @@ class Worker:
                 f"{self._root}: is not there on {socket.gethostname()}; put the repository on a "
                 "disk that all nodes of the Ray cluster share"
             ) from None
-        return score.plan_run(self._settings)
+        return local_engine.plan_training_images(self._settings)
 
     @cached_property
-    def _maker(self) -> Maker:
-        lanes = self._stack.enter_context(open_lanes(self._run.job.device))
-        return Maker(self._run.job, lanes, lambda rows: None)
+    def _builder(self) -> ShardBuilder:
+        workers = self._stack.enter_context(open_workers(self._run.job.device))
+        return ShardBuilder(self._run.job, workers, lambda rows: None)
 
 
 def run(settings: Settings, share: Share) -> Summary:
-    """Bring data/scored up to date; InputError as for `score.bring_up_to_date`.
+    """Make data/scored on the cluster that RAY_ADDRESS names or that runs on this machine.
 
-    Joins the cluster that RAY_ADDRESS names or that runs on this machine, else starts one here.
+    Where there is none, one is started here.
+
+    Raises:
+        InputError: as `local_engine.score_prompts`; Ray is not installed; the cluster has no room
+            for one worker; or a worker died too often.
     """
     if not share.is_all:
         raise InputError(
@@ -83,16 +91,17 @@ def run(settings: Settings, share: Share) -> Summary:
     images = settings.score.prompts * settings.score.images_per_prompt
     with locks.hold(layout.SCORED), _connected(ray), _one_line_errors(ray):
         pool, first = _actors(ray, settings, shards)
-        ray.get(first.sweep.remote())
-        done: dict[str, Done] = {}
+        ray.get(first.reconcile.remote())
+        results: dict[str, ShardResult] = {}
         with tqdm(total=images, unit="image", desc=f"{layout.SCORED}, Ray") as bar:
             for name, made, result in pool.map_unordered(
-                lambda actor, number: actor.bring.remote(number), range(shards)
+                lambda actor, number: actor.build.remote(number), range(shards)
             ):
-                done[name] = result
+                results[name] = result
                 bar.update(made)
-        score.enter(layout.SCORED, [layout.SCORED / name for name in done], done)
-    return score.summarise(shards, done.values(), images)
+        paths = [layout.SCORED / name for name in results]
+        local_engine.add_to_manifest(layout.SCORED, paths, results)
+    return local_engine.summarise(shards, results.values(), images)
 
 
 def _actors(ray: Any, settings: Settings, shards: int) -> tuple[Any, Any]:
@@ -112,7 +121,7 @@ def _actors(ray: Any, settings: Settings, shards: int) -> tuple[Any, Any]:
             "worker; lower threads, set device to cpu, or start more nodes"
         )
     needs = {"num_gpus": 1, "num_cpus": 1} if device == "cuda" else {"num_cpus": settings.threads}
-    kind = ray.remote(Worker).options(max_restarts=RESTARTS, max_task_retries=RESTARTS, **needs)
+    kind = ray.remote(ShardActor).options(max_restarts=RESTARTS, max_task_retries=RESTARTS, **needs)
     pinned = settings.model_copy(update={"device": device})  # no node decides for itself
     actors = [kind.remote(pinned, str(Path.cwd())) for _ in range(min(room, shards))]
     return ActorPool(actors), actors[0]
@@ -139,7 +148,7 @@ def _connected(ray: Any) -> Iterator[None]:
 
 @contextmanager
 def _one_line_errors(ray: Any) -> Iterator[None]:
-    """What went wrong in an actor, as if it had gone wrong here."""
+    """Raise what an actor raised as if it had been raised here."""
     try:
         yield
     except ray.exceptions.RayTaskError as error:

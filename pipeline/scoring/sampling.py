@@ -1,8 +1,8 @@
 """The bytes of scored rows: embeddings, latents, images, scores; nothing about files.
 
 This module's source is part of every shard's fingerprint: what belongs here is what decides a
-value, what does not (plans, progress, files) lives in `maker`. Batches have one fixed size, the
-last one padded, so a row's values do not depend on how many rows follow it.
+value, what does not (plans, progress, files) lives in `shard_builder`. Batches have one fixed size,
+the last one padded, so a row's values do not depend on how many rows follow it.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ class Row(NamedTuple):
 
     id: str
     prompt: Prompt
-    place: int  # of the prompt among the shard's prompts
+    prompt_index: int  # of the prompt among the shard's prompts
     replicate: int
     seed: int
 
@@ -50,25 +50,25 @@ def rows_of(prompts: Sequence[Prompt], *, seed: int, images_per_prompt: int) -> 
         Row(
             f"{prompt.id}-{replicate:03d}",
             prompt,
-            place,
+            index,
             replicate,
             sample_seed(seed, prompt.id, replicate),
         )
-        for place, prompt in enumerate(prompts)
+        for index, prompt in enumerate(prompts)
         for replicate in range(images_per_prompt)
     ]
 
 
 def embed(family: Family, texts: Sequence[str], batch_size: int) -> Conditions:
     """Conditions [N, ...] of texts, each different one encoded once."""
-    places = {text: place for place, text in enumerate(dict.fromkeys(texts))}
+    indices = {text: index for index, text in enumerate(dict.fromkeys(texts))}
     encoded = concatenate(
         [
             select_rows(family.encode_prompts(padded), slice(size))
-            for padded, size in _batches(list(places), batch_size)
+            for padded, size in _batches(list(indices), batch_size)
         ]
     )
-    return select_rows(encoded, [places[text] for text in texts])
+    return select_rows(encoded, [indices[text] for text in texts])
 
 
 def sample(
@@ -79,9 +79,9 @@ def sample(
     Latents are rounded to their stored type before decoding, so image and latents always agree.
     """
     for padded, size in _batches(list(rows), batch_size):
-        given = select_rows(embeddings.prompts, [row.place for row in padded])
+        conditions = select_rows(embeddings.prompts, [row.prompt_index for row in padded])
         noise = family.initial_noise([row.seed for row in padded])
-        sampled = family.sample(given, embeddings.unconditional, noise).cpu()
+        sampled = family.sample(conditions, embeddings.unconditional, noise).cpu()
         latents = sampled.to(family.latent_dtype)
         # both: integers cannot say it, and float16 has less room than what was sampled
         usable = (sampled.isfinite() & latents.isfinite()).flatten(1).all(dim=1)

@@ -1,7 +1,8 @@
-"""Scores for images that are already there: a folder with prompts, or any dataset.
+"""Scores for images that are already there: a folder with prompts, or any table or dataset.
 
-    from tgo.pipeline.scoring.score_images import rate
-    scores = rate("images", "prompts.csv", rewards={"clip": "openai/clip-vit-large-patch14"})
+    from tgo.pipeline.scoring.score_images import score_images
+    rewards = {"clip": "openai/clip-vit-large-patch14"}
+    scores = score_images("images", "prompts.csv", rewards=rewards)
     print(scores.to_pandas())
 
 A row that cannot be scored keeps its place, with status "failed" and the reason. With an output
@@ -11,7 +12,6 @@ file the work is done in parts that are kept, so a run that was killed goes on w
 from __future__ import annotations
 
 import hashlib
-import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
@@ -19,9 +19,12 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
-from tgo.pipeline.errors import InputError
+import pyarrow.parquet as pq
+from tgo.pipeline.config.columns import check_new_columns
+from tgo.pipeline.errors import DamagedError, InputError
+from tgo.pipeline.sources.image_table import Source
 from tgo.pipeline.sources.samples import Samples, open_samples
-from tgo.pipeline.storage import fingerprint
+from tgo.pipeline.storage import fingerprint, ownership
 from tgo.pipeline.storage.atomic import canonical, remove_partials
 from tgo.pipeline.storage.locks import hold
 from tgo.pipeline.storage.shards import annotated, read_metadata, read_shard, write_shard
@@ -32,6 +35,8 @@ from tqdm import tqdm
 
 PART = 1024
 """Rows a part: what a kill can cost."""
+_PARTS = "parts of score-images"
+"""The kind of folder that parts lie in; only such a folder is ever removed."""
 
 
 class Decoded(NamedTuple):
@@ -41,8 +46,8 @@ class Decoded(NamedTuple):
     error: str
 
 
-def rate(
-    data: str | Path,
+def score_images(
+    data: str | Path | Source,
     prompts: str | Path | None = None,
     *,
     rewards: Mapping[str, Any] | Panel,
@@ -50,81 +55,112 @@ def rate(
     batch_size: int = 64,
     device: str = "auto",
     dtype: str = "float32",
-    image: str = "image",
-    prompt: str = "prompt",
-    split: str = "train",
 ) -> pa.Table:
     """One row an image: id, prompt, status, error, and a float32 column per reward model.
 
-    `data` is a folder of images, with `prompts` a file that names a prompt for each, or a dataset
-    with an `image` and a `prompt` column. `rewards` are sources by name, as in params.yaml, or a
-    loaded panel (`device` and `dtype` are then its own). Raises InputError for what cannot be
-    read as a whole, and where a reward model gives NaN or an infinity; RewardError for
-    checkpoints, and for a batch that does not fit.
+    Args:
+        data: A folder of images with `prompts`; or a table, dataset or tar files, as
+            `ImageTable` reads them (a `Source` names their columns).
+        prompts: A file that names a prompt for each image of a folder.
+        rewards: Sources by name, as in params.yaml, or a loaded panel (`device` and `dtype` are
+            then its own).
+        output: The Parquet file to write; None writes nothing.
+        batch_size: Images scored at once.
+        device: auto, cpu or cuda.
+        dtype: What the towers compute in.
+
+    Raises:
+        InputError: what cannot be read as a whole, a name that no column can have, an output that
+            this command did not write, or a reward model that gives NaN or an infinity.
+        RewardError: a checkpoint that cannot be used, or a batch that does not fit.
     """
-    samples = open_samples(data, prompts, image=image, prompt=prompt, split=split)
+    source = data if isinstance(data, Source) else Source(str(data))
+    check_new_columns("reward", rewards.names if isinstance(rewards, Panel) else list(rewards))
+    if output is not None:
+        ownership.require_replaceable_file(Path(output), _is_ours)
+    samples = open_samples(source, None if prompts is None else Path(prompts))
     panel = rewards if isinstance(rewards, Panel) else _load(rewards, device, dtype)
-    with tqdm(total=len(samples), unit="image", desc=str(output or data)) as bar:
+    with tqdm(total=len(samples), unit="image", desc=str(output or source.name)) as bar:
         if output is not None:
-            return _rate_into(Path(output), panel, samples, batch_size, bar)
-        return pa.concat_tables(_part(panel, samples, p, batch_size, bar) for p in _parts(samples))
+            return _score_into(Path(output), panel, samples, batch_size, bar)
+        return pa.concat_tables(
+            _part(panel, samples, part, batch_size, bar) for part in _parts(samples)
+        )
+
+
+def count_failed(table: pa.Table) -> int:
+    """Rows that could not be scored."""
+    return sum(status != "ok" for status in table["status"].to_pylist())
 
 
 def summary(table: pa.Table) -> str:
     """How many rows were scored, and the first reason where some were not."""
-    errors = [error for error in table["error"].to_pylist() if error]
-    first = f", {len(errors)} failed (the first: {errors[0]})" if errors else ""
-    return f"{table.num_rows - len(errors)} images scored{first}"
+    failed = count_failed(table)
+    error = next((error for error in table["error"].to_pylist() if error), "")
+    first = f", {failed} failed (the first: {error})" if failed else ""
+    return f"{table.num_rows - failed} images scored{first}"
 
 
-def _rate_into(
+def _is_ours(path: Path) -> bool:
+    """Whether a file is a table of scores of this command."""
+    try:
+        return b"tgo.rewards" in (pq.read_schema(path).metadata or {})
+    except (pa.ArrowException, OSError):
+        return False
+
+
+def _score_into(
     output: Path, panel: Panel, samples: Samples, batch_size: int, bar: tqdm
 ) -> pa.Table:
-    """As `rate`, by way of parts beside `output` that outlive a kill."""
+    """As `score_images`, by way of parts beside `output` that outlive a kill."""
     decides = {
         "rewards": fingerprint.reward_parts(panel),
         "batch_size": batch_size,
         "code": fingerprint.code_sha256("tgo.pipeline.scoring.score_images"),
     }
-    folder = output.parent / f".{output.name}.parts"
+    folder = output.resolve().parent / f".{output.name}.parts"
     with hold(folder):
+        ownership.require_replaceable(folder, _PARTS)
+        folder.mkdir(parents=True, exist_ok=True)
         remove_partials(folder)
         paths = []
-        for number, places in enumerate(_parts(samples)):
+        for number, part in enumerate(_parts(samples)):
             paths.append(folder / f"part-{number:05d}.parquet")
-            mark = decides | {"rows": _rows_sha256(samples, places)}
-            if _is_done(paths[-1], mark):
-                bar.update(len(places))
+            identity = decides | {"rows": _rows_sha256(samples, part)}
+            if _is_done(paths[-1], identity):
+                bar.update(len(part))
                 continue
-            part = _part(panel, samples, places, batch_size, bar)
-            told = {"tgo.fingerprint": canonical(mark)}
-            write_shard(paths[-1], part.replace_schema_metadata(told))
+            table = _part(panel, samples, part, batch_size, bar)
+            metadata = {"tgo.fingerprint": canonical(identity)}
+            write_shard(paths[-1], table.replace_schema_metadata(metadata))
+            ownership.mark(folder, _PARTS)
         table = pa.concat_tables(read_shard(path).replace_schema_metadata() for path in paths)
-        told = {"tgo.rewards": canonical(_facts(panel)), "tgo.batch_size": str(batch_size)}
-        write_shard(output, table.replace_schema_metadata(told))
-        shutil.rmtree(folder)
+        metadata = {"tgo.rewards": canonical(_facts(panel)), "tgo.batch_size": str(batch_size)}
+        write_shard(output, table.replace_schema_metadata(metadata))
+        ownership.mark(folder, _PARTS)
+        ownership.remove_folder(folder, _PARTS)
     return table
 
 
 def _parts(samples: Samples) -> Iterator[range]:
-    """The places of each part."""
+    """The indices of the rows of each part."""
     for start in range(0, len(samples), PART):
         yield range(start, min(start + PART, len(samples)))
 
 
-def _part(panel: Panel, samples: Samples, places: range, batch_size: int, bar: tqdm) -> pa.Table:
+def _part(panel: Panel, samples: Samples, part: range, batch_size: int, bar: tqdm) -> pa.Table:
     """The rows of one part, decoded ahead of the models by threads."""
     panel.forget()
     errors: list[str] = []
     scores: dict[str, list[float | None]] = {name: [] for name in panel.names}
-    for batch, rows in _decoded(samples, places, batch_size):
+    for batch, rows in _decoded(samples, part, batch_size):
         errors += [row.error for row in rows]
         for name, values in _score(panel, samples, batch, rows).items():
             scores[name] += values
         bar.update(len(batch))
     columns = {
-        "id": pa.array([samples.id(place) for place in places], pa.string()),
-        "prompt": pa.array([samples.prompt(place) for place in places], pa.string()),
+        "id": pa.array([samples[index].id for index in part], pa.string()),
+        "prompt": pa.array([samples[index].prompt for index in part], pa.string()),
         "status": pa.array(["failed" if error else "ok" for error in errors], pa.string()),
         "error": pa.array(errors, pa.string()),
     } | {name: pa.array(values, pa.float32()) for name, values in scores.items()}
@@ -133,16 +169,16 @@ def _part(panel: Panel, samples: Samples, places: range, batch_size: int, bar: t
 
 
 def _decoded(
-    samples: Samples, places: range, batch_size: int
+    samples: Samples, part: range, batch_size: int
 ) -> Iterator[tuple[range, list[Decoded]]]:
     """Batches of rows; the next one is decoded while a batch is scored."""
     batches = [
-        range(start, min(start + batch_size, places.stop))
-        for start in range(places.start, places.stop, batch_size)
+        range(start, min(start + batch_size, part.stop))
+        for start in range(part.start, part.stop, batch_size)
     ]
 
     def begin(pool: ThreadPoolExecutor, batch: range) -> list[Future[Decoded]]:
-        return [pool.submit(_read, samples, place) for place in batch]
+        return [pool.submit(_read, samples, index) for index in batch]
 
     with ThreadPoolExecutor() as pool:
         coming = begin(pool, batches[0])
@@ -151,11 +187,11 @@ def _decoded(
             yield batch, [row.result() for row in rows]
 
 
-def _read(samples: Samples, place: int) -> Decoded:
-    if samples.prompt(place) is None:
+def _read(samples: Samples, index: int) -> Decoded:
+    if samples[index].prompt is None:
         return Decoded(None, "no prompt")
     try:
-        return Decoded(decode(samples.image(place)), "")
+        return Decoded(decode(samples.image(index)), "")
     except PictureError as error:
         return Decoded(None, str(error))
     except OSError as error:
@@ -166,20 +202,20 @@ def _score(
     panel: Panel, samples: Samples, batch: range, rows: Sequence[Decoded]
 ) -> dict[str, list[float | None]]:
     """Scores by model, None for rows without a picture; InputError where one is not finite."""
-    fine = [place for place, row in zip(batch, rows, strict=True) if row.picture is not None]
+    fine = [index for index, row in zip(batch, rows, strict=True) if row.picture is not None]
     pictures = [row.picture for row in rows if row.picture is not None]
     columns: dict[str, list[float | None]] = {name: [None] * len(rows) for name in panel.names}
-    texts = [samples.prompt(place) or "" for place in fine]
-    for name, found in (panel.score(pictures, texts) if fine else {}).items():
-        values = found.numpy()
+    texts = [samples[index].prompt or "" for index in fine]
+    for name, scores in (panel.score(pictures, texts) if fine else {}).items():
+        values = scores.numpy()
         if not np.isfinite(values).all():
             at = int((~np.isfinite(values)).argmax())
             raise InputError(
-                f"{samples.id(fine[at])}: its {name} score is {values[at]}; check the checkpoint "
+                f"{samples[fine[at]].id}: its {name} score is {values[at]}; check the checkpoint "
                 "of that model and the dtype (float16 may overflow)"
             )
-        for place, value in zip(fine, values.tolist(), strict=True):
-            columns[name][place - batch.start] = value
+        for index, value in zip(fine, values.tolist(), strict=True):
+            columns[name][index - batch.start] = value
     return columns
 
 
@@ -197,18 +233,18 @@ def _facts(panel: Panel) -> dict[str, Any]:
     return {name: facts | versions for name, facts in panel.describe().items()}
 
 
-def _rows_sha256(samples: Samples, places: range) -> str:
-    rows = [[samples.id(p), samples.prompt(p), samples.stamp(p)] for p in places]
+def _rows_sha256(samples: Samples, part: range) -> str:
+    rows = [[samples[index].id, samples[index].prompt, samples.stamp(index)] for index in part]
     return hashlib.sha256(canonical(rows).encode()).hexdigest()
 
 
-def _is_done(path: Path, mark: Mapping[str, Any]) -> bool:
+def _is_done(path: Path, identity: Mapping[str, Any]) -> bool:
     """Whether a part is there, whole, and of these very rows and models."""
     try:
         return (
             path.is_file()
-            and read_metadata(path) == {"tgo.fingerprint": mark}
+            and read_metadata(path) == {"tgo.fingerprint": identity}
             and (read_shard(path).num_rows > 0)
         )
-    except InputError:  # truncated or damaged: it is made again
+    except DamagedError:  # it is made again
         return False

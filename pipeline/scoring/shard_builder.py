@@ -1,7 +1,8 @@
 """One scored shard at a time: generated, or completed from its stored images.
 
-Sampling runs in the caller; decoding, scoring, encoding and writing follow it in lanes, batch by
-batch. A shard is committed before the next one begins, so a kill costs one shard at most.
+Sampling runs in the calling thread; decoding, scoring, encoding and writing follow it in worker
+threads, batch by batch. A shard is committed before the next one begins, so a kill costs one shard
+at most.
 """
 
 from __future__ import annotations
@@ -16,8 +17,8 @@ import pyarrow as pa
 from tgo.pipeline.errors import InputError
 from tgo.pipeline.generators.base import Family, select_rows
 from tgo.pipeline.scoring import sampling
-from tgo.pipeline.scoring.shard_plan import Found, Planned
-from tgo.pipeline.scoring.worker_threads import Lanes
+from tgo.pipeline.scoring.shard_plan import PlannedShard, ShardState
+from tgo.pipeline.scoring.worker_threads import Workers
 from tgo.pipeline.storage import embeddings, fingerprint, shards
 from tgo.pipeline.storage.embeddings import Embeddings
 from tgo.pipeline.storage.shard_writer import Entry, Writer, writing
@@ -29,7 +30,7 @@ Scores = Mapping[str, np.ndarray]
 
 @dataclass(frozen=True)
 class Job:
-    """What makes rows, and how."""
+    """The models that make the rows of shards, and the numbers that decide them."""
 
     family: Family
     panel: Panel
@@ -44,49 +45,61 @@ class Job:
         """Where the family's network is: cpu or cuda."""
         return next(self.family.network.parameters()).device.type
 
-    def rows(self, shard: Planned) -> list[sampling.Row]:
+    def rows(self, shard: PlannedShard) -> list[sampling.Row]:
         return sampling.rows_of(
             shard.prompts, seed=self.seed, images_per_prompt=self.images_per_prompt
         )
 
 
-class Done(NamedTuple):
+class ShardResult(NamedTuple):
     """How a shard came to be what it should be, and what the manifest says of it."""
 
     how: Literal["kept", "completed", "made"]
     entry: Entry | None  # None for a kept one: nothing was written
 
 
-class Maker:
-    """Brings shards up to date; `tell` is called with every number of finished rows."""
+class ShardBuilder:
+    """Makes shards, or completes those that lack something.
 
-    def __init__(self, job: Job, lanes: Lanes, tell: Callable[[int], object]) -> None:
-        self._job, self._lanes, self._tell = job, lanes, tell
+    Args:
+        job: The models and the numbers that decide the rows.
+        workers: The threads that follow the sampling.
+        on_rows: Called with the number of rows that were finished, for a progress bar.
+    """
 
-    def bring(self, shard: Planned, found: Found | None) -> Done:
-        """Do what a shard still needs, given what was found of it.
+    def __init__(self, job: Job, workers: Workers, on_rows: Callable[[int], object]) -> None:
+        self._job, self._workers, self._on_rows = job, workers, on_rows
 
-        Raises InputError when the disk is full (finished shards stay) or a reward model gives
-        NaN or an infinity.
+    def build(self, shard: PlannedShard, state: ShardState | None) -> ShardResult:
+        """Do what a shard still needs.
+
+        Args:
+            shard: The plan.
+            state: What is there and may stay of it, if anything.
+
+        Raises:
+            InputError: the disk is full (finished shards stay), or a reward model gives NaN or an
+                infinity.
         """
-        if found and found.complete:
-            return Done("kept", None)
-        completed = found and self._complete(shard, found)
-        return Done("completed", completed) if completed else Done("made", self._make(shard))
+        if state and state.complete:
+            return ShardResult("kept", None)
+        if state and (entry := self._complete(shard, state)):
+            return ShardResult("completed", entry)
+        return ShardResult("made", self._make(shard))
 
-    def _make(self, shard: Planned) -> Entry:
+    def _make(self, shard: PlannedShard) -> Entry:
         """From nothing: embeddings, images, scores."""
         embedded, digest = self._embed(shard)
         rows, size = self._job.rows(shard), self._job.batch_size
         batches = sampling.sample(self._job.family, rows, embedded, size)
         with (
             writing(shard.path, self._schema(shard, digest)) as writer,
-            self._lanes.settled(),
+            self._workers.finished(),
         ):
-            self._lanes.finish.put(self._job.panel.forget)
+            self._workers.finish.put(self._job.panel.forget)
             for start, sampled in zip(range(0, len(rows), size), batches, strict=True):
                 batch = rows[start : start + size]
-                self._lanes.finish.put(partial(self._finish, batch, sampled, writer))
+                self._workers.finish.put(partial(self._finish, batch, sampled, writer))
         return writer.entry()
 
     def _finish(
@@ -94,7 +107,7 @@ class Maker:
     ) -> None:
         images = sampling.decode(self._job.family, sampled)
         scores = self._score(self._job.panel, rows, images, sampled.usable)
-        self._lanes.store.put(partial(self._store, rows, sampled, images, scores, writer))
+        self._workers.store.put(partial(self._store, rows, sampled, images, scores, writer))
 
     def _store(
         self,
@@ -104,27 +117,27 @@ class Maker:
         scores: Scores,
         writer: Writer,
     ) -> None:
-        pngs = self._lanes.each(sampling.encode_png, images)
+        pngs = self._workers.each(sampling.encode_png, images)
         columns = _origin(rows, sampled.usable) | {
             "image": _image_column(rows, pngs),
             "latents": _latents_column(sampled.latents[: len(rows)].numpy()),
             **_score_columns(scores, sampled.usable),
         }
         writer.add(pa.table({name: columns[name] for name in writer.schema.names}, writer.schema))
-        self._tell(len(rows))
+        self._on_rows(len(rows))
 
-    def _complete(self, shard: Planned, found: Found) -> Entry | None:
+    def _complete(self, shard: PlannedShard, state: ShardState) -> Entry | None:
         """Fill what a shard lacks from its stored images; None if they must be made anew.
 
         That is so when its embeddings are lost and cannot be made again to the same bytes: images
         and embeddings would no longer belong together.
         """
         digest = shards.read_metadata(shard.path)["tgo.embeddings"]["sha256"]
-        if not found.embeddings_intact and self._embed(shard)[1] != digest:
+        if not state.embeddings_intact and self._embed(shard)[1] != digest:
             return None
         table = shards.read_shard(shard.path)
-        columns = {name: table[name] for name in (*shards.FIXED_COLUMNS, *found.rewards)}
-        missing = [name for name in shard.rewards if name not in found.rewards]
+        columns = {name: table[name] for name in (*shards.FIXED_COLUMNS, *state.rewards)}
+        missing = [name for name in shard.rewards if name not in state.rewards]
         if missing:
             images = [sampling.decode_png(image["bytes"]) for image in table["image"].to_pylist()]
             usable = table["status"].to_numpy() == "ok"
@@ -134,7 +147,7 @@ class Maker:
         schema = self._schema(shard, digest)
         with writing(shard.path, schema) as writer:
             writer.add(pa.table({name: columns[name] for name in schema.names}, schema))
-        self._tell(table.num_rows)
+        self._on_rows(table.num_rows)
         return writer.entry()
 
     def _score(
@@ -150,15 +163,15 @@ class Maker:
         for name, values in scores.items():
             bad = ~np.isfinite(values) & usable
             if bad.any():
-                place = int(bad.argmax())
+                row = int(bad.argmax())
                 raise InputError(
-                    f"{rows[place].id}: its {name} score is {values[place]}; check the checkpoint "
+                    f"{rows[row].id}: its {name} score is {values[row]}; check the checkpoint "
                     f"rewards.{name} and generator.dtype (float16 may overflow). Finished shards "
                     "stay"
                 )
         return scores
 
-    def _embed(self, shard: Planned) -> tuple[Embeddings, str]:
+    def _embed(self, shard: PlannedShard) -> tuple[Embeddings, str]:
         """Embed and store a shard's prompts; the file's sha256 ties it to its shard."""
         job = self._job
         texts = [prompt.text for prompt in shard.prompts]
@@ -167,7 +180,7 @@ class Maker:
         ids = [prompt.id for prompt in shard.prompts]
         return embedded, embeddings.write(shard.embeddings, embedded, ids)
 
-    def _schema(self, shard: Planned, embeddings_sha256: str) -> pa.Schema:
+    def _schema(self, shard: PlannedShard, embeddings_sha256: str) -> pa.Schema:
         names = sorted(shard.rewards)
         facts, libraries = self._job.panel.describe(), {"libraries": library_versions()}
         family = self._job.family

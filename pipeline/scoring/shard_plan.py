@@ -1,25 +1,46 @@
-"""What a folder of scored shards should hold, what it does hold, and what may stay."""
+"""What a folder of scored shards should hold, what it does hold, and what may stay.
+
+Nothing that may have cost hours is removed: a shard of other settings is set aside under its
+fingerprint and taken back when the settings come back (`storage/aside.py`).
+"""
 
 from __future__ import annotations
 
-import itertools
-import sys
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+import logging
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
-from tgo.pipeline.errors import InputError
+from tgo.pipeline.errors import DamagedError, InputError
 from tgo.pipeline.sources.prompts import Prompt
-from tgo.pipeline.storage import embeddings, fingerprint, manifest, shards
+from tgo.pipeline.storage import aside, embeddings, fingerprint, manifest, shards
 from tgo.pipeline.storage.atomic import remove_partials
 from tgo.pipeline.storage.shard_writer import Entry
 
+log = logging.getLogger(__name__)
+_ROWS = ("prompts", "rows")
+"""The parts of an image fingerprint that differ from shard to shard of one run."""
+
+
+class Planned(Protocol):
+    """A shard as it should become: its two files, and what decides its images."""
+
+    @property
+    def path(self) -> Path: ...
+
+    @property
+    def embeddings(self) -> Path: ...
+
+    @property
+    def images(self) -> Mapping[str, Any]:
+        """The image part of its fingerprint."""
+        ...
+
 
 @dataclass(frozen=True, eq=False)
-class Planned:
-    """One shard as it should become; `images` and `rewards` are its fingerprint."""
+class PlannedShard:
+    """A shard to be generated; `images` and `rewards` are the two parts of its fingerprint."""
 
     path: Path
     embeddings: Path
@@ -34,7 +55,7 @@ class Planned:
 
 
 @dataclass(frozen=True)
-class Found:
+class ShardState:
     """A planned shard whose images may stay: reward columns still right, embeddings intact."""
 
     rewards: frozenset[str]
@@ -42,19 +63,23 @@ class Found:
     complete: bool
 
 
-def plan(
+class ForeignError(InputError):
+    """A Parquet file that this program did not write."""
+
+
+def plan_shards(
     folder: Path,
     embeddings_folder: Path,
     prompts: Sequence[Prompt],
     per_shard: int,
     images: Mapping[str, Any],
     rewards: Mapping[str, Mapping[str, Any]],
-) -> list[Planned]:
+) -> list[PlannedShard]:
     """Shards of `per_shard` prompts each, the last with what remains."""
     parts = [prompts[start : start + per_shard] for start in range(0, len(prompts), per_shard)]
     paths = [folder / shards.shard_name(index, len(parts)) for index in range(len(parts))]
     return [
-        Planned(
+        PlannedShard(
             path,
             embeddings.path_for(embeddings_folder, path),
             part,
@@ -65,112 +90,134 @@ def plan(
     ]
 
 
-def sweep(planned: Sequence[Planned], folder: Path) -> None:
-    """Leave in `folder` only shards of this plan; hold the folder.
+def reconcile(planned: Sequence[Planned], folder: Path) -> None:
+    """Leave in `folder` only shards of this plan, and take back those that were set aside.
 
-    All of it happens before anything is made, so stale and new shards never lie side by side. A
-    shard made with other settings or code goes, and so does one beyond the plan; what is damaged
-    or no shard of ours is set aside. The reason goes to stderr.
+    All of it happens before anything is made, so that shards of two plans never lie side by side.
+    The caller holds the folder's lock. What was set aside is logged with its reason.
+
+    Raises:
+        InputError: a file cannot be read just now; nothing was moved because of it.
     """
     embeddings_folder = planned[0].embeddings.parent
-    for place in (folder, embeddings_folder):
-        remove_partials(place)
-    _adopt(planned, folder)
+    for each in (folder, embeddings_folder):
+        remove_partials(each)
+    wanted = {shard.path: shard for shard in planned}
+    for path in sorted(folder.glob("*.parquet")):
+        _keep_or_set_aside(path, wanted.get(path), planned)
     for shard in planned:
-        if shard.path.exists():
-            with set_aside_if_bad(shard.path):
-                _check_fingerprint(shard)
-    wanted = {shard.path for shard in planned}
-    for path in sorted({*folder.glob("*.parquet")} - wanted):
-        with set_aside_if_bad(path):
-            recorded_of(path)
-            raise StaleError(f"{path}: is beyond the plan of {len(planned)} shards; removed")
-    names = {path.name for path in wanted}
-    manifest.restrict(folder, names)
+        if not shard.path.exists():
+            _take_back(shard, folder)
+    manifest.restrict(folder, {path.name for path in wanted})
     embedded = {shard.embeddings for shard in planned}
     for path in embeddings_folder.glob("shard-*.safetensors"):
-        if path not in embedded:
-            path.unlink()
+        if path not in embedded and shards.is_name(f"{path.stem}.parquet"):
+            path.unlink()  # of a shard that was never finished
 
 
-def inspect(shard: Planned, entry: Entry | None) -> Found | None:
-    """What of a shard may stay, every byte checked; None if it is not there or not right."""
+def inspect_shard(shard: PlannedShard, entry: Entry | None) -> ShardState | None:
+    """What of a shard may stay, every byte checked.
+
+    Args:
+        shard: The plan.
+        entry: What the manifest says of it, if anything.
+
+    Returns:
+        None if it is not there, or was damaged and has been set aside.
+
+    Raises:
+        InputError: a file cannot be read just now.
+    """
     if not shard.path.exists():
         return None
-    with set_aside_if_bad(shard.path):
-        metadata = _check_fingerprint(shard)
-        check_bytes(shard.path, entry)
-        recorded = metadata["tgo.fingerprint"]["rewards"]
-        intact = embeddings.is_intact(shard.embeddings, metadata["tgo.embeddings"]["sha256"])
-        right = frozenset(
-            name for name, part in shard.rewards.items() if recorded.get(name) == part
-        )
-        return Found(right, intact, complete=intact and recorded == shard.rewards)
-    return None
-
-
-def aside(folder: Path) -> Path:
-    """Where shards of `folder` lie that were set aside; beside it, since they are not its data."""
-    return folder.parent / f".{folder.name}.aside"
-
-
-class StaleError(Exception):
-    """A shard of ours that is whole, but not wanted any more; the text says why."""
-
-
-@contextmanager
-def set_aside_if_bad(path: Path) -> Iterator[None]:
-    """Remove a stale shard, move a bad one out of the folder; say which and why on stderr."""
     try:
-        yield
-    except StaleError as reason:
-        path.unlink()
-        print(reason, file=sys.stderr)
-    except InputError as reason:
-        target = _free_name(aside(path.parent), path.name)
-        target.parent.mkdir(exist_ok=True)
-        path.replace(target)
-        print(f"{reason}; set aside as {target}", file=sys.stderr)
+        metadata = read_own_metadata(shard.path)
+        check_bytes(shard.path, entry)
+    except (DamagedError, ForeignError) as error:
+        set_damaged_aside(shard.path, error)
+        return None
+    recorded = metadata["tgo.fingerprint"]["rewards"]
+    intact = embeddings.is_intact(shard.embeddings, metadata["tgo.embeddings"]["sha256"])
+    right = frozenset(name for name, part in shard.rewards.items() if recorded.get(name) == part)
+    return ShardState(right, intact, complete=intact and recorded == shard.rewards)
 
 
-def _free_name(folder: Path, name: str) -> Path:
-    return next(
-        path for number in itertools.count(1) if not (path := folder / f"{name}.{number}").exists()
-    )
+def read_own_metadata(path: Path) -> dict[str, Any]:
+    """The metadata of a shard.
 
-
-def _adopt(planned: Sequence[Planned], folder: Path) -> None:
-    """Give shards made for another number of shards their new names: images do not depend on it."""
-    for path in shards.present(folder):
-        index = shards.index_of(path)
-        if index < len(planned) and not planned[index].path.exists():
-            target = planned[index]
-            old = embeddings.path_for(target.embeddings.parent, path)
-            if old.exists():
-                old.replace(target.embeddings)
-            path.replace(target.path)
-
-
-def _check_fingerprint(shard: Planned) -> dict[str, Any]:
-    """The metadata of a shard with the plan's images; raises StaleError or InputError."""
-    metadata = recorded_of(shard.path)
-    change = fingerprint.difference(metadata["tgo.fingerprint"]["images"], dict(shard.images))
-    if change:
-        raise StaleError(f"{shard.path}: {change}; made anew")
-    return metadata
-
-
-def recorded_of(path: Path) -> dict[str, Any]:
-    """The metadata of a shard; InputError if it is damaged or no shard of ours."""
+    Raises:
+        InputError: it cannot be read; a DamagedError where its content is at fault, a ForeignError
+            where it is no shard of this program.
+    """
     metadata = shards.read_metadata(path)
-    if not {"tgo.fingerprint", "tgo.embeddings"} <= metadata.keys():
-        raise InputError(f"{path}: is not a shard of this program")
+    if not metadata:
+        raise ForeignError(f"{path}: is not a shard of this program")
+    identity, embedded = metadata.get("tgo.fingerprint"), metadata.get("tgo.embeddings")
+    if not (_has(identity, "images", "rewards") and _has(embedded, "sha256")):
+        raise DamagedError(f"{path}: has no whole fingerprint")
     return metadata
 
 
 def check_bytes(path: Path, entry: Entry | None) -> None:
-    """By the manifest's sha256; a shard not yet in it by the checksums of its pages."""
+    """Check a shard by the manifest's sha256, or by the checksums of its pages.
+
+    Raises:
+        DamagedError: its bytes are not those that were written.
+    """
     if entry is None:
         shards.read_shard(path)
     elif manifest.entry(path) != entry:
-        raise InputError(f"{path}: its bytes are not those of the manifest")
+        raise DamagedError(f"{path}: its bytes are not those of the manifest")
+
+
+def set_damaged_aside(path: Path, error: InputError) -> None:
+    """Move a damaged or foreign file out of its folder and say so."""
+    ours = shards.is_name(path.name) and not isinstance(error, ForeignError)
+    kind: aside.Kind = "damaged" if ours else "foreign"
+    target = aside.set_aside([path], path.parent, str(error), kind=kind)
+    log.warning("%s; set aside as %s", error, target / path.name)
+
+
+def _has(value: Any, *keys: str) -> bool:
+    return isinstance(value, Mapping) and value.keys() >= set(keys)
+
+
+def _keep_or_set_aside(path: Path, wanted: Planned | None, planned: Sequence[Planned]) -> None:
+    try:
+        metadata = read_own_metadata(path)
+    except (DamagedError, ForeignError) as error:
+        set_damaged_aside(path, error)
+        return
+    recorded = metadata["tgo.fingerprint"]["images"]
+    if wanted is not None and recorded == wanted.images:
+        return
+    change = _reason(recorded, wanted, planned)
+    embedded = embeddings.path_for(planned[0].embeddings.parent, path)
+    target = aside.set_aside(
+        [path, embedded], path.parent, change, kind="superseded", key=aside.key_of(recorded)
+    )
+    if all(aside.key_of(recorded) != aside.key_of(shard.images) for shard in planned):
+        log.warning("%s: %s; set aside in %s", path, change, target)
+
+
+def _reason(recorded: Mapping[str, Any], wanted: Planned | None, planned: Sequence[Planned]) -> str:
+    """Why a shard does not belong to a plan: a setting if one differs, else its prompts."""
+    images = (wanted or planned[0]).images
+    settings = {key: value for key, value in images.items() if key not in _ROWS}
+    change = fingerprint.difference(
+        {**recorded, **dict.fromkeys(_ROWS)}, {**settings, **dict.fromkeys(_ROWS)}
+    )
+    if change is None and wanted is not None:
+        change = fingerprint.difference(recorded, dict(images))
+    return change or f"is beyond the plan of {len(planned)} shards"
+
+
+def _take_back(shard: Planned, folder: Path) -> None:
+    """Give a planned shard the file that was set aside under its fingerprint, if there is one."""
+    entry = aside.find(folder, aside.key_of(shard.images))
+    if entry is None:
+        return
+    for name in sorted(entry.names, key=lambda name: name.endswith(".parquet")):  # that one last
+        if (entry.folder / name).exists():
+            target = shard.path if name.endswith(".parquet") else shard.embeddings
+            aside.take_back(entry, name, target)

@@ -1,6 +1,6 @@
 """Work beside the caller: decoding, scoring, encoding and writing while the next batch is sampled.
 
-A lane is one thread that does what it is given in order, so results do not depend on timing. What
+A worker is one thread that does what it is given in order, so results do not depend on timing. What
 waits is bounded, and an error comes up in the caller's thread, at its next `put` or `wait`.
 """
 
@@ -15,8 +15,8 @@ from typing import Any, Protocol, TypeVar
 
 T = TypeVar("T")
 R = TypeVar("R")
-AHEAD = 2
-"""Batches that may wait in a lane: enough to even out their times, little to hold in memory."""
+QUEUE_LENGTH = 2
+"""Batches that may wait for a worker: enough to even out their times, little to hold in memory."""
 
 
 class Queue(Protocol):
@@ -27,7 +27,7 @@ class Queue(Protocol):
         ...
 
     def wait(self) -> None:
-        """Until everything is done; raises what a call raised."""
+        """Wait until everything is done; raises what a call raised."""
         ...
 
     def drop(self) -> None:
@@ -36,7 +36,7 @@ class Queue(Protocol):
 
 
 class Inline:
-    """A lane without a thread: on the CPU, where sampling needs every core itself."""
+    """Calls at once, in the calling thread: on the CPU, where sampling needs every core itself."""
 
     def put(self, call: Callable[[], Any]) -> None:
         call()
@@ -48,8 +48,8 @@ class Inline:
         pass
 
 
-class Lane:
-    """One thread that calls in order; `put` blocks while `AHEAD` calls wait already."""
+class WorkerThread:
+    """One thread that calls in order; `put` blocks while `QUEUE_LENGTH` calls wait already."""
 
     def __init__(self, around: Callable[[], Any] = nullcontext) -> None:
         """`around` gives the context each call is made in, such as a stream of the GPU."""
@@ -58,7 +58,7 @@ class Lane:
         self._pending: deque[Future[None]] = deque()
 
     def put(self, call: Callable[[], Any]) -> None:
-        while self._pending and (len(self._pending) > AHEAD or self._pending[0].done()):
+        while self._pending and (len(self._pending) > QUEUE_LENGTH or self._pending[0].done()):
             self._pending.popleft().result()
         self._pending.append(self._pool.submit(self._do, call))
 
@@ -83,7 +83,7 @@ class Lane:
 
 
 @dataclass(frozen=True)
-class Lanes:
+class Workers:
     """What follows sampling: `finish` decodes and scores, `store` encodes and writes."""
 
     finish: Queue
@@ -91,10 +91,10 @@ class Lanes:
     encoders: ThreadPoolExecutor
 
     @contextmanager
-    def settled(self) -> Iterator[None]:
-        """Nothing of what the block puts is still under way when it is left, however it ends.
+    def finished(self) -> Iterator[None]:
+        """Wait for all calls of the block when it ends; when it fails, drop those that wait.
 
-        `finish` puts into `store`, so they settle in this order.
+        Calls of `finish` put into `store`, so `finish` is waited for first.
         """
         try:
             yield
@@ -111,17 +111,17 @@ class Lanes:
 
 
 @contextmanager
-def open_lanes(device: str) -> Iterator[Lanes]:
-    """Lanes for models on `device`: on a GPU decoding and scoring get a stream of their own."""
+def open_workers(device: str) -> Iterator[Workers]:
+    """Workers for models on `device`: on a GPU decoding and scoring get a stream of their own."""
     import torch
 
     with ExitStack() as stack:
         encoders = stack.enter_context(ThreadPoolExecutor(torch.get_num_threads()))
-        store = Lane()
+        store = WorkerThread()
         stack.callback(store.close)
-        finish: Lane | Inline = Inline()
+        finish: WorkerThread | Inline = Inline()
         if device == "cuda":
             stream = torch.cuda.Stream()
-            finish = Lane(lambda: torch.cuda.stream(stream))
+            finish = WorkerThread(lambda: torch.cuda.stream(stream))
             stack.callback(finish.close)  # before `store`, which it may wait for
-        yield Lanes(finish, store, encoders)
+        yield Workers(finish, store, encoders)

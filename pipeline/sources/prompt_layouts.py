@@ -41,7 +41,7 @@ class Layout:
     """Whether prompts are bound to be repeated."""
 
 
-def find(wanted: PromptSet) -> Layout:
+def detect(wanted: PromptSet) -> Layout:
     """The layout of a prompt set: as its `format` says, else by its name and columns."""
     if wanted.format == "hpsv2" or (wanted.format is None and _has_styles(wanted.source)):
         return _hpsv2(wanted)
@@ -117,7 +117,7 @@ def _download(repository: str) -> Path:
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
     try:
-        place = snapshot_download(
+        folder = snapshot_download(
             repository, repo_type="dataset", allow_patterns="benchmark/*.json"
         )
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
@@ -126,4 +126,4 @@ def _download(repository: str) -> Path:
             f"{repository}: no such folder or reachable hub dataset ({reason}); name a folder "
             "with HPSv2's four lists"
         ) from None
-    return Path(place) / "benchmark"
+    return Path(folder) / "benchmark"

@@ -1,4 +1,4 @@
-"""Prompt sets from anywhere: read, checked, and told what was found wrong, line by line.
+"""Prompt sets from anywhere: read, checked, and what is wrong with them named line by line.
 
 What would make text garbage or rows ambiguous (bad encoding, broken JSON, one id for two
 prompts) is an error. Empty lines are left out and repeated prompts taken once, with a warning
@@ -9,7 +9,7 @@ not be compared. docs/data.md describes the formats.
 from __future__ import annotations
 
 import hashlib
-import sys
+import logging
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,6 +19,8 @@ from tgo.pipeline.config.prompt_settings import PromptSet
 from tgo.pipeline.errors import InputError
 from tgo.pipeline.sources import prompt_layouts
 from tgo.pipeline.sources.tables import Table, listed
+
+log = logging.getLogger(__name__)
 
 
 class Prompt(NamedTuple):
@@ -30,8 +32,8 @@ class Prompt(NamedTuple):
 
 
 @dataclass
-class Found:
-    """What a source holds: its prompts in order, and the places of what is not as it should be."""
+class PromptList:
+    """The prompts of a source in order, and notes on what is not as it should be."""
 
     name: str
     prompts: list[Prompt] = field(default_factory=list)
@@ -44,9 +46,9 @@ class Found:
         domains = {prompt.domain: 0 for prompt in self.prompts}
         for prompt in self.prompts:
             domains[prompt.domain] += 1
-        told = ", ".join(f"{name} {count:,}" for name, count in list(domains.items())[:16])
+        counts = ", ".join(f"{name} {count:,}" for name, count in list(domains.items())[:16])
         more = f" and {len(domains) - 16} more" if len(domains) > 16 else ""
-        groups = f" in {len(domains)} domains: {told}{more}" if len(domains) > 1 else ""
+        groups = f" in {len(domains)} domains: {counts}{more}" if len(domains) > 1 else ""
         return f"{self.name}: {len(self.prompts):,} prompts{groups}"
 
 
@@ -54,39 +56,39 @@ def read(source: PromptSet | Path | str, limit: int | None = None) -> list[Promp
     """The first `limit` prompts of a source (all if None), in its order; warnings go to stderr.
 
     `id` may be missing (then a hash of the text) and so may `domain` (then "all"). The whole
-    source is checked; raises InputError as `find` does, and when it has fewer than `limit`.
+    source is checked; raises InputError as `check` does, and when it has fewer than `limit`.
     """
-    found = find(source)
-    for note in found.notes:
-        print(f"warning: {note}", file=sys.stderr)
-    if limit is not None and limit > len(found.prompts):
+    result = check(source)
+    for note in result.notes:
+        log.warning("%s", note)
+    if limit is not None and limit > len(result.prompts):
         raise InputError(
-            f"{found.name}: holds {len(found.prompts)} prompts, {limit} are asked for; "
+            f"{result.name}: holds {len(result.prompts)} prompts, {limit} are asked for; "
             "lower score.prompts or evaluate.prompts in params.yaml, or add prompts"
         )
-    return found.prompts[:limit]
+    return result.prompts[:limit]
 
 
-def find(source: PromptSet | Path | str) -> Found:
+def check(source: PromptSet | Path | str) -> PromptList:
     """All prompts of a source with what is wrong with them.
 
     Raises InputError naming source and line for bad encoding, JSON, columns or types, for an id
     that two prompts share, and when there are none.
     """
     wanted = source if isinstance(source, PromptSet) else PromptSet.model_validate(source)
-    found = Found(wanted.source)
-    layout = prompt_layouts.find(wanted)
+    result = PromptList(wanted.source)
+    layout = prompt_layouts.detect(wanted)
     keep = wanted.duplicates == "keep" if wanted.duplicates else layout.keeps_duplicates
     seen = _Seen(keep)
     for table, domain in layout.tables:
         columns = prompt_layouts.columns_of(table, wanted, layout.columns)
-        _add(found, table, columns, domain, seen, expected=layout.repeats)
-    if not found.prompts:
+        _add(result, table, columns, domain, seen, expected=layout.repeats)
+    if not result.prompts:
         raise InputError(
             f'{wanted.source}: holds no prompts; write one {{"prompt": "..."}} a line (.jsonl), or '
             "one prompt a line (.txt)"
         )
-    return found
+    return result
 
 
 def id_of(text: str) -> str:
@@ -121,7 +123,7 @@ class _Seen:
 
 
 def _add(
-    found: Found,
+    result: PromptList,
     table: Table,
     columns: Mapping[str, str | None],
     domain: str,
@@ -129,7 +131,7 @@ def _add(
     *,
     expected: bool,
 ) -> None:
-    """Read a table into `found`; `expected` repetitions are no news."""
+    """Read a table into `result`; `expected` repetitions are no news."""
     empty: list[int] = []
     repeated: list[int] = []
     for number, values in table.records:
@@ -141,8 +143,8 @@ def _add(
         if again:
             repeated.append(number)
         if taken:
-            found.prompts.append(taken)
-    found.notes += _notes(table, empty, [] if expected else repeated, seen.keep)
+            result.prompts.append(taken)
+    result.notes += _notes(table, empty, [] if expected else repeated, seen.keep)
 
 
 def _notes(table: Table, empty: list[int], repeated: list[int], keep: bool) -> Iterable[str]:
@@ -172,12 +174,12 @@ def _parse(
     text = text.strip()
     if not text:
         return None
-    found = {"id": id_of(text), "domain": domain}
-    for key in found:
+    result = {"id": id_of(text), "domain": domain}
+    for key in result:
         value = values.get(columns[key] or key)
         if value is None or value == "":
             continue
         if not isinstance(value, str | int) or isinstance(value, bool):
             raise InputError(f"{where}: {key} is {value!r}; make it a text or a whole number")
-        found[key] = str(value)
-    return Prompt(found["id"], text, found["domain"])
+        result[key] = str(value)
+    return Prompt(result["id"], text, result["domain"])

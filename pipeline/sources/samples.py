@@ -1,191 +1,164 @@
-"""What `tgo rate` scores: images with their prompts, from a folder or from any dataset."""
+"""What `tgo score-images` scores: pictures with their prompts, from a folder or any table."""
 
 from __future__ import annotations
 
-import csv
-import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, NamedTuple
 
-import pyarrow as pa
 from tgo.pipeline.errors import InputError
-from tgo.pipeline.sources.tables import load_dataset
+from tgo.pipeline.sources import tables
+from tgo.pipeline.sources.image_table import NAMES, ImageTable, Source, natural_key
+from tgo.pipeline.sources.pictures import Location, Member, Pictures, name_key, shown
 
-_NAMES = ("file_name", "image", "file", "path", "id")
-_TEXTS = ("prompt", "text", "caption")
+_FILES = (*NAMES["image"], "id")
 
 
-class Samples(Protocol):
+class Sample(NamedTuple):
+    """One row: a name that stays the same between runs, a prompt if there is one, a picture."""
+
+    id: str
+    prompt: str | None
+    location: Location
+
+
+class Samples:
     """Rows to be scored, in a fixed order."""
 
-    def __len__(self) -> int: ...
-
-    def id(self, place: int) -> str:
-        """A name for the row that stays the same between runs."""
-        ...
-
-    def prompt(self, place: int) -> str | None:
-        """None where there is none."""
-        ...
-
-    def image(self, place: int) -> bytes | Path:
-        """The encoded image or its file; OSError if it cannot be had."""
-        ...
-
-    def stamp(self, place: int) -> Any:
-        """A JSON value that changes when the image does."""
-        ...
-
-
-class Folder:
-    """Every file of a folder and the folders in it, hidden ones apart, in the order of names."""
-
-    def __init__(self, folder: Path, prompts: Path) -> None:
-        """Read the names of `folder` and the prompts.
-
-        `prompts` is a .jsonl, .csv or .tsv file with a file name and a prompt per row, or a .txt
-        with one prompt a line in the order of names.
-        """
-        self._folder = folder
-        here = prompts.resolve()
-        self._files = [
-            path
-            for path in sorted(folder.rglob("*"))
-            if path.is_file() and path.resolve() != here and not _hidden(path.relative_to(folder))
-        ]
-        if not self._files:
-            raise InputError(f"{folder}: holds no files; name the folder of the images")
-        names = [self.id(place) for place in range(len(self._files))]
-        self._prompts = _read_prompts(prompts, names)
-        absent = sorted(self._prompts.keys() - set(names))
-        if absent:
-            raise InputError(
-                f"{prompts}: names {absent[0]}, which is not in {folder}; correct the name, it is "
-                "relative to the folder"
-            )
-
-    def __len__(self) -> int:
-        return len(self._files)
-
-    def id(self, place: int) -> str:
-        return self._files[place].relative_to(self._folder).as_posix()
-
-    def prompt(self, place: int) -> str | None:
-        return self._prompts.get(self.id(place))
-
-    def image(self, place: int) -> Path:
-        return self._files[place]
-
-    def stamp(self, place: int) -> list[int]:
-        stat = self._files[place].stat()
-        return [stat.st_size, stat.st_mtime_ns]
-
-
-class Dataset:
-    """A dataset with an image and a prompt column: Parquet, a dataset folder, or one of the hub."""
-
-    def __init__(self, place: str, *, image: str, prompt: str, split: str) -> None:
-        self._place = place
-        self._rows = load_dataset(place, split)
-        for column in (image, prompt):
-            if column not in self._rows.column_names:
-                raise InputError(
-                    f"{place}: has no column {column!r}, but {', '.join(self._rows.column_names)}; "
-                    "name them with --image-column and --prompt-column"
-                )
-        import datasets
-
-        try:
-            self._images = self._rows.select_columns([image]).cast_column(
-                image, datasets.Image(decode=False)
-            )
-        except (TypeError, ValueError, pa.ArrowException) as error:
-            reason = " ".join(str(error).split())[:160]
-            raise InputError(f"{place}: column {image!r} holds no images ({reason})") from None
-        self._column = image
-        self._prompts: Sequence[Any] = self._rows[prompt]
-        named = "id" in self._rows.column_names
-        self._ids = [str(row) for row in self._rows["id"]] if named else None
+    def __init__(self, rows: Sequence[Sample], pictures: Pictures) -> None:
+        self._rows, self._pictures = rows, pictures
 
     def __len__(self) -> int:
         return len(self._rows)
 
-    def id(self, place: int) -> str:
-        return self._ids[place] if self._ids else f"{place:08d}"
+    def __getitem__(self, index: int) -> Sample:
+        return self._rows[index]
 
-    def prompt(self, place: int) -> str | None:
-        text = self._prompts[place]
-        return text if isinstance(text, str) else None
+    def image(self, index: int) -> bytes:
+        """The encoded picture; OSError if it cannot be had."""
+        return self._pictures.read(self._rows[index].location)
 
-    def image(self, place: int) -> bytes | Path:
-        found = self._images[place][self._column]
-        if found is None or (found["bytes"] is None and found["path"] is None):
-            raise FileNotFoundError("the row has no image")
-        return found["bytes"] if found["bytes"] is not None else Path(found["path"])
+    def stamp(self, index: int) -> Any:
+        """A JSON value that changes when the picture does."""
+        location = self._rows[index].location
+        path = location.tar if isinstance(location, Member) else location
+        if not isinstance(path, Path):
+            return [str(getattr(self._pictures.rows, "_fingerprint", "")), str(location)]
+        try:
+            status = path.stat()
+        except (OSError, ValueError):
+            return None
+        offset = location.offset if isinstance(location, Member) else 0
+        return [status.st_size, status.st_mtime_ns, offset]
 
-    def stamp(self, place: int) -> str:
-        return str(self._rows._fingerprint)
 
+def open_samples(source: Source, prompts: Path | None) -> Samples:
+    """Pictures to score.
 
-def open_samples(
-    data: str | Path, prompts: str | Path | None, *, image: str, prompt: str, split: str
-) -> Samples:
-    """A folder of images (with a file of prompts), or a dataset (that has a prompt column)."""
+    Args:
+        source: A folder of pictures with `prompts`; else whatever `ImageTable` reads.
+        prompts: A .jsonl, .csv or .tsv file with a file name and a prompt a row, or a .txt with
+            one prompt a line, in the order of the files' names (2.png before 10.png).
+
+    Raises:
+        InputError: nothing there can be read, or prompts and files do not go together.
+    """
     if prompts is None:
-        return Dataset(str(data), image=image, prompt=prompt, split=split)
-    if not Path(data).is_dir():
-        raise InputError(f"{data}: no such folder; --prompts goes with a folder of images")
-    return Folder(Path(data), Path(prompts))
+        return _of_table(ImageTable(source))
+    if not Path(source.name).is_dir():
+        raise InputError(f"{source.name}: no such folder; --prompts goes with a folder of images")
+    return _of_folder(source, prompts)
 
 
-def _hidden(path: Path) -> bool:
-    return any(part.startswith(".") for part in path.parts)
+def _of_table(table: ImageTable) -> Samples:
+    image, prompt, identity = (table.column(key, NAMES[key]) for key in ("image", "prompt", "id"))
+    if image is None or prompt is None:
+        raise table.no_column("image" if image is None else "prompt")
+    table.use_pictures([image])
+    named = image not in table.picture_columns
+    rows = []
+    for number, values in table.records([prompt]):
+        if values is None:
+            continue
+        own = values.get(identity or "") if identity != image else None
+        if own in (None, ""):
+            own = table.key_of(number, values, image) if named else f"{number - 1:08d}"
+        text = values.get(prompt)
+        text = text[0] if isinstance(text, list) and len(text) == 1 else text
+        usable = isinstance(text, str) and bool(text.strip())
+        rows.append(
+            Sample(shown(str(own)), text if usable else None, table.locate(number, values, image))
+        )
+    if not rows:
+        raise InputError(f"{table.name}: holds no rows; name a table of pictures with prompts")
+    return Samples(rows, table.pictures)
 
 
-def _read_prompts(path: Path, names: Sequence[str]) -> dict[str, str]:
-    """Prompts by file name."""
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"{path}: cannot be read as UTF-8 text ({error})") from None
-    if path.suffix == ".txt":
-        lines = text.splitlines()
+def _of_folder(source: Source, prompts: Path) -> Samples:
+    """Every file of a folder and the folders in it, hidden ones apart, in natural order."""
+    folder, here = Path(source.name), prompts.resolve()
+    paths = [
+        path
+        for path in folder.rglob("*")
+        if not path.is_dir()
+        and not any(part.startswith(".") for part in path.relative_to(folder).parts)
+        and path.absolute() != here
+    ]
+    paths = sorted(paths, key=lambda path: natural_key(path.relative_to(folder)))
+    if not paths:
+        raise InputError(f"{folder}: holds no files; name the folder of the images")
+    names = [shown(path.relative_to(folder).as_posix()) for path in paths]
+    texts = {name_key(name): text for name, text in read_prompts(prompts, names).items()}
+    absent = sorted(texts.keys() - {name_key(name) for name in names})
+    if absent:
+        raise InputError(
+            f"{prompts}: names {absent[0]}, which is not in {folder}; correct the name, it is "
+            "relative to the folder"
+        )
+    rows = [
+        Sample(name, texts.get(name_key(name)), path)
+        for name, path in zip(names, paths, strict=True)
+    ]
+    return Samples(rows, Pictures(folder=None if source.outside else folder))
+
+
+def read_prompts(path: Path, names: Sequence[str]) -> dict[str, str]:
+    """Prompts by file name; those of a .txt belong to `names` in order.
+
+    Raises:
+        InputError: naming file and row for what is no list of prompts.
+    """
+    kind = tables.format_of(str(path))
+    if kind == "hub":
+        raise InputError(f"{path}: not a list of prompts; name a .jsonl, .csv, .tsv or .txt file")
+    if kind == "text":
+        lines = [line.rstrip("\r\n") for line in tables.read_lines(str(path))]
         if len(lines) != len(names):
             raise InputError(
                 f"{path}: has {len(lines)} lines for {len(names)} files; write one prompt a file, "
                 "in the order of their names, or a .jsonl or .csv with names"
             )
         return dict(zip(names, lines, strict=True))
-    if path.suffix == ".jsonl":
-        return _by_name(path, _json_lines(path, text))
-    if path.suffix in (".csv", ".tsv"):
-        delimiter = "\t" if path.suffix == ".tsv" else ","
-        return _by_name(path, csv.DictReader(text.splitlines(keepends=True), delimiter=delimiter))
-    raise InputError(f"{path}: not a list of prompts; name a .jsonl, .csv, .tsv or .txt file")
+    return _by_name(tables.read(str(path)))
 
 
-def _json_lines(path: Path, text: str) -> Iterable[Mapping[str, Any]]:
-    for number, line in enumerate(text.splitlines(), start=1):
-        if line.strip():
-            try:
-                yield json.loads(line)
-            except ValueError as error:
-                raise InputError(f"{path}, line {number}: not valid JSON ({error})") from None
-
-
-def _by_name(path: Path, rows: Iterable[Mapping[str, Any]]) -> dict[str, str]:
-    found: dict[str, str] = {}
-    for number, row in enumerate(rows, start=1):
-        keys = row if isinstance(row, Mapping) else {}
-        name = next((row[key] for key in _NAMES if key in keys), None)
-        text = next((row[key] for key in _TEXTS if key in keys), None)
+def _by_name(table: tables.Table) -> dict[str, str]:
+    prompts: dict[str, str] = {}
+    for number, values in table.records:
+        if values is None:
+            continue
+        name, text = _value(values, _FILES), _value(values, NAMES["prompt"])
         if not isinstance(name, str) or not isinstance(text, str):
             raise InputError(
-                f"{path}, row {number}: needs a file name under one of {', '.join(_NAMES)} and a "
-                f"text under one of {', '.join(_TEXTS)}"
+                f"{table.where(number)}: needs a file name under one of {', '.join(_FILES)} and a "
+                f"text under one of {', '.join(NAMES['prompt'])}"
             )
-        if name in found:
-            raise InputError(f"{path}, row {number}: names {name} a second time")
-        found[name] = text
-    return found
+        if name in prompts:
+            raise InputError(f"{table.where(number)}: names {name} a second time")
+        prompts[name] = text
+    return prompts
+
+
+def _value(values: Mapping[str, Any], names: Sequence[str]) -> Any:
+    by_name = {name.lower(): value for name, value in values.items()}
+    return next((by_name[name] for name in names if name in by_name), None)

@@ -1,7 +1,8 @@
 """Rows of text, CSV, TSV, JSON and Parquet files and of datasets, each with where it stands.
 
-Only columns of single values are read: pictures and embeddings in a Parquet file or dataset stay
-where they are, so a prompt list can be read out of terabytes of images.
+One reader for prompt lists, ratings and scores, so that a file means the same everywhere. Only
+columns of single values are read unless a list is asked for: pictures and embeddings stay where
+they are, so a prompt list can be read out of terabytes of images.
 """
 
 from __future__ import annotations
@@ -9,13 +10,12 @@ from __future__ import annotations
 import csv
 import json
 import re
+import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import pyarrow as pa
-import pyarrow.parquet as pq
 from tgo.pipeline.errors import InputError
 
 SUFFIXES = {
@@ -30,8 +30,13 @@ SUFFIXES = {
 """Formats by the end of a file's name; anything else is a dataset (`hub`)."""
 LISTED = 8
 """Line numbers that an error or a warning lists before it only counts."""
-_QUOTED = re.compile(r'"(?:[^"]|"")*"')
+_LINE_END = re.compile(r"(?<=\n)|(?<=\r)(?!\n)")
+"""Not str.splitlines, which also splits at form feeds, U+0085 and U+2028: those are text."""
+_QUOTED = re.compile(r'"((?:[^"]|"")*)"(?=\t|\r?\n|\r|$)')
+_PLAIN = re.compile(r"[^\t\r\n]*")
+_SEPARATOR_LINE = re.compile(r"sep=(.)\r?\n?")
 _BYTE_ORDER_MARKS = {b"\xff\xfe": "UTF-16", b"\xfe\xff": "UTF-16"}
+csv.field_size_limit(sys.maxsize)  # the default of 131,072 characters is an error, not a limit
 
 
 class Record(NamedTuple):
@@ -51,6 +56,8 @@ class Table:
     records: Iterator[Record]
     fixed: bool = True
     """Whether every row has these columns; JSON objects may each have their own."""
+    lists: list[str] = field(default_factory=list)
+    """Columns of lists, which the records hold only where they were asked for."""
 
     def where(self, number: int) -> str:
         """A row's place in words, for messages."""
@@ -65,8 +72,11 @@ def format_of(source: str) -> str:
 def read(source: str, format: str | None = None, *, split: str = "train") -> Table:
     """The rows of a file, or of a dataset (a folder of one, or a hub id) and its `split`.
 
-    Files are checked as they are read. Raises InputError naming file and line for what is not
-    UTF-8, not of the format, or cannot be read at all.
+    Files are checked as they are read.
+
+    Raises:
+        InputError: naming file and line, for what is not UTF-8, not of the format, holds half of
+            a surrogate pair, or cannot be read at all.
     """
     return _READERS[format or format_of(source)](source, split)
 
@@ -77,35 +87,95 @@ def listed(numbers: Sequence[int]) -> str:
     return shown if len(numbers) <= LISTED else f"{shown} and {len(numbers) - LISTED:,} more"
 
 
+def parse_json(text: str, where: str, *, one_line: bool = False) -> Any:
+    """The value of a JSON text.
+
+    Args:
+        text: The text.
+        where: Its file or place, for the error.
+        one_line: Whether `where` names the line already.
+
+    Raises:
+        InputError: for what is no JSON, nested too deeply, has a number of thousands of
+            digits, or half of a surrogate pair (a character cut in two).
+    """
+    try:
+        value = json.loads(text)
+    except json.JSONDecodeError as error:
+        line = "" if one_line else f", line {error.lineno}"
+        raise InputError(f"{where}{line}: not valid JSON ({error.msg}); mend that line") from None
+    except (RecursionError, ValueError) as error:
+        reason = "nested too deeply" if isinstance(error, RecursionError) else "a number too long"
+        raise InputError(f"{where}: not usable JSON ({reason}); mend it") from None
+    if "\\ud" in text.lower():  # the only way into a file that is UTF-8
+        try:
+            json.dumps(value, ensure_ascii=False).encode()
+        except UnicodeEncodeError:
+            raise InputError(
+                f"{where}: holds half of a surrogate pair (\\ud83d or the like, a character that "
+                "was cut in two); remove it"
+            ) from None
+    return value
+
+
 def _text(source: str, split: str) -> Table:
-    lines = enumerate(_lines(source), start=1)
+    lines = enumerate(read_lines(source), start=1)
     records = (Record(n, {"prompt": s.strip()} if s.strip() else None) for n, s in lines)
     return Table(source, "line", ["prompt"], records)
 
 
 def _csv(source: str, split: str) -> Table:
-    reader = csv.reader(_lines(source), strict=True)
+    """Comma-separated, or by what Excel writes: a first line `sep=;`, or semicolons or tabs."""
+    lines = read_lines(source)
+    first = next((n for n, line in enumerate(lines) if line.strip()), 0)
+    named = _SEPARATOR_LINE.fullmatch(lines[first]) if lines else None
+    skipped = first + 1 if named else 0
+    delimiter = named[1] if named else _delimiter(lines[first] if lines else "")
 
     def rows() -> Iterator[tuple[int, list[str]]]:
-        start = 1
+        reader = csv.reader(lines[skipped:], strict=True, delimiter=delimiter)
+        start = 1 + skipped
         try:
             for fields in reader:  # a quoted field may span lines: the first of them counts
                 yield start, fields
-                start = reader.line_num + 1
+                start = reader.line_num + 1 + skipped
         except csv.Error as error:
-            raise InputError(f"{source}, line {start}: not valid CSV ({error}); mend it") from None
+            raise InputError(
+                f"{source}, line {start}: not valid CSV ({error}); quotes inside a quoted field "
+                "are doubled, and every quote is closed"
+            ) from None
 
     return _delimited(source, rows())
 
 
+def _delimiter(header: str) -> str:
+    if "," in header:
+        return ","
+    return next((mark for mark in (";", "\t") if mark in header), ",")
+
+
 def _tsv(source: str, split: str) -> Table:
-    """Tab-separated: no quoting, but a field that is quoted as a whole is taken out of it."""
+    """Tab-separated; a field in quotes may hold tabs and line breaks, any other quote is text."""
+    return _delimited(source, _tsv_rows("".join(read_lines(source))))
 
-    def unquoted(field: str) -> str:
-        return field[1:-1].replace('""', '"') if _QUOTED.fullmatch(field) else field
 
-    lines = enumerate((line.rstrip("\r\n").split("\t") for line in _lines(source)), start=1)
-    return _delimited(source, ((number, list(map(unquoted, fields))) for number, fields in lines))
+def _tsv_rows(text: str) -> Iterator[tuple[int, list[str]]]:
+    at, line = 0, 1
+    while at < len(text):
+        fields, start = [], line
+        while True:
+            match = _QUOTED.match(text, at) or _PLAIN.match(text, at)
+            assert match  # the second pattern matches nothing, too
+            quoted = match.re is _QUOTED
+            fields.append(match[1].replace('""', '"') if quoted else match[0])
+            line += match[0].count("\n")
+            at = match.end() + 1
+            if text[match.end() : at] != "\t":
+                break
+        if text[at - 1 : at + 1] == "\r\n":
+            at += 1
+        line += 1
+        yield start, fields
 
 
 def _delimited(source: str, rows: Iterator[tuple[int, list[str]]]) -> Table:
@@ -114,6 +184,8 @@ def _delimited(source: str, rows: Iterator[tuple[int, list[str]]]) -> Table:
     if names is None:
         raise InputError(f"{source}: is empty; write a line of column names and rows below it")
     columns = [name.strip() for name in names]
+    while not columns[-1]:  # empty columns at the right, as spreadsheets leave them
+        columns.pop()
     if len(set(columns)) < len(columns):
         twice = next(name for name in columns if columns.count(name) > 1)
         raise InputError(f"{source}: has two columns {twice!r}; rename one of them")
@@ -123,29 +195,25 @@ def _delimited(source: str, rows: Iterator[tuple[int, list[str]]]) -> Table:
             if not any(map(str.strip, fields)):
                 yield Record(number, None)
                 continue
-            if len(fields) > len(columns):
+            if any(map(str.strip, fields[len(columns) :])):
                 raise InputError(
                     f"{source}, line {number}: has {len(fields)} fields for {len(columns)} "
                     "columns; quote fields that hold the delimiter"
                 )
             missing = [""] * (len(columns) - len(fields))  # often cut off at a line's end
-            yield Record(number, dict(zip(columns, [*fields, *missing], strict=True)))
+            values = [*fields[: len(columns)], *missing]
+            yield Record(number, dict(zip(columns, values, strict=True)))
 
     return Table(source, "line", columns, records())
 
 
 def _jsonl(source: str, split: str) -> Table:
     def records() -> Iterator[Record]:
-        for number, line in enumerate(_lines(source), start=1):
+        for number, line in enumerate(read_lines(source), start=1):
             if not line.strip():
                 yield Record(number, None)
                 continue
-            try:
-                value = json.loads(line)
-            except json.JSONDecodeError as error:
-                raise InputError(
-                    f"{source}, line {number}: not valid JSON ({error.msg}); mend that line"
-                ) from None
+            value = parse_json(line, f"{source}, line {number}", one_line=True)
             yield Record(number, value if isinstance(value, Mapping) else {})
 
     return _peeked(source, "line", records())
@@ -153,12 +221,7 @@ def _jsonl(source: str, split: str) -> Table:
 
 def _json(source: str, split: str) -> Table:
     """A JSON list, of texts or of objects."""
-    try:
-        entries = json.loads("".join(_lines(source)))
-    except json.JSONDecodeError as error:
-        raise InputError(
-            f"{source}, line {error.lineno}: not valid JSON ({error.msg}); mend that line"
-        ) from None
+    entries = parse_json("".join(read_lines(source)), source)
     if not isinstance(entries, list):
         raise InputError(f"{source}: is no JSON list; write [...] or one object a line (.jsonl)")
 
@@ -187,94 +250,46 @@ def _peeked(source: str, unit: str, records: Iterator[Record]) -> Table:
 
 
 def _parquet(source: str, split: str) -> Table:
-    try:
-        schema = pq.read_schema(source)
-    except (pa.ArrowException, OSError) as error:
-        raise InputError(f"{source}: is no Parquet file ({_short(error)}); correct it") from None
-    columns = [field.name for field in schema if _is_single(field.type)]
+    from tgo.pipeline.sources import arrow_tables
 
-    def tables() -> Iterator[pa.Table]:
-        try:
-            with pq.ParquetFile(source, page_checksum_verification=True) as file:
-                yield from (pa.Table.from_batches([b]) for b in file.iter_batches(columns=columns))
-        except (pa.ArrowException, OSError) as error:
-            raise InputError(f"{source}: is damaged ({_short(error)}); get it again") from None
-
-    return Table(source, "row", columns, _rows(tables()))
-
-
-def of_dataset(name: str, rows: Any) -> Table:
-    """The rows of a `datasets.Dataset` that is open already."""
-    kinds = rows.features.arrow_schema
-    columns = [name for name in rows.column_names if _is_single(kinds.field(name).type)]
-    return Table(name, "row", columns, _rows(_dataset_tables(rows.select_columns(columns))))
-
-
-def load_dataset(place: str, split: str) -> Any:
-    """A `datasets.Dataset`: a saved or any other dataset folder, or one of the hub."""
-    import datasets
-
-    path = Path(place)
-    try:
-        if path.suffix == ".parquet":
-            return datasets.load_dataset("parquet", data_files=place, split=split)
-        if (path / "dataset_info.json").is_file() and (path / "state.json").is_file():
-            return datasets.load_from_disk(place)
-        return datasets.load_dataset(place, split=split)
-    except (OSError, ValueError, datasets.exceptions.DatasetsError) as error:
-        raise InputError(
-            f"{place}: cannot be opened as a dataset ({_short(error)}); name a .txt, .tsv, .csv, "
-            ".jsonl, .json or .parquet file, a dataset folder or a hub dataset (and its split)"
-        ) from None
+    return arrow_tables.read_parquet(source)
 
 
 def _hub(source: str, split: str) -> Table:
-    return of_dataset(source, load_dataset(source, split))
+    from tgo.pipeline.sources import arrow_tables
+
+    return arrow_tables.of_dataset(source, arrow_tables.load_dataset(source, split))
 
 
-def _dataset_tables(rows: Any) -> Iterator[pa.Table]:
-    yield from rows.with_format("arrow").iter(batch_size=4096)
+def read_lines(source: str) -> list[str]:
+    """The lines of a UTF-8 file with their ends.
 
-
-def _rows(tables: Iterator[pa.Table]) -> Iterator[Record]:
-    number = 0
-    for table in tables:
-        for values in table.to_pylist():
-            number += 1
-            yield Record(number, values)
-
-
-def _is_single(kind: pa.DataType) -> bool:
-    kind = kind.value_type if pa.types.is_dictionary(kind) else kind
-    return bool(pa.types.is_primitive(kind) or _is_text(kind))
-
-
-def _is_text(kind: pa.DataType) -> bool:
-    return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind))
-
-
-def _lines(source: str) -> list[str]:
-    """The lines of a UTF-8 file with their ends; InputError names those that are something else."""
+    Raises:
+        InputError: the file cannot be read, or naming the lines that are not UTF-8.
+    """
     try:
         raw = Path(source).read_bytes()
-    except OSError as error:
-        raise InputError(f"{source}: cannot be read ({error.strerror}); correct the path") from None
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise InputError(f"{source}: cannot be read ({reason}); correct the path") from None
     if raw[:2] in _BYTE_ORDER_MARKS:
         raise InputError(f"{source}: is {_BYTE_ORDER_MARKS[raw[:2]]}; save it as UTF-8")
-    lines, bad = [], []
-    for number, line in enumerate(raw.removeprefix(b"\xef\xbb\xbf").splitlines(True), start=1):
-        try:
-            lines.append(line.decode("utf-8"))
-        except UnicodeDecodeError:
-            bad.append(number)
-    if bad:
-        others = f" (nor are lines {listed(bad[1:])})" if len(bad) > 1 else ""
-        raise InputError(f"{source}, line {bad[0]}: not UTF-8{others}; convert the file")
-    return lines
+    raw = raw.removeprefix(b"\xef\xbb\xbf")
+    try:
+        return [line for line in _LINE_END.split(raw.decode("utf-8")) if line]
+    except UnicodeDecodeError:
+        lines = raw.splitlines()
+    bad = [number for number, line in enumerate(lines, start=1) if not _is_utf8(line)]
+    others = f" (nor are lines {listed(bad[1:])})" if len(bad) > 1 else ""
+    raise InputError(f"{source}, line {bad[0]}: not UTF-8{others}; convert the file")
 
 
-def _short(error: Exception) -> str:
-    return " ".join(str(error).split())[:160]
+def _is_utf8(line: bytes) -> bool:
+    try:
+        line.decode("utf-8")
+    except UnicodeDecodeError:
+        return False
+    return True
 
 
 _READERS: dict[str, Callable[[str, str], Table]] = {

@@ -15,6 +15,7 @@ import json
 import os
 import shutil
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -70,8 +71,7 @@ def set_aside(
         The folder they lie in now.
     """
     present = [path for path in paths if os.path.lexists(path)]
-    target = _free(folder_of(folder), key, [path.name for path in present])
-    target.mkdir(parents=True, exist_ok=True)
+    target = _free_folder(folder_of(folder), key, [path.name for path in present])
     names = sorted({path.name for path in present} | set(_names(target)))
     write_json(target / WHY, {"kind": kind, "reason": reason, "names": names})
     for path in present:
@@ -95,8 +95,15 @@ def take_back(entry: Entry, name: str, target: Path) -> None:
 def entries(below: Path) -> list[Entry]:
     """Everything that was set aside anywhere below a folder, in the order of paths."""
     roots = sorted(path for path in below.rglob(".*.aside") if path.is_dir())
-    found = (_entry(path) for root in roots for path in sorted(root.iterdir()))
-    return [entry for entry in found if entry is not None]
+    folders = (root.with_name(root.name[1 : -len(".aside")]) for root in roots)
+    return [entry for folder in folders for entry in entries_of(folder)]
+
+
+def entries_of(folder: Path) -> list[Entry]:
+    """Everything that was set aside for one folder."""
+    root = folder_of(folder)
+    candidates = (_entry(path) for path in sorted(root.iterdir())) if root.is_dir() else ()
+    return [entry for entry in candidates if entry is not None]
 
 
 def remove(entry: Entry) -> int:
@@ -136,17 +143,23 @@ def _names(folder: Path) -> tuple[str, ...]:
     return entry.names if entry else ()
 
 
-def _free(root: Path, key: str | None, names: Sequence[str]) -> Path:
-    """The folder of a key, or the next one that has none of these names yet."""
-    candidates = (
-        root / (f"{n:04d}" if key is None else key if n == 1 else f"{key}.{n}")
-        for n in itertools.count(1)
-    )
-    return next(
-        path
-        for path in candidates
-        if not (path.exists() if key is None else any((path / name).exists() for name in names))
-    )
+def _free_folder(root: Path, key: str | None, names: Sequence[str]) -> Path:
+    """The folder of a key, or the next one that has none of these names yet; it exists then.
+
+    Numbers are taken by making their folder, since several workers may look for one at once.
+    """
+    for number in itertools.count(1):
+        if key is None:
+            path = root / f"{number:04d}"
+            with suppress(FileExistsError):
+                path.mkdir(parents=True)
+                return path
+        else:
+            path = root / (key if number == 1 else f"{key}.{number}")
+            path.mkdir(parents=True, exist_ok=True)
+            if not any((path / name).exists() for name in names):
+                return path
+    raise AssertionError("unreachable")
 
 
 def _remove_folder(folder: Path) -> None:

@@ -10,14 +10,17 @@ import hashlib
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
-from tgo.pipeline.errors import InputError
-from tgo.pipeline.generators.base import Conditions
+from tgo.pipeline import read_errors
 from tgo.pipeline.storage.atomic import replacing
+from tgo.pipeline.storage.hashing import file_sha256
+
+if TYPE_CHECKING:
+    from tgo.pipeline.generators.base import Conditions
 
 UNCONDITIONAL = "unconditional."
 
@@ -46,33 +49,41 @@ def write(path: Path, embeddings: Embeddings, prompt_ids: Sequence[str]) -> str:
 
 
 def read(path: Path) -> Embeddings:
-    """Read embeddings; InputError naming the file when it is missing or damaged."""
+    """Read embeddings.
+
+    Raises:
+        InputError: naming the file; a DamagedError where its content is at fault.
+    """
     try:
         with safe_open(path, framework="pt") as file:
             return tensors_of(file)
-    except (SafetensorError, OSError) as error:
-        raise InputError(
-            f"{path}: is missing or damaged ({error}); run `tgo score` again, it makes it anew"
-        ) from None
+    except (SafetensorError, OSError, KeyError) as error:
+        raise read_errors.explain(path, error, "run `tgo score` again, it makes it anew") from None
 
 
 def tensors_of(file: Any) -> Embeddings:
     """The tensors of an open safetensors file, memory-mapped as long as they are in use."""
     every = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    given = {name: value for name, value in every.items() if not name.startswith(UNCONDITIONAL)}
-    return Embeddings(given, {name: every[f"{UNCONDITIONAL}{name}"] for name in given})
+    prompts = {name: value for name, value in every.items() if not name.startswith(UNCONDITIONAL)}
+    return Embeddings(prompts, {name: every[f"{UNCONDITIONAL}{name}"] for name in prompts})
 
 
 def is_intact(path: Path, sha256: str) -> bool:
-    """Whether the file is the one whose checksum its shard recorded."""
-    if not path.is_file():
+    """Whether the file is the one whose checksum its shard recorded.
+
+    Raises:
+        InputError: it is there and cannot be read just now.
+    """
+    try:
+        return file_sha256(path) == sha256
+    except FileNotFoundError:
         return False
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest() == sha256
+    except OSError as error:
+        raise read_errors.explain(path, error, "run `tgo score` again") from None
 
 
 def stored(conditions: Conditions) -> Conditions:
-    """In the precision and place they are stored: on the CPU, float32 as float16."""
+    """Conditions as they are stored: on the CPU, float32 rounded to float16."""
     halved = {torch.float32: torch.float16}
     return {
         name: value.to("cpu", halved.get(value.dtype, value.dtype))

@@ -1,8 +1,9 @@
 """Who writes a folder: one run, or several workers on shards of their own, never both.
 
 Locks are the kernel's, so they end with their process however that dies, and a left-over file
-means nothing. The files lie beside the folder, not in it: DVC hashes the folder. On a network
-disk they hold as far as that disk honours flock and POSIX locks.
+means nothing. The files lie beside the folder (beside what a link points to, so that two names of
+one folder share its lock), not in it: DVC hashes the folder. On a network disk they hold as far as
+that disk honours flock and POSIX locks.
 """
 
 from __future__ import annotations
@@ -104,7 +105,7 @@ def waiting(path: Path) -> Iterator[None]:
 
 @contextmanager
 def _opened(folder: Path) -> Iterator[IO[str]]:
-    path = folder.parent / f".{folder.name}.lock"
+    path = _beside(folder, "lock")
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("a+", encoding="utf-8") as file:
         yield file
@@ -119,10 +120,10 @@ def _locked(file: IO[str], kind: int) -> bool:
 
 
 def _share(folder: Path, file: IO[str]) -> None:
-    """Take a shared lock: wait while another worker prepares the folder, refuse any other holder.
+    """Take the shared lock, waiting as long as another worker prepares the folder.
 
-    The record in the file may still be the last holder's until the new one has written its own,
-    so a holder that does not prepare is believed only after a second.
+    Any other holder is an error, but only after a second: until a new holder has written its
+    record, the file still shows the record of the last one.
     """
     patience = time.monotonic() + 1.0
     while not _locked(file, fcntl.LOCK_SH):
@@ -155,11 +156,11 @@ def _held(folder: Path, holder: str | None = None) -> InputError:
 
 
 def _read(file: IO[str]) -> dict[str, Any]:
-    found: dict[str, Any] = {}
+    record: dict[str, Any] = {}
     with suppress(ValueError):  # a record that is being written
         file.seek(0)
-        found = json.load(file)
-    return found
+        record = json.load(file)
+    return record
 
 
 def _slot_holder(file: IO[bytes], shard: int) -> str:
@@ -176,4 +177,9 @@ def _named(record: dict[str, Any]) -> str | None:
 
 
 def _claims(folder: Path) -> Path:
-    return folder.parent / f".{folder.name}.claims.lock"
+    return _beside(folder, "claims.lock")
+
+
+def _beside(folder: Path, suffix: str) -> Path:
+    folder = folder.resolve()
+    return folder.parent / f".{folder.name}.{suffix}"

@@ -1,44 +1,65 @@
 """`.manifest.json` of a shard folder: rows, bytes and sha256 of every shard.
 
-It is derived: made from the shards when missing, and the same bytes whoever makes it.
+It is derived: made from the shards when missing, and the same bytes whoever makes it. It carries a
+checksum of itself, so that a damaged manifest is no reason to doubt a shard.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
+import logging
 from collections.abc import Collection, Mapping, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
 from types import MappingProxyType
 
+import pyarrow as pa
 import pyarrow.parquet as pq
-from tgo.pipeline.storage.atomic import write_json
+from tgo.pipeline import read_errors
+from tgo.pipeline.storage.atomic import canonical, write_json
+from tgo.pipeline.storage.hashing import file_sha256
 from tgo.pipeline.storage.locks import waiting
 from tgo.pipeline.storage.shard_writer import Entry
 from tgo.pipeline.storage.shards import present
 
 NAME = ".manifest.json"
+log = logging.getLogger(__name__)
 
 
 def read(folder: Path) -> dict[str, Entry]:
-    """Entries by file name; empty if there is no manifest or it cannot be read."""
+    """Entries by file name; empty if there is no manifest, or none with its own checksum.
+
+    Raises:
+        InputError: it is there and cannot be read just now.
+    """
+    path = folder / NAME
     try:
-        shards: dict[str, Entry] = json.loads((folder / NAME).read_text())["shards"]
+        value = json.loads(path.read_text(encoding="utf-8"))
+        shards: dict[str, Entry] = value["shards"]
+        if value["sha256"] != _sha256(shards):
+            raise ValueError("its checksum is wrong")
         return shards
-    except (OSError, ValueError, KeyError, TypeError):
+    except FileNotFoundError:
+        return {}
+    except OSError as error:
+        raise read_errors.explain(path, error, "run the stage again") from None
+    except (ValueError, KeyError, TypeError) as error:
+        log.warning("%s: is damaged (%s); made again from the shards", path, error)
         return {}
 
 
 def entry(path: Path) -> Entry:
-    """The entry of a shard as it lies there; OSError or ArrowException if it is no shard."""
-    with path.open("rb") as file:
-        digest = hashlib.file_digest(file, "sha256").hexdigest()
-    return {
-        "rows": pq.read_metadata(path).num_rows,
-        "bytes": path.stat().st_size,
-        "sha256": digest,
-    }
+    """The entry of a shard as it lies there.
+
+    Raises:
+        InputError: it cannot be read, or (a DamagedError) is no shard.
+    """
+    try:
+        rows = pq.read_metadata(path).num_rows
+        return {"rows": rows, "bytes": path.stat().st_size, "sha256": file_sha256(path)}
+    except (OSError, pa.ArrowException) as error:
+        raise read_errors.explain(path, error, "run the stage that writes it again") from None
 
 
 def forget(folder: Path, names: Collection[str]) -> None:
@@ -79,8 +100,13 @@ def complete(
 
 
 def _alone(folder: Path) -> AbstractContextManager[None]:
+    folder = folder.resolve()
     return waiting(folder.parent / f"{folder.name}.manifest")
 
 
 def _write(folder: Path, entries: Mapping[str, Entry]) -> None:
-    write_json(folder / NAME, {"shards": dict(entries)})
+    write_json(folder / NAME, {"sha256": _sha256(entries), "shards": dict(entries)})
+
+
+def _sha256(entries: Mapping[str, Entry]) -> str:
+    return hashlib.sha256(canonical(entries).encode()).hexdigest()

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Literal
 
 from tgo.pipeline.config.label_settings import RATING
-from tgo.pipeline.errors import InputError
+from tgo.pipeline.errors import DamagedError, InputError
 from tgo.pipeline.storage import shards
 
 Origin = Literal["generated", "imported"]
@@ -19,7 +19,7 @@ def of(folder: Path) -> Origin | None:
     for path in shards.present(folder):
         try:
             rewards = shards.read_metadata(path).get("tgo.rewards", {})
-        except InputError:  # it will be set right by whoever writes the folder
+        except DamagedError:  # whoever writes the folder makes it again
             continue
         return "imported" if RATING in rewards else "generated"
     return None
@@ -27,10 +27,10 @@ def of(folder: Path) -> Origin | None:
 
 def require(folder: Path, wanted: Origin) -> None:
     """InputError if the folder holds shards of the other origin."""
-    found = of(folder)
-    if found in (None, wanted):
+    present = of(folder)
+    if present in (None, wanted):
         return
-    if found == "imported":
+    if present == "imported":
         raise InputError(
             f"{folder}: holds imported ratings, which `tgo score` would replace; set label.reward "
             "to rating to train on them, or move the folder away"

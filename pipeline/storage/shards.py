@@ -16,6 +16,8 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+from tgo.pipeline import read_errors
+from tgo.pipeline.config.columns import SCORED as FIXED_COLUMNS
 from tgo.pipeline.errors import InputError
 from tgo.pipeline.storage.atomic import Commits, canonical, replacing
 from tgo.pipeline.storage.shard_writer import writing
@@ -23,19 +25,6 @@ from tgo.pipeline.storage.shard_writer import writing
 LABEL_ROWS_PER_GROUP = 1 << 16
 LABEL_PAGE_BYTES = 1 << 16  # before compression: pages that stay in cache cost a sixth less
 BATCH_ROWS = 1 << 18  # read at a time: a column of them fits into a core's cache
-FIXED_COLUMNS = (
-    "id",
-    "prompt",
-    "prompt_id",
-    "domain",
-    "replicate",
-    "seed",
-    "status",
-    "error",
-    "image",
-    "latents",
-)
-"""A scored shard's columns before those of the reward models."""
 LABELLED_SCHEMA = pa.schema(
     {
         "id": pa.string(),
@@ -76,6 +65,11 @@ def present(folder: Path) -> list[Path]:
     return sorted(path for path in folder.glob("shard-*.parquet") if _NAME.fullmatch(path.name))
 
 
+def is_name(name: str) -> bool:
+    """Whether a file is named as a shard is."""
+    return _NAME.fullmatch(name) is not None
+
+
 def is_whole(folder: Path) -> bool:
     """Whether every shard that the names speak of is there."""
     paths = present(folder)
@@ -94,13 +88,19 @@ def scored_schema(
     latent_shape: Sequence[int],
     metadata: Mapping[str, Any],
     counts: Sequence[str] = (),
+    texts: Sequence[str] = (),
 ) -> pa.Schema:
-    """Arrow schema of a scored shard; `metadata` goes into the file as canonical JSON values.
-
-    `counts` are further columns of whole numbers.
+    """Arrow schema of a scored shard.
 
     Each reward's column carries its entry of `tgo.rewards` as well, so that it keeps it when it is
     copied into another table.
+
+    Args:
+        rewards: Names of the float32 columns of scores.
+        latent_shape: Of one image's latents, such as [4, 64, 64]; they are stored flat.
+        metadata: Goes into the file as canonical JSON values.
+        counts: Further columns of whole numbers.
+        texts: Further columns of text.
     """
     from datasets import Features, Image, List, Value
 
@@ -110,7 +110,7 @@ def scored_schema(
     stored = metadata.get("tgo.latents", {}).get("dtype", "float16")
     kinds["latents"] = List(Value(stored), length=int(np.prod(latent_shape)))
     kinds |= {reward: Value("float32") for reward in rewards}
-    kinds |= {count: Value("int32") for count in counts}
+    kinds |= {count: Value("int32") for count in counts} | dict.fromkeys(texts, text)
     schema = Features(kinds).arrow_schema
     own = {key: canonical(value) for key, value in metadata.items()}
     schema = annotated(schema, metadata.get("tgo.rewards", {}))
@@ -120,10 +120,10 @@ def scored_schema(
 def annotated(schema: pa.Schema, facts: Mapping[str, Any]) -> pa.Schema:
     """The schema with what is known of each reward model on its column, under `tgo.reward`."""
     for name in facts:
-        place = schema.get_field_index(name)
-        if place >= 0:
-            told = {"tgo.reward": canonical(facts[name])}
-            schema = schema.set(place, schema.field(place).with_metadata(told))
+        index = schema.get_field_index(name)
+        if index >= 0:
+            metadata = {"tgo.reward": canonical(facts[name])}
+            schema = schema.set(index, schema.field(index).with_metadata(metadata))
     return schema
 
 
@@ -231,11 +231,9 @@ def read_metadata(path: Path) -> dict[str, Any]:
     """The project's own metadata of a shard (keys `tgo.*`); InputError as for `read_shard`."""
     try:
         with pq.ParquetFile(path) as file:
-            found = file.schema_arrow.metadata or {}
+            raw = file.schema_arrow.metadata or {}
         return {
-            key.decode(): json.loads(value)
-            for key, value in found.items()
-            if key.startswith(b"tgo.")
+            key.decode(): json.loads(value) for key, value in raw.items() if key.startswith(b"tgo.")
         }
     except (pa.ArrowException, OSError, ValueError) as error:
         raise damaged(path, error) from None
@@ -281,11 +279,7 @@ def _absent(path: Path, column: str) -> InputError:
 
 
 def damaged(path: Path, error: Exception) -> InputError:
-    """What to say of a shard that cannot be read."""
-    if isinstance(error, FileNotFoundError):
-        return InputError(f"{path}: is missing; run the stage that writes it again")
-    reason = " ".join(str(error).split())[:160]
-    return InputError(
-        f"{path}: is truncated or damaged ({reason}); run the stage that writes it again, "
-        "it makes this shard anew"
+    """What to say of a shard that cannot be read; a DamagedError where its bytes are at fault."""
+    return read_errors.explain(
+        path, error, "run the stage that writes it again, it makes this shard anew"
     )

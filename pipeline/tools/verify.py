@@ -12,8 +12,8 @@ from tgo.pipeline import layout
 from tgo.pipeline.config.settings import Settings
 from tgo.pipeline.errors import InputError
 from tgo.pipeline.labelling import label, labeller
-from tgo.pipeline.scoring import sampling, shard_plan
-from tgo.pipeline.storage import embeddings, label_record, manifest, shards
+from tgo.pipeline.scoring import sampling
+from tgo.pipeline.storage import aside, embeddings, label_record, manifest, shards
 
 
 def run(settings: Settings) -> None:
@@ -25,7 +25,7 @@ def run(settings: Settings) -> None:
     for folder in scored_folders():
         found = list(scored_problems(folder, embeddings_of(folder)))
         _tell(folder, found)
-        _tell_of_aside(shard_plan.aside(folder))
+        _tell_of_aside(folder)
         checked, problems = checked + 1, problems + len(found)
     if shards.present(layout.LABELLED):
         found = list(labelled_problems(layout.SCORED, layout.LABELLED, settings))
@@ -159,9 +159,9 @@ def _below(root: Path) -> list[Path]:
 
 
 def _tell_of_aside(folder: Path) -> None:
-    """Not a problem any more, but somebody should look and then delete it."""
-    if files := sorted(folder.glob("*")):
-        print(f"{folder}: {len(files)} damaged or foreign files were set aside here")
+    """Not a problem any more, but somebody should know of it."""
+    for entry in aside.entries_of(folder):
+        print(f"{entry.folder}: {', '.join(entry.names)} ({entry.reason})")
 
 
 def _tell(folder: Path, problems: list[str]) -> None:

@@ -113,13 +113,13 @@ def _nothing(*_: Any, **__: Any) -> None:
 
 
 def _note_beginnings(made: Path) -> None:
-    from tgo.pipeline.scoring.shard_builder import Maker
+    from tgo.pipeline.scoring.shard_builder import ShardBuilder
 
-    make = Maker._make
+    make = ShardBuilder._make
 
-    def noting(self: Maker, shard: Any) -> Any:
+    def noting(self: ShardBuilder, shard: Any) -> Any:
         with made.open("a") as file:
             print(shard.path.name, file=file)
         return make(self, shard)
 
-    Maker._make = noting  # type: ignore[method-assign]
+    ShardBuilder._make = noting  # type: ignore[method-assign]

@@ -11,10 +11,10 @@ import pytest
 import torch
 from tgo.pipeline.errors import InputError
 from tgo.pipeline.generators.diffusion import Diffusion
-from tgo.pipeline.scoring import sampling, shard_plan
+from tgo.pipeline.scoring import sampling
 from tgo.pipeline.scoring.worker_share import Share
 from tgo.pipeline.seeds import sample_seed
-from tgo.pipeline.storage import embeddings, fingerprint, manifest, shards
+from tgo.pipeline.storage import aside, embeddings, fingerprint, manifest, shards
 from tgo.pipeline.storage.locks import hold
 from tgo.rewards.panel import Panel
 
@@ -115,14 +115,62 @@ def test_a_changed_setting_keeps_no_stale_shard(
     tiny_family: Diffusion,
     tiny_panel: Panel,
     change: dict[str, int],
-    capsys: pytest.CaptureFixture[str],
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     summary = score_into(copied, tiny_family, tiny_panel, **change)
     assert summary.made == summary.shards
     score_into(tmp_path / "fresh", tiny_family, tiny_panel, **change)
+    shutil.rmtree(aside.folder_of(scored(copied)))
     assert contents(copied) == contents(tmp_path / "fresh")
     (name,) = change
-    assert f"{name} was " in capsys.readouterr().err
+    assert f"{name} was " in caplog.text
+
+
+def test_shards_of_other_settings_come_back_with_them(
+    finished: Path, copied: Path, tiny_family: Diffusion, tiny_panel: Panel
+) -> None:
+    score_into(copied, tiny_family, tiny_panel, PROMPTS[:3], seed=1)
+    (copied / "scored/notes.txt").write_text("mine")
+    assert len(aside.entries_of(scored(copied))) == 4
+    assert str(score_into(copied, tiny_family, tiny_panel)).endswith(
+        "(0 made, 0 completed, 4 kept)"
+    )
+    (entry,) = aside.entries_of(scored(copied))
+    assert entry.reason.startswith("seed was 1, is 0") or "beyond" in entry.reason
+    assert (copied / "scored/notes.txt").read_text() == "mine"
+    shutil.rmtree(aside.folder_of(scored(copied)))
+    (copied / "scored/notes.txt").unlink()
+    assert contents(copied) == contents(finished)
+
+
+@pytest.mark.parametrize("number", [errno.EACCES, errno.EIO, errno.ESTALE, errno.EMFILE])
+@pytest.mark.parametrize("reader", ["ParquetFile", "read_metadata"])
+def test_a_disk_that_fails_is_no_damage(
+    copied: Path,
+    asleep: Diffusion,
+    tiny_panel: Panel,
+    monkeypatch: pytest.MonkeyPatch,
+    number: int,
+    reader: str,
+) -> None:
+    before = contents(copied)
+
+    def fail(*_: Any, **__: Any) -> Any:
+        raise OSError(number, "the disk says no")
+
+    monkeypatch.setattr(pq, reader, fail)
+    with pytest.raises(InputError, match=r"cannot be read \(the disk says no\); nothing"):
+        score_into(copied, asleep, tiny_panel)
+    assert contents(copied) == before
+
+
+def test_a_flipped_digit_in_the_manifest_harms_no_shard(
+    finished: Path, copied: Path, asleep: Diffusion, tiny_panel: Panel
+) -> None:
+    path = scored(copied) / manifest.NAME
+    path.write_text(path.read_text().replace('"bytes": ', '"bytes": 1', 1))
+    assert score_into(copied, asleep, tiny_panel).made == 0
+    assert contents(copied) == contents(finished)
 
 
 def test_a_changed_sampler_or_model_keeps_no_stale_shard(
@@ -130,16 +178,16 @@ def test_a_changed_sampler_or_model_keeps_no_stale_shard(
     tmp_path: Path,
     tiny_generator: Path,
     tiny_panel: Panel,
-    capsys: pytest.CaptureFixture[str],
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     assert score_into(copied, load_family(tiny_generator, steps=3), tiny_panel).made == 4
-    assert "generator.steps was 2, is 3; made anew" in capsys.readouterr().err
+    assert "generator.steps was 2, is 3; set aside in " in caplog.text
     other = load_family(tiny_generator)
     with torch.no_grad():
         next(other.network.parameters()).add_(0.1)
     other.save(other.network, tmp_path / "other")
     assert score_into(copied, load_family(tmp_path / "other", steps=3), tiny_panel).made == 4
-    assert "generator.model_sha256 was" in capsys.readouterr().err
+    assert "generator.model_sha256 was" in caplog.text
 
 
 def test_changed_code_keeps_no_stale_shard(
@@ -236,7 +284,7 @@ def test_a_damaged_shard_is_named_and_made_again(
     copied: Path,
     tiny_family: Diffusion,
     tiny_panel: Panel,
-    capsys: pytest.CaptureFixture[str],
+    caplog: pytest.LogCaptureFixture,
     harm: Any,
     with_manifest: bool,
 ) -> None:
@@ -247,12 +295,12 @@ def test_a_damaged_shard_is_named_and_made_again(
         (scored(copied) / manifest.NAME).unlink()
     summary = score_into(copied, tiny_family, tiny_panel)
     assert (summary.made, summary.completed) == (1, 0)
-    kept = shard_plan.aside(scored(copied)) / f"{path.name}.1"
-    told = capsys.readouterr().err
+    kept = aside.folder_of(scored(copied)) / "0001" / path.name
+    told = caplog.text
     assert f"{path}: " in told
     assert f"set aside as {kept}" in told
     assert kept.read_bytes() == harmed
-    shutil.rmtree(kept.parent)
+    shutil.rmtree(kept.parents[1])
     assert contents(copied) == contents(finished)
 
 
@@ -263,10 +311,9 @@ def test_a_file_that_is_no_shard_is_set_aside(
     pq.write_table(shards.read_shard(shards.present(scored(copied))[0], ["id"]), stray)
     pq.write_table(pq.read_table(stray).replace_schema_metadata(), stray)
     score_into(copied, asleep, tiny_panel)
-    assert [path.name for path in shard_plan.aside(scored(copied)).iterdir()] == [
-        "export.parquet.1"
-    ]
-    shutil.rmtree(shard_plan.aside(scored(copied)))
+    (entry,) = aside.entries_of(scored(copied))
+    assert (entry.kind, entry.names) == ("foreign", ("export.parquet",))
+    shutil.rmtree(aside.folder_of(scored(copied)))
     assert contents(copied) == contents(finished)
 
 
@@ -279,11 +326,11 @@ def test_more_or_fewer_prompts_keep_the_images_they_share(
     assert len(list((copied / "embeddings").iterdir())) == 2
 
 
-def test_growing_again_makes_only_what_is_new(
+def test_growing_again_takes_back_what_was_set_aside(
     finished: Path, copied: Path, tiny_panel: Panel, tiny_family: Diffusion
 ) -> None:
     score_into(copied, tiny_family, tiny_panel, PROMPTS[:6])
-    assert score_into(copied, tiny_family, tiny_panel).made == 2
+    assert score_into(copied, tiny_family, tiny_panel).made == 0
     assert contents(copied) == contents(finished)
 
 
@@ -402,7 +449,7 @@ def test_a_compiled_generator_makes_its_own_shards(
     copied: Path,
     tiny_family: Diffusion,
     tiny_panel: Panel,
-    capsys: pytest.CaptureFixture[str],
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     assert score_into(copied, tiny_family, tiny_panel, compiled=True).made == 4
-    assert "generator.compiled was null, is true; made anew" in capsys.readouterr().err
+    assert "generator.compiled was null, is true; set aside in " in caplog.text

@@ -13,6 +13,8 @@ from tgo.pipeline.cli import app
 from tgo.pipeline.config.settings import Reward
 from tgo.pipeline.errors import InputError
 from tgo.pipeline.scoring import list_rewards, score_images
+from tgo.pipeline.scoring.score_images import score_images as score_all
+from tgo.pipeline.sources.image_table import Source
 from tgo.rewards.panel import Panel
 from tgo.rewards.pictures import decode
 from typer.testing import CliRunner
@@ -41,7 +43,7 @@ def prompts(folder: Path) -> Path:
 
 
 def test_every_file_has_a_row(folder: Path, tiny_panel: Panel) -> None:
-    table = score_images.rate(folder, prompts(folder), rewards=tiny_panel, batch_size=4)
+    table = score_all(folder, prompts(folder), rewards=tiny_panel, batch_size=4)
     rows = {row["id"]: row for row in table.to_pylist()}
     assert len(rows) == 17
     for name, row in rows.items():
@@ -58,7 +60,7 @@ def test_every_file_has_a_row(folder: Path, tiny_panel: Panel) -> None:
 
 def test_columns_carry_what_decided_them(folder: Path, tiny_panel: Panel, tmp_path: Path) -> None:
     output = tmp_path / "scores.parquet"
-    score_images.rate(folder, prompts(folder), rewards=tiny_panel, output=output)
+    score_all(folder, prompts(folder), rewards=tiny_panel, output=output)
     field = pq.read_schema(output).field("clip")
     told = json.loads(field.metadata[b"tgo.reward"])
     assert told["model"] == "openai/clip-vit-large-patch14"
@@ -76,7 +78,7 @@ def test_a_killed_run_goes_on_where_it_was(
 ) -> None:
     monkeypatch.setattr(score_images, "PART", 5)
     whole, killed = tmp_path / "whole.parquet", tmp_path / "killed.parquet"
-    score_images.rate(folder, prompts(folder), rewards=tiny_panel, output=whole, batch_size=2)
+    score_all(folder, prompts(folder), rewards=tiny_panel, output=whole, batch_size=2)
     calls: list[int] = []
     score = Panel.score
 
@@ -88,10 +90,10 @@ def test_a_killed_run_goes_on_where_it_was(
 
     monkeypatch.setattr(Panel, "score", until_killed)
     with pytest.raises(Killed):
-        score_images.rate(folder, prompts(folder), rewards=tiny_panel, output=killed, batch_size=2)
+        score_all(folder, prompts(folder), rewards=tiny_panel, output=killed, batch_size=2)
     assert not killed.exists()
     before = len(calls)
-    score_images.rate(folder, prompts(folder), rewards=tiny_panel, output=killed, batch_size=2)
+    score_all(folder, prompts(folder), rewards=tiny_panel, output=killed, batch_size=2)
     assert 0 < len(calls) - before < 9
     assert killed.read_bytes() == whole.read_bytes()
     assert not (tmp_path / ".killed.parquet.parts").exists()
@@ -101,11 +103,11 @@ def test_parts_of_other_images_are_not_kept(
     folder: Path, tiny_panel: Panel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(score_images, "PART", 5)
-    monkeypatch.setattr(score_images.shutil, "rmtree", lambda path: None)
+    monkeypatch.setattr(score_images.ownership, "remove_folder", lambda *arguments: None)
     output = tmp_path / "scores.parquet"
-    first = score_images.rate(folder, prompts(folder), rewards=tiny_panel, output=output)
+    first = score_all(folder, prompts(folder), rewards=tiny_panel, output=output)
     colours(48, 48, seed=9).save(folder / "some/square.png")
-    second = score_images.rate(folder, prompts(folder), rewards=tiny_panel, output=output)
+    second = score_all(folder, prompts(folder), rewards=tiny_panel, output=output)
     changed = [
         one["id"]
         for one, two in zip(first.to_pylist(), second.to_pylist(), strict=True)
@@ -134,14 +136,15 @@ def test_any_dataset(
     made = datasets.Dataset.from_dict(columns, features=features)
     made.to_parquet(tmp_path / "set.parquet")
     place = tmp_path / "set.parquet"
-    table = score_images.rate(place, rewards=tiny_panel, image="picture", prompt="caption")
+    columns = {"image": "picture", "prompt": "caption"}
+    table = score_all(Source(str(place), columns=columns), rewards=tiny_panel)
     assert table["status"].to_pylist() == ["ok", "ok", "failed"]
     expected = tiny_panel.score([decode(folder / name) for name in names[:2]], texts[:2])
     assert table["clip"].to_pylist()[:2] == pytest.approx(expected["clip"].tolist(), abs=2e-5)
-    with pytest.raises(InputError, match="no column 'image', but picture, caption"):
-        score_images.rate(place, rewards=tiny_panel)
-    with pytest.raises(InputError, match="holds no images"):
-        score_images.rate(place, rewards=tiny_panel, image="number", prompt="caption")
+    with pytest.raises(InputError, match="no column 'images', but caption, number, picture"):
+        score_all(Source(str(place), columns={"image": "images"}), rewards=tiny_panel)
+    with pytest.raises(InputError, match="holds no pictures"):
+        score_all(Source(str(place), columns={"image": "number"}), rewards=tiny_panel)
 
 
 def test_a_score_that_is_no_number_is_an_error_with_its_id(
@@ -153,7 +156,7 @@ def test_a_score_that_is_no_number_is_an_error_with_its_id(
 
     monkeypatch.setattr(Panel, "score", broken)
     with pytest.raises(InputError, match=r"some/cmyk\.jpg: its clip score is nan"):
-        score_images.rate(folder, prompts(folder), rewards=tiny_panel)
+        score_all(folder, prompts(folder), rewards=tiny_panel)
 
 
 @pytest.mark.parametrize(
@@ -162,7 +165,7 @@ def test_a_score_that_is_no_number_is_an_error_with_its_id(
         ("p.txt", "only one line\n", "1 lines for 17 files"),
         ("p.csv", "file_name,prompt\nabsent.png,a\n", "names absent.png, which is not in"),
         ("p.csv", "file_name,prompt\nempty.jpg,a\nempty.jpg,b\n", "empty.jpg a second time"),
-        ("p.csv", "name,words\nempty.jpg,a\n", "row 1: needs a file name under one of"),
+        ("p.csv", "name,words\nempty.jpg,a\n", "line 2: needs a file name under one of"),
         ("p.jsonl", "{", "line 1: not valid JSON"),
         ("p.doc", "", "not a list of prompts"),
     ],
@@ -171,7 +174,7 @@ def test_bad_prompts(name: str, text: str, words: str, folder: Path, tiny_panel:
     path = folder.parent / name
     path.write_text(text)
     with pytest.raises(InputError, match=words):
-        score_images.rate(folder, path, rewards=tiny_panel)
+        score_all(folder, path, rewards=tiny_panel)
 
 
 def test_prompts_by_line_and_by_table(tmp_path: Path, tiny_panel: Panel) -> None:
@@ -185,20 +188,32 @@ def test_prompts_by_line_and_by_table(tmp_path: Path, tiny_panel: Panel) -> None
         ("p.tsv", "image\ttext\na.png\tone\nb.png\ttwo\n"),
     ):
         (tmp_path / name).write_text(text)
-        table = score_images.rate(place, tmp_path / name, rewards=tiny_panel)
+        table = score_all(place, tmp_path / name, rewards=tiny_panel)
         assert table["prompt"].to_pylist() == ["one", "two"]
 
 
-def test_the_command(folder: Path, tiny_rewards: dict[str, str], tmp_path: Path) -> None:
+def test_the_command(
+    folder: Path, tiny_rewards: dict[str, str], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO", "tgo")
     output = tmp_path / "scores.parquet"
-    arguments = ["rate", str(folder), "--prompts", str(prompts(folder)), "-o", str(output)]
+    arguments = ["score-images", str(folder), "--prompts", str(prompts(folder)), "-o", str(output)]
     chosen = ["--reward", f"clip={tiny_rewards['clip']}", "--device", "cpu"]
     done = CliRunner().invoke(app, [*arguments, *chosen])
-    assert done.exit_code == 0, done.output
-    assert "13 images scored, 4 failed" in done.output
+    assert done.exit_code == 3, done.output
+    assert "13 images scored, 4 failed" in caplog.text
     table = pq.read_table(output)
     assert table.column_names == ["id", "prompt", "status", "error", "clip"]
     assert table.schema.field("clip").type == pa.float32()
+    output.write_text("mine")
+    again = CliRunner().invoke(app, [*arguments, *chosen])
+    assert "was not written by this command" in str(again.exception)
+    assert output.read_text() == "mine"
+
+
+def test_the_old_name_names_the_new_one() -> None:
+    done = CliRunner().invoke(app, ["rate", "images", "--prompts", "p.csv"])
+    assert "is `tgo score-images` now" in str(done.exception)
 
 
 def test_what_is_available(tiny_rewards: dict[str, str], tmp_path: Path) -> None:

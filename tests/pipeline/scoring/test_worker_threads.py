@@ -4,23 +4,23 @@ import threading
 import time
 
 import pytest
-from tgo.pipeline.scoring.worker_threads import AHEAD, Lane, Lanes, open_lanes
+from tgo.pipeline.scoring.worker_threads import QUEUE_LENGTH, Workers, WorkerThread, open_workers
 
 
 def test_a_lane_keeps_the_order_and_bounds_what_waits() -> None:
-    lane, done, gate = Lane(), [], threading.Event()
-    lane.put(gate.wait)
-    for number in range(AHEAD):
-        lane.put(lambda number=number: done.append(number))
-    blocked = threading.Thread(target=lane.put, args=(lambda: done.append(AHEAD),))
+    worker, done, gate = WorkerThread(), [], threading.Event()
+    worker.put(gate.wait)
+    for number in range(QUEUE_LENGTH):
+        worker.put(lambda number=number: done.append(number))
+    blocked = threading.Thread(target=worker.put, args=(lambda: done.append(QUEUE_LENGTH),))
     blocked.start()
     blocked.join(0.1)
-    assert blocked.is_alive(), "more than AHEAD calls were taken in"
+    assert blocked.is_alive(), "more than QUEUE_LENGTH calls were taken in"
     gate.set()
     blocked.join()
-    lane.wait()
-    assert done == list(range(AHEAD + 1))
-    lane.close()
+    worker.wait()
+    assert done == list(range(QUEUE_LENGTH + 1))
+    worker.close()
 
 
 def fail() -> None:
@@ -28,25 +28,25 @@ def fail() -> None:
 
 
 def test_an_error_comes_up_where_the_block_ends() -> None:
-    def block(lanes: Lanes) -> None:
-        with lanes.settled():
-            lanes.store.put(fail)
-            lanes.store.put(lambda: time.sleep(0.01))
+    def block(workers: Workers) -> None:
+        with workers.finished():
+            workers.store.put(fail)
+            workers.store.put(lambda: time.sleep(0.01))
 
-    with open_lanes("cpu") as lanes, pytest.raises(ValueError, match="the disk is gone"):
-        block(lanes)
+    with open_workers("cpu") as workers, pytest.raises(ValueError, match="the disk is gone"):
+        block(workers)
 
 
 def test_the_next_put_tells_of_an_error_too() -> None:
-    def many(lane: Lane) -> None:
-        lane.put(fail)
+    def many(worker: WorkerThread) -> None:
+        worker.put(fail)
         for _ in range(1000):
-            lane.put(lambda: time.sleep(0.001))
+            worker.put(lambda: time.sleep(0.001))
 
-    lane = Lane()
+    worker = WorkerThread()
     with pytest.raises(ValueError, match="gone"):
-        many(lane)
-    lane.close()
+        many(worker)
+    worker.close()
 
 
 def test_nothing_runs_any_more_when_a_block_fails() -> None:
@@ -57,19 +57,19 @@ def test_nothing_runs_any_more_when_a_block_fails() -> None:
         time.sleep(0.05)
         ended.append("the running call")
 
-    def interrupted(lanes: Lanes) -> None:
-        with lanes.settled():
-            lanes.store.put(slow)
-            lanes.store.put(lambda: ended.append("a waiting call"))
+    def interrupted(workers: Workers) -> None:
+        with workers.finished():
+            workers.store.put(slow)
+            workers.store.put(lambda: ended.append("a waiting call"))
             running.wait()
             raise KeyboardInterrupt
 
-    with open_lanes("cpu") as lanes:
+    with open_workers("cpu") as workers:
         with pytest.raises(KeyboardInterrupt):
-            interrupted(lanes)
+            interrupted(workers)
         assert ended == ["the running call"]
 
 
 def test_each_keeps_the_order_of_its_items() -> None:
-    with open_lanes("cpu") as lanes:
-        assert lanes.each(lambda item: item * 2, range(20)) == list(range(0, 40, 2))
+    with open_workers("cpu") as workers:
+        assert workers.each(lambda item: item * 2, range(20)) == list(range(0, 40, 2))

@@ -101,30 +101,30 @@ def test_too_few_prompts_and_missing_files_are_refused(tmp_path: Path) -> None:
 
 
 def test_empty_and_repeated_lines_are_told_and_left_out(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     path = write(tmp_path, "a\n\nb\na\n  \nb\n", "prompts.txt")
     assert [prompt.text for prompt in prompts.read(path)] == ["a", "b"]
-    assert capsys.readouterr().err.splitlines() == [
-        f"warning: {path}: 2 without a prompt left out (lines 2, 5)",
-        f"warning: {path}: 2 repeated prompts taken once (those with ids of their own are kept) "
+    assert caplog.messages == [
+        f"{path}: 2 without a prompt left out (lines 2, 5)",
+        f"{path}: 2 repeated prompts taken once (those with ids of their own are kept) "
         "(lines 4, 6)",
     ]
 
 
 def test_repetitions_are_kept_when_asked_for_and_under_ids_of_their_own(tmp_path: Path) -> None:
     path = write(tmp_path, "a\na\na\n", "prompts.txt")
-    kept = prompts.find(PromptSet(source=str(path), duplicates="keep"))
+    kept = prompts.check(PromptSet(source=str(path), duplicates="keep"))
     assert texts(kept) == ["a"] * 3
     assert [prompt.id.partition("-")[2] for prompt in kept.prompts] == ["", "2", "3"]
     own = write(tmp_path, '{"id": "x", "prompt": "a"}\n{"id": "y", "prompt": "a"}\n')
-    found = prompts.find(own)
+    found = prompts.check(own)
     assert [prompt.id for prompt in found.prompts] == ["x", "y"]
     assert "1 repeated prompts" in found.notes[0]
 
 
 def test_long_lists_of_lines_are_cut(tmp_path: Path) -> None:
-    found = prompts.find(write(tmp_path, "a" + "\n" * 30 + "b", "prompts.txt"))
+    found = prompts.check(write(tmp_path, "a" + "\n" * 30 + "b", "prompts.txt"))
     assert found.notes[0].endswith("29 without a prompt left out (lines 2, 3, 4, 5, 6, 7, 8, 9 "
                                    "and 21 more)")  # fmt: skip
 
@@ -154,16 +154,16 @@ def test_every_format_gives_the_same_prompts(
     pq.write_table(table, folder / "p.parquet")
     wanted = [(prompts.id_of(row["Caption"]), row["Caption"], row["Category"]) for row in rows]
     for path in sorted(folder.iterdir()):
-        assert prompts.find(path).prompts == wanted, path.name
+        assert prompts.check(path).prompts == wanted, path.name
 
 
 def test_columns_are_named_or_found(tmp_path: Path) -> None:
     path = write(tmp_path, "what,kind,Text\nan image,k1,other\n", "p.csv")
-    assert prompts.find(path).prompts[0].text == "other"
+    assert prompts.check(path).prompts[0].text == "other"
     chosen = PromptSet(source=str(path), columns=Columns(prompt="what", domain="kind"))
-    assert prompts.find(chosen).prompts == [Prompt(prompts.id_of("an image"), "an image", "k1")]
+    assert prompts.check(chosen).prompts == [Prompt(prompts.id_of("an image"), "an image", "k1")]
     with pytest.raises(InputError, match=r"has no column 'waht', but what, kind, Text"):
-        prompts.find(PromptSet(source=str(path), columns=Columns(prompt="waht")))
+        prompts.check(PromptSet(source=str(path), columns=Columns(prompt="waht")))
 
 
 def test_a_dataset_of_the_hub_or_a_folder(tmp_path: Path) -> None:
@@ -171,10 +171,10 @@ def test_a_dataset_of_the_hub_or_a_folder(tmp_path: Path) -> None:
 
     rows = datasets.Dataset.from_dict({"prompt": ["a", "b"], "style": ["x", "y"]})
     rows.save_to_disk(tmp_path / "saved")
-    found = prompts.find(PromptSet(source=str(tmp_path / "saved"), format="hub"))
+    found = prompts.check(PromptSet(source=str(tmp_path / "saved"), format="hub"))
     assert [(prompt.text, prompt.domain) for prompt in found.prompts] == [("a", "x"), ("b", "y")]
     with pytest.raises(InputError, match="cannot be opened as a dataset"):
-        prompts.find(tmp_path / "absent")
+        prompts.check(tmp_path / "absent")
 
 
 def test_partiprompts_as_published(tmp_path: Path) -> None:
@@ -185,7 +185,7 @@ def test_partiprompts_as_published(tmp_path: Path) -> None:
         "a cat\tAnimals\tBasic\na cat\tAnimals\tBasic\t\n",
         "p.tsv",
     )
-    found = prompts.find(path)
+    found = prompts.check(path)
     assert [(prompt.text, prompt.domain) for prompt in found.prompts] == [
         ('"A B" on a wall', "Indoor Scenes"),
         ("a cat", "Animals"),
@@ -198,14 +198,14 @@ def test_the_four_styles_of_hpsv2_as_published(tmp_path: Path) -> None:
     styles = ("anime", "concept-art", "paintings", "photo")
     for style in styles:
         write(tmp_path, json.dumps([f"a {style}", "a fox"]), f"{style}.json")
-    found = prompts.find(tmp_path)
+    found = prompts.check(tmp_path)
     assert Counter(prompt.domain for prompt in found.prompts) == dict.fromkeys(styles, 2)
     assert len({prompt.id for prompt in found.prompts}) == 8
-    one = prompts.find(PromptSet(source=str(tmp_path / "photo.json"), format="hpsv2"))
+    one = prompts.check(PromptSet(source=str(tmp_path / "photo.json"), format="hpsv2"))
     assert [prompt.domain for prompt in one.prompts] == ["photo", "photo"]
     (tmp_path / "photo.json").unlink()
     with pytest.raises(InputError, match=r"photo\.json: is missing"):
-        prompts.find(PromptSet(source=str(tmp_path), format="hpsv2"))
+        prompts.check(PromptSet(source=str(tmp_path), format="hpsv2"))
 
 
 def test_captions_of_pickapic_come_once(tmp_path: Path) -> None:
@@ -217,7 +217,7 @@ def test_captions_of_pickapic_come_once(tmp_path: Path) -> None:
         "jpg_0": [b"x"] * 4,
     }
     pq.write_table(pa.table(columns), tmp_path / "train.parquet")
-    found = prompts.find(tmp_path / "train.parquet")
+    found = prompts.check(tmp_path / "train.parquet")
     assert texts(found) == ["a", "b"]
     assert found.notes == [f"{tmp_path / 'train.parquet'}: 1 without a prompt left out (rows 4)"]
 
@@ -231,8 +231,8 @@ def test_a_set_is_written_as_a_path_or_a_group() -> None:
 
 @pytest.mark.skipif(not PUBLISHED.is_dir(), reason="the published lists are not here")
 def test_the_published_lists() -> None:
-    parti = prompts.find(PUBLISHED / "PartiPrompts.tsv")
+    parti = prompts.check(PUBLISHED / "PartiPrompts.tsv")
     assert (len(parti.prompts), len({prompt.domain for prompt in parti.prompts})) == (1632, 12)
-    hps = prompts.find(PUBLISHED / "HPSv2_eval.jsonl")
+    hps = prompts.check(PUBLISHED / "HPSv2_eval.jsonl")
     assert set(Counter(prompt.domain for prompt in hps.prompts).values()) == {800}
     assert len({prompt.id for prompt in hps.prompts}) == 3200

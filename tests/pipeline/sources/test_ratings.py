@@ -13,9 +13,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tgo.pipeline.errors import InputError
 from tgo.pipeline.sources import ratings
+from tgo.pipeline.sources.image_table import Source
 from tgo.pipeline.sources.pictures import Cell
 from tgo.pipeline.sources.prompts import id_of
-from tgo.pipeline.sources.rating_tables import Source
 
 
 def read(place: Path, **changes: Any) -> ratings.Ratings:
@@ -58,9 +58,9 @@ def test_several_ratings_of_a_picture_are_averaged_and_counted(tmp_path: Path) -
     assert [image.prompt for image in found.images] == ["a cat", "a cat", "a dog", "a dog"]
     assert [image.replicate for image in found.images] == [0, 1, 0, 1]
     assert [image.domain for image in found.images] == ["x", "x", "y", "y"]
-    assert found.images[0].place == tmp_path / "a.png"
+    assert found.images[0].location == tmp_path / "a.png"
     assert found.unit == "stars"
-    assert found.summary.endswith("4 images of 2 prompts, 5 ratings (stars)")
+    assert "4 images of 2 prompts, 5 ratings (stars); taken for a table (csv)" in found.summary
 
 
 def test_rows_that_are_means_already_count_for_more(tmp_path: Path) -> None:
@@ -104,13 +104,13 @@ def test_comparisons_become_win_rates(tmp_path: Path) -> None:
     }
     assert found.unit == "win rate"
     assert found.notes == [f"{path}: 1 comparisons without a preference left out (rows 4)"]
-    assert found.images[2].place == Cell(1, "jpg_1")
-    assert found.pictures.read(found.images[2].place) == b"z"
+    assert found.images[2].location == Cell(1, "jpg_1")
+    assert found.pictures.read(found.images[2].location) == b"z"
 
 
 def test_comparisons_without_pictures_name_files(tmp_path: Path) -> None:
     path = write_pairs(tmp_path / "train.parquet", [("a", "x", "y", 1.0)])
-    assert read(path, images=tmp_path / "train").images[1].place == tmp_path / "train/y.jpg"
+    assert read(path, images=tmp_path / "train").images[1].location == tmp_path / "train/y.jpg"
 
 
 @pytest.mark.parametrize("columns", ["file_name,caption,split", "file_path,caption,label"])
@@ -125,7 +125,7 @@ def test_diffusion_kto_as_published_and_as_described(tmp_path: Path, columns: st
         "train/2.jpg": ("a", 0.0, 1),
         "train/3.jpg": ("b", 0.5, 1),
     }
-    assert found.images[0].place == tmp_path / "train/1.jpg"
+    assert found.images[0].location == tmp_path / "train/1.jpg"
     assert "1 rows without a prompt left out (lines 5)" in found.notes[0]
 
 
@@ -149,16 +149,16 @@ def test_datasets_with_pictures(tmp_path: Path) -> None:
     pq.write_table(table, tmp_path / "plain/r.parquet")
     found = read(tmp_path / "plain")
     assert [(image.rating, image.n_ratings) for image in found.images] == [(2.0, 2), (2.0, 1)]
-    assert found.pictures.read(found.images[1].place) == b"two"
+    assert found.pictures.read(found.images[1].location) == b"two"
 
 
 @pytest.mark.parametrize(
     ("text", "part"),
     [
-        ("file,prompt,rating\na.png,a,good\n", "line 2: rating is 'good', which is no number"),
+        ("file,prompt,rating\na.png,a,so-so\n", "line 2: rating is 'so-so', which is no number"),
         ("file,prompt,rating\na.png,a,inf\n", "line 2: rating is infinite"),
         ("file,prompt,rating\na.png,a,\n", "rates no picture"),
-        ("file,prompt,rating\n,a,1\n", "line 2: names no picture under 'file'"),
+        ("file,prompt,rating\n,a,1\n", "rates no picture"),
         ("file,prompt,size\na.png,a,1\n", "no column of ratings, but file, prompt, size"),
         ("name,prompt,rating\na.png,a,1\n", "no column of images"),
         ("file,prompt,rating,count\na.png,a,1,0\n", "line 2: count is 0"),
@@ -188,8 +188,10 @@ def test_columns_can_be_named_and_a_folder_needs_a_table(tmp_path: Path) -> None
     chosen = {"rating": "clicks"}
     found = read(tmp_path / "r.csv", columns=chosen, images=tmp_path / "images", unit="visits")
     assert rated(found) == {"a.png": ("a", 7.0, 1)}
-    assert (found.images[0].place, found.unit) == (tmp_path / "images/a.png", "visits")
+    assert (found.images[0].location, found.unit) == (tmp_path / "images/a.png", "visits")
     with pytest.raises(InputError, match=r"no column 'clik', but file, prompt"):
         read(tmp_path / "r.csv", columns={"rating": "clik"})
+    assert rated(read(tmp_path)) == {"a.png": ("a", 1.0, 1)}  # its only table
+    (tmp_path / "empty").mkdir()
     with pytest.raises(InputError, match=r"needs one of metadata\.csv"):
-        read(tmp_path)
+        read(tmp_path / "empty")

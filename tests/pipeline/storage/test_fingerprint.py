@@ -68,7 +68,7 @@ def test_the_modules_that_compute_images_are_all_reached() -> None:
     }
     assert used < reached
     assert not reached & {
-        "tgo.pipeline.scoring.score",
+        "tgo.pipeline.scoring.local_engine",
         "tgo.pipeline.config.settings",
         "tgo.pipeline.cli",
     }

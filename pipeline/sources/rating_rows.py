@@ -1,0 +1,222 @@
+"""Reads the rows of a table of pictures as ratings; what every layout is made of."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
+
+from tgo.pipeline.errors import InputError
+from tgo.pipeline.sources.image_table import NAMES, ImageTable
+from tgo.pipeline.sources.pictures import Location
+from tgo.pipeline.sources.rating_values import RatingValues
+from tgo.pipeline.sources.tables import listed
+
+RATINGS = (
+    "rating", "score", "stars", "likes", "clicks", "overall_rating", "rating.responses", "label",
+)  # fmt: skip
+COUNTS = ("n_ratings", "count")
+RATERS = ("rater", "annotator", "user", "user_id", "worker", "completed_by", "annotation_id")
+
+
+_PREFERENCES = (
+    dict.fromkeys(("a", "left", "first", "0", "chosen"), 1.0)
+    | dict.fromkeys(("b", "right", "second", "1", "rejected"), 0.0)
+    | dict.fromkeys(("tie", "equal", "same", "both", "draw", "none", "0.5"), 0.5)
+)
+"""What the first picture of a comparison won, by the words people use."""
+
+
+class Rating(NamedTuple):
+    """`times` ratings of one picture with the mean `value`, as a row of a source says."""
+
+    key: str
+    """What tells the picture from others: its id, its file name, or a hash of its bytes."""
+    prompt: str
+    value: float
+    location: Location
+    times: int = 1
+    domain: str = "all"
+    rater: str = ""
+    kept: tuple[str, ...] = ()
+    """The values of the columns that are kept."""
+
+
+class RatingRows:
+    """The rows of one table; what rates nothing is left out and noted."""
+
+    names = NAMES | {"rating": RATINGS, "count": COUNTS, "rater": RATERS}
+
+    def __init__(self, table: ImageTable) -> None:
+        self.table = table
+        self._values = RatingValues(table.source.labels)
+        self._left_out: dict[str, list[int]] = {}
+        for name in table.source.keep:
+            if name not in table.columns and table.fixed:
+                raise table.no_column("keep", name)
+
+    @property
+    def scale(self) -> str:
+        """What ratings are out of, in words; after they were read."""
+        return self._values.scale
+
+    def notes(self) -> list[str]:
+        """What was left out, with its places, a line a kind; after the ratings were read."""
+        return [
+            f"{self.table.name}: {len(rows):,} {what} left out ({self.table.unit}s {listed(rows)})"
+            for what, rows in self._left_out.items()
+        ]
+
+    def leave_out(self, what: str, number: int) -> None:
+        """Note a row that rates nothing."""
+        self._left_out.setdefault(what, []).append(number)
+
+    def records(self, lists: Sequence[str] = ()) -> Iterator[tuple[int, Mapping[str, Any]]]:
+        """The rows that are not empty."""
+        for number, values in self.table.records(lists):
+            if values is None:
+                self.leave_out("empty lines", number)
+            else:
+                yield number, values
+
+    def asked(self, key: str) -> str | None:
+        """The name of a column that the user asked for."""
+        return self.table.source.columns.get(key)
+
+    def columns(self) -> dict[str, str]:
+        """The columns of a plain table by key; those that are missing are empty texts.
+
+        Raises:
+            InputError: there is no column of pictures, prompts or ratings.
+        """
+        chosen = {key: self.table.column(key, names) or "" for key, names in self.names.items()}
+        if chosen["id"] == chosen["image"]:
+            chosen["id"] = ""
+        for key in ("image", "prompt", "rating"):
+            if not chosen[key]:
+                raise self.table.no_column(key)
+        self.table.use_pictures([chosen["image"]])
+        return chosen
+
+    def prompt_column(self) -> str:
+        """The column of prompts.
+
+        Raises:
+            InputError: there is none.
+        """
+        column = self.table.column("prompt", self.names["prompt"])
+        if column is None:
+            raise self.table.no_column("prompt")
+        return column
+
+    def require(self, columns: Sequence[str]) -> None:
+        """Check that the columns of a layout are there."""
+        for name in columns:
+            if name not in self.table.columns:
+                raise self.table.no_column("format", name)
+
+    def rated(self, columns: Mapping[str, str]) -> Iterator[Rating]:
+        """The ratings of a plain table."""
+        for number, values in self.records(lists=[columns["rating"]]):
+            scores = self.values_of(number, columns["rating"], values.get(columns["rating"]))
+            prompt = self.text(number, values, columns["prompt"])
+            if not scores:
+                self.leave_out("rows without a rating", number)
+            elif not self.table.has_picture(values, columns["image"]):
+                self.leave_out("rows without a picture", number)
+                continue
+            if prompt is None:
+                continue
+            times = self._count(number, values, columns["count"])
+            for score in scores:
+                rating = self.rating(number, values, columns["image"], prompt, score)
+                own = values.get(columns["id"])
+                yield rating._replace(
+                    key=rating.key if own in (None, "") else str(own),
+                    times=times,
+                    domain=str(values.get(columns["domain"]) or "all"),
+                    rater=str(values.get(columns["rater"]) or ""),
+                )
+
+    def rating(
+        self, number: int, values: Mapping[str, Any], image: str, prompt: str, score: float
+    ) -> Rating:
+        """One rating of the picture that a row has under the column `image`."""
+        return Rating(
+            self.table.key_of(number, values, image),
+            prompt,
+            score,
+            self.table.locate(number, values, image),
+            kept=tuple(str(values.get(name) or "") for name in self.table.source.keep),
+        )
+
+    def values_of(self, number: int, column: str, value: Any) -> list[float]:
+        """The ratings of a cell; InputError for what is none."""
+        return self._values.read(self.table.where(number), column, value)
+
+    def value_of(self, number: int, column: str, value: Any) -> float:
+        """The one rating of a cell; InputError where there is not exactly one."""
+        numbers = self.values_of(number, column, value)
+        if len(numbers) != 1:
+            raise InputError(f"{self.table.where(number)}: {column} needs one number a picture")
+        return numbers[0]
+
+    def value(self, number: int, values: Mapping[str, Any], column: str) -> float | None:
+        """The rating under a column; None if there is none."""
+        numbers = self.values_of(number, column, values.get(column))
+        return sum(numbers) / len(numbers) if numbers else None
+
+    def text(self, number: int, values: Mapping[str, Any], column: str) -> str | None:
+        """The prompt of a row; None, and noted, if there is none."""
+        text = values.get(column)
+        if isinstance(text, list) and len(text) == 1:
+            text = text[0]
+        if text is None or (isinstance(text, str) and not text.strip()):
+            self.leave_out("rows without a prompt", number)
+            return None
+        if not isinstance(text, str):
+            raise InputError(f"{self.table.where(number)}: {column} is {text!r}; make it a text")
+        return text.strip()
+
+    def preference(
+        self,
+        number: int,
+        answer: Any,
+        pair: tuple[str, str],
+        values: Mapping[str, Any],
+    ) -> float:
+        """What the first picture of a pair won: 1, 0, or 0.5 for a tie.
+
+        Args:
+            number: The row.
+            answer: What the row says; a word, a number from 0 to 1, or a picture's name.
+            pair: The columns of the two pictures.
+            values: The row.
+
+        Raises:
+            InputError: the answer means neither.
+        """
+        if isinstance(answer, list) and len(answer) == 1:
+            answer = answer[0]
+        word = str(answer).strip().casefold()
+        names = [str(values.get(column)).strip().casefold() for column in pair]
+        words = _PREFERENCES | {pair[0]: 1.0, pair[1]: 0.0}
+        if word in words:
+            return words[word]
+        if word in names:
+            return 1.0 - names.index(word)
+        raise InputError(
+            f"{self.table.where(number)}: {answer!r} says of neither {pair[0]} nor {pair[1]} that "
+            "it is preferred; write a, b, left, right, tie, or a picture's name"
+        )
+
+    def _count(self, number: int, values: Mapping[str, Any], column: str) -> int:
+        """How many ratings a row stands for: 1 where no column says."""
+        counts = self.values_of(number, column, values.get(column)) if column else []
+        if not counts:
+            return 1
+        if counts[0] < 1 or counts[0] != int(counts[0]):
+            raise InputError(
+                f"{self.table.where(number)}: {column} is {counts[0]:g}; write how many ratings it "
+                "stands for"
+            )
+        return int(counts[0])
