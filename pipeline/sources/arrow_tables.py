@@ -16,7 +16,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from tgo.pipeline.errors import InputError
 from tgo.pipeline.read_errors import short
-from tgo.pipeline.sources.tables import Record, Table
+from tgo.pipeline.sources.table_rows import Record, Table
 
 _NAME_ONE = (
     "name a .txt, .tsv, .csv, .jsonl, .json or .parquet file, a dataset folder or a hub dataset "

@@ -16,7 +16,7 @@ from typing import Any
 from tgo.pipeline.errors import InputError
 from tgo.pipeline.sources import arrow_tables, pictures, tables, webdataset
 from tgo.pipeline.sources.pictures import Cell, Location, Member, Pictures, Unusable
-from tgo.pipeline.sources.tables import Table
+from tgo.pipeline.sources.table_rows import LISTED, Record, Table
 
 METADATA = ("metadata.csv", "metadata.jsonl", "metadata.parquet")
 PROMPTS = ("prompt", "text", "caption", "txt")
@@ -98,7 +98,7 @@ class ImageTable:
         """A row's place in words."""
         return self._table.where(number)
 
-    def records(self, lists: Sequence[str] = ()) -> Iterator[tables.Record]:
+    def records(self, lists: Sequence[str] = ()) -> Iterator[Record]:
         """The rows, with the columns of lists that are asked for; call it once."""
         wanted = [name for name in lists if name in self._table.lists]
         if not wanted:
@@ -227,7 +227,7 @@ class ImageTable:
             return self._beside(lists[0])
         if any(folder.rglob("*.parquet")) or any(folder.rglob("*.arrow")):
             return self._open_named(name)
-        files = ", ".join(path.name for path in lists[: tables.LISTED]) or "none of them"
+        files = ", ".join(path.name for path in lists[:LISTED]) or "none of them"
         raise InputError(
             f"{name}: needs one of {', '.join(METADATA)} with file_name, prompt and rating, and "
             f"has {files}; name the table itself, and the folder with --images"

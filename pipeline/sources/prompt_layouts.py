@@ -16,7 +16,7 @@ from pathlib import Path
 from tgo.pipeline.config.prompt_settings import PromptSet
 from tgo.pipeline.errors import InputError
 from tgo.pipeline.sources import tables
-from tgo.pipeline.sources.tables import Table
+from tgo.pipeline.sources.table_rows import Table
 
 HPSV2_STYLES = ("anime", "concept-art", "paintings", "photo")
 USUAL = {

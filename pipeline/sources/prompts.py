@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 from tgo.pipeline.config.prompt_settings import PromptSet
 from tgo.pipeline.errors import InputError
 from tgo.pipeline.sources import prompt_layouts
-from tgo.pipeline.sources.tables import Table, listed
+from tgo.pipeline.sources.table_rows import Table, listed
 
 log = logging.getLogger(__name__)
 

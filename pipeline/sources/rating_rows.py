@@ -9,7 +9,7 @@ from tgo.pipeline.errors import InputError
 from tgo.pipeline.sources.image_table import NAMES, ImageTable
 from tgo.pipeline.sources.pictures import Location
 from tgo.pipeline.sources.rating_values import RatingValues
-from tgo.pipeline.sources.tables import listed
+from tgo.pipeline.sources.table_rows import listed
 
 RATINGS = (
     "rating", "score", "stars", "likes", "clicks", "overall_rating", "rating.responses", "label",

@@ -10,6 +10,7 @@ from tgo.pipeline.errors import InputError
 from tgo.pipeline.sources import tables
 from tgo.pipeline.sources.image_table import NAMES, ImageTable, Source, natural_key
 from tgo.pipeline.sources.pictures import Location, Member, Pictures, name_key, shown
+from tgo.pipeline.sources.table_rows import Table
 
 _FILES = (*NAMES["image"], "id")
 
@@ -142,7 +143,7 @@ def read_prompts(path: Path, names: Sequence[str]) -> dict[str, str]:
     return _by_name(tables.read(str(path)))
 
 
-def _by_name(table: tables.Table) -> dict[str, str]:
+def _by_name(table: Table) -> dict[str, str]:
     prompts: dict[str, str] = {}
     for number, values in table.records:
         if values is None:

@@ -11,12 +11,13 @@ import csv
 import json
 import re
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from tgo.pipeline.errors import InputError
+from tgo.pipeline.sources import arrow_tables
+from tgo.pipeline.sources.table_rows import Record, Table, listed
 
 SUFFIXES = {
     ".txt": "text",
@@ -28,8 +29,6 @@ SUFFIXES = {
     ".parquet": "parquet",
 }
 """Formats by the end of a file's name; anything else is a dataset (`hub`)."""
-LISTED = 8
-"""Line numbers that an error or a warning lists before it only counts."""
 _LINE_END = re.compile(r"(?<=\n)|(?<=\r)(?!\n)")
 """Not str.splitlines, which also splits at form feeds, U+0085 and U+2028: those are text."""
 _QUOTED = re.compile(r'"((?:[^"]|"")*)"(?=\t|\r?\n|\r|$)')
@@ -37,31 +36,6 @@ _PLAIN = re.compile(r"[^\t\r\n]*")
 _SEPARATOR_LINE = re.compile(r"sep=(.)\r?\n?")
 _BYTE_ORDER_MARKS = {b"\xff\xfe": "UTF-16", b"\xfe\xff": "UTF-16"}
 csv.field_size_limit(sys.maxsize)  # the default of 131,072 characters is an error, not a limit
-
-
-class Record(NamedTuple):
-    """One row: its number from 1, and its values by column; None for an empty line."""
-
-    number: int
-    values: Mapping[str, Any] | None
-
-
-@dataclass(frozen=True)
-class Table:
-    """Rows of one source; `unit` says what their numbers count: "line" or "row"."""
-
-    name: str
-    unit: str
-    columns: list[str]
-    records: Iterator[Record]
-    fixed: bool = True
-    """Whether every row has these columns; JSON objects may each have their own."""
-    lists: list[str] = field(default_factory=list)
-    """Columns of lists, which the records hold only where they were asked for."""
-
-    def where(self, number: int) -> str:
-        """A row's place in words, for messages."""
-        return f"{self.name}, {self.unit} {number}"
 
 
 def format_of(source: str) -> str:
@@ -79,12 +53,6 @@ def read(source: str, format: str | None = None, *, split: str = "train") -> Tab
             a surrogate pair, or cannot be read at all.
     """
     return _READERS[format or format_of(source)](source, split)
-
-
-def listed(numbers: Sequence[int]) -> str:
-    """Numbers in words: the first `LISTED` of them, and how many more there are."""
-    shown = ", ".join(map(str, numbers[:LISTED]))
-    return shown if len(numbers) <= LISTED else f"{shown} and {len(numbers) - LISTED:,} more"
 
 
 def parse_json(text: str, where: str, *, one_line: bool = False) -> Any:
@@ -250,14 +218,10 @@ def _peeked(source: str, unit: str, records: Iterator[Record]) -> Table:
 
 
 def _parquet(source: str, split: str) -> Table:
-    from tgo.pipeline.sources import arrow_tables
-
     return arrow_tables.read_parquet(source)
 
 
 def _hub(source: str, split: str) -> Table:
-    from tgo.pipeline.sources import arrow_tables
-
     return arrow_tables.of_dataset(source, arrow_tables.load_dataset(source, split))
 
 

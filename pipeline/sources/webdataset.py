@@ -14,7 +14,8 @@ from typing import Any
 from tgo.pipeline.errors import InputError
 from tgo.pipeline.read_errors import short
 from tgo.pipeline.sources.pictures import Member
-from tgo.pipeline.sources.tables import Record, Table, parse_json
+from tgo.pipeline.sources.table_rows import Record, Table
+from tgo.pipeline.sources.tables import parse_json
 
 IMAGE = "image"
 """The column of a sample's picture, whatever its ending."""
