@@ -77,6 +77,8 @@ def load_panel(settings: Settings, device: str) -> Panel:
     entries = {name: entry.model_dump() for name, entry in settings.rewards.items()}
     dtype = getattr(torch, settings.generator.dtype)
     panel = Panel.load(entries, device=device, dtype=dtype)
+    if settings.generator.offload:
+        panel.offload()
     if settings.score.compile:
         require_compiler("score.compile")
         panel.compile(settings.score.batch_size)

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import ClassVar
 
 import torch
-from tgo.rewards import checkpoint
+from tgo.rewards import checkpoint, weight_files
 from tgo.rewards.base import Batch, Provenance
 from tgo.rewards.clip import PUBLISHED, Tower, load_tower
 from tgo.rewards.cosine import ImageTower
@@ -85,7 +85,7 @@ def load(
             f"{path}: needs a CLIP with embeddings of {EMBEDDING}, not {tower.images.width}"
         )
     head = LinearHead(EMBEDDING)
-    checkpoint.load_strict(head, checkpoint.read_tensors(path), path)
+    checkpoint.load_strict(head, weight_files.read_tensors(path), path)
     digest = checkpoint.sha256(path)
     if not place.has(CONFIG):
         remedy = f"put an {CONFIG} beside a head of your own"

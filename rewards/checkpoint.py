@@ -1,18 +1,13 @@
-"""Reading checkpoints: checksums, safe unpickling, and strict loading that names every key."""
+"""Checkpoints: published checksums, and strict loading that names every key."""
 
 from __future__ import annotations
 
 import hashlib
-import pickle
-from collections.abc import Collection, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Collection, Mapping
+from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import Any
 
-import torch
-from huggingface_hub.errors import StrictDataclassError
-from safetensors import SafetensorError
-from safetensors.torch import load_file
+from tgo.rewards import weight_files
 from tgo.rewards.errors import CheckpointError
 from torch import Tensor, nn
 
@@ -36,18 +31,10 @@ UNPUBLISHED = "unpublished"
 """The version of a checkpoint that is not one of the published files (our miniatures, say)."""
 
 
-@contextmanager
-def described_by(path: Path) -> Iterator[None]:
+def described_by(path: Path) -> AbstractContextManager[None]:
     """Turns what a bad configuration raises while a model is built into one line naming it."""
-    try:
-        yield
-    except CheckpointError:
-        raise
-    except (KeyError, TypeError, ValueError, AttributeError, StrictDataclassError) as error:
-        reason = f"lacks {error}" if isinstance(error, KeyError) else _one_line(error)
-        raise CheckpointError(
-            f"{path}: describes no model ({reason}); use the configuration of the checkpoint"
-        ) from error
+    remedy = "use the configuration of the checkpoint"
+    return weight_files.reading(path, remedy, "describes no model")
 
 
 def sha256(path: Path) -> str:
@@ -80,22 +67,6 @@ def require_published(path: Path, digest: str, name: str, remedy: str) -> None:
             f"{path}: sha256 is {digest}, the published {name} has {expected}; "
             f"download it again, or {remedy}"
         )
-
-
-def read_tensors(path: Path) -> dict[str, Any]:
-    """What a `.safetensors` or pickled checkpoint holds, on the CPU, without running its code."""
-    try:
-        if path.suffix == ".safetensors":
-            return load_file(path)
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except (SafetensorError, pickle.UnpicklingError, RuntimeError, EOFError, OSError) as error:
-        raise CheckpointError(
-            f"{path}: cannot be read as a checkpoint ({_one_line(error)}); "
-            f"download or build it again"
-        ) from error
-    if not isinstance(content, dict):
-        raise CheckpointError(f"{path}: holds a {type(content).__name__}, not a state dict")
-    return content
 
 
 def load_strict(
@@ -134,11 +105,6 @@ def half(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
         key: (value.half() if value.is_floating_point() else value).detach().cpu().contiguous()
         for key, value in state.items()
     }
-
-
-def _one_line(error: Exception) -> str:
-    text = " ".join(str(error).split())
-    return f"{text[:200]}..." if len(text) > 200 else text or type(error).__name__
 
 
 def _some(keys: list[str], most: int = 5) -> str:

@@ -55,7 +55,7 @@ def load_tower(
     digest = checkpoint.sha256(path)
     if place.repo == PUBLISHED:
         checkpoint.require_published(path, digest, PUBLISHED, "name a folder with other weights")
-    network = huggingface.load_network(place, activation="quick_gelu", path=path)
+    network = huggingface.load_network(place, named=PUBLISHED, activation="quick_gelu", path=path)
     view = View(network.config.vision_config.image_size)
     network = network.to(device, dtype).eval()
     return Tower(

@@ -15,7 +15,7 @@ from typing import Any, ClassVar
 import open_clip
 import torch
 from open_clip.model import CLIP
-from tgo.rewards import checkpoint, ftfy_tokens
+from tgo.rewards import checkpoint, ftfy_tokens, weight_files
 from tgo.rewards.cosine import CosineModel, ImageTower
 from tgo.rewards.errors import CheckpointError
 from tgo.rewards.images import View
@@ -69,7 +69,7 @@ def load(
     model_cfg = architecture(place, path, digest)
     with checkpoint.described_by(place.folder / CONFIG):
         network = build(model_cfg)
-    state = checkpoint.read_tensors(path).get("state_dict")
+    state = weight_files.read_tensors(path).get("state_dict")
     if not isinstance(state, dict):
         raise CheckpointError(f"{path}: has no weights under state_dict; use the published format")
     checkpoint.load_strict(network, state, path)

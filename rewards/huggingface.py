@@ -7,7 +7,7 @@ from pathlib import Path
 
 import torch
 from safetensors.torch import save_file
-from tgo.rewards import checkpoint
+from tgo.rewards import checkpoint, weight_files
 from tgo.rewards.cosine import ImageTower
 from tgo.rewards.errors import CheckpointError
 from tgo.rewards.images import View
@@ -26,25 +26,35 @@ OLD_BUFFERS = (
 """Position indices that older folders carry as weights; the model computes them."""
 
 
-def load_network(place: Source, *, activation: str, path: Path) -> CLIPModel:
+def load_network(place: Source, *, named: str, activation: str, path: Path) -> CLIPModel:
     """A CLIP in float32 on the CPU, loaded strictly.
 
-    `activation` is the one the published model was trained with; a configuration that names
-    another would load without complaint and score wrongly, so it is refused.
+    A configuration with another activation would load without complaint and score wrongly.
+
+    Args:
+        place: the folder.
+        named: the published model whose score this is.
+        activation: the one that model was trained with.
+        path: the weights.
+
+    Raises:
+        CheckpointError: the weights do not fit, or the activation is another.
     """
     with checkpoint.described_by(place.folder / CONFIG):
-        network = _build(place, activation)
-    checkpoint.load_strict(network, checkpoint.read_tensors(path), path, surplus=OLD_BUFFERS)
+        network = _build(place, named, activation)
+    checkpoint.load_strict(network, weight_files.read_tensors(path), path, surplus=OLD_BUFFERS)
     return network
 
 
-def _build(place: Source, activation: str) -> CLIPModel:
+def _build(place: Source, named: str, activation: str) -> CLIPModel:
     config = CLIPConfig.from_dict(place.json(CONFIG))
     for side, part in (("text", config.text_config), ("vision", config.vision_config)):
         if part.hidden_act != activation:
             raise CheckpointError(
-                f"{place.folder / CONFIG}: {side}_config.hidden_act is {part.hidden_act!r}, "
-                f"this model was trained with {activation!r}; correct the configuration"
+                f"{place.folder / CONFIG}: {side}_config.hidden_act is {part.hidden_act!r}, but "
+                f"{named} was trained with {activation!r}: these are other weights (LAION's and "
+                "open_clip's CLIPs use 'gelu'), and with the configuration changed they would "
+                f"score wrongly; use the checkpoint of {named}"
             )
     return CLIPModel(config)
 

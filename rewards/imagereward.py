@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import ClassVar
 
 import torch
-from tgo.rewards import checkpoint
+from tgo.rewards import checkpoint, weight_files
 from tgo.rewards.base import Batch, Provenance
 from tgo.rewards.blip import TextConfig, TextEncoder, VisionConfig, VisionEncoder
 from tgo.rewards.errors import CheckpointError
@@ -125,10 +125,11 @@ def load_tokenizer(path: Path) -> BertTokenizer:
     `path` is a `vocab.txt`, or the folder that holds it.
     """
     path = path / VOCABULARY if path.is_dir() else path
-    words = path.read_text(encoding="utf-8").splitlines()
-    tokenizer = BertTokenizer(vocab={word: number for number, word in enumerate(words)})
-    tokenizer.add_special_tokens({"bos_token": "[DEC]"})
-    tokenizer.add_special_tokens({"additional_special_tokens": ["[ENC]"]})
+    with weight_files.reading(path, "use bert-base-uncased's"):
+        words = path.read_text(encoding="utf-8").splitlines()
+        tokenizer = BertTokenizer(vocab={word: number for number, word in enumerate(words)})
+        tokenizer.add_special_tokens({"bos_token": "[DEC]"})
+        tokenizer.add_special_tokens({"additional_special_tokens": ["[ENC]"]})
     return tokenizer
 
 
@@ -149,7 +150,7 @@ def load(
     vision = vision_config(place, path, digest)
     with checkpoint.described_by(place.folder / TEXT_CONFIG):
         network = ImageRewardNetwork(TextConfig.from_med_config(place.json(TEXT_CONFIG)), vision)
-    checkpoint.load_strict(network, checkpoint.read_tensors(path), path)
+    checkpoint.load_strict(network, weight_files.read_tensors(path), path)
     words = vocabulary(place)
     tokenizer = load_tokenizer(words)
     if len(tokenizer) != network.text_config.vocab_size:

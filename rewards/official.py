@@ -28,7 +28,7 @@ from typing import Any, ClassVar
 from unittest import mock
 
 import torch
-from tgo.rewards import checkpoint, hpsv2, imagereward
+from tgo.rewards import checkpoint, hpsv2, imagereward, weight_files
 from tgo.rewards.base import Batch, Provenance
 from tgo.rewards.blip import TextConfig, VisionConfig
 from tgo.rewards.errors import CheckpointError
@@ -123,7 +123,7 @@ def _load_hpsv2(source: str | Path, device: str) -> OfficialHPSv2:
             light_augmentation=True,
             output_dict=True,
         )
-    checkpoint.load_strict(network, checkpoint.read_tensors(path)["state_dict"], path)
+    checkpoint.load_strict(network, weight_files.read_tensors(path)["state_dict"], path)
     return OfficialHPSv2(
         version=checkpoint.version_of(digest, hpsv2.VERSIONS),
         checkpoint_sha256=digest,
@@ -148,7 +148,7 @@ def _load_imagereward(source: str | Path, device: str) -> OfficialImageReward:
             str(path), device=device, med_config=str(place.folder / imagereward.TEXT_CONFIG)
         )
     # the package itself loads with strict=False
-    checkpoint.load_strict(network, checkpoint.read_tensors(path), path)
+    checkpoint.load_strict(network, weight_files.read_tensors(path), path)
     return OfficialImageReward(
         version=checkpoint.version_of(digest, {imagereward.WEIGHTS: "1.0"}),
         checkpoint_sha256=digest,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,7 @@ from typing import Any
 import torch
 from tgo.rewards import aesthetic, clip, registry
 from tgo.rewards.base import Batch, Images, RewardModel, describe
-from tgo.rewards.errors import CheckpointError
+from tgo.rewards.errors import CheckpointError, RewardError
 from tgo.rewards.memory import is_exhausted, too_large
 from tgo.rewards.registry import RewardSpec, load
 from tgo.rewards.texts import TextStore
@@ -38,6 +39,7 @@ class Panel:
         self._device = torch.device(device)
         self._texts = TextStore()
         self._fixed: int | None = None
+        self._offloaded = False
         self.names = tuple(self._models)
 
     @classmethod
@@ -74,6 +76,7 @@ class Panel:
         """The same models, fewer of them."""
         panel = Panel({name: self._models[name] for name in names}, device=self._device)
         panel._fix(self._fixed)
+        panel._offloaded = self._offloaded
         return panel
 
     def compile(self, batch_size: int, *, backend: str | Any = "inductor") -> None:
@@ -85,6 +88,26 @@ class Panel:
         for network in self.networks():
             network.compile(dynamic=False, backend=backend)
         self._fix(batch_size)
+
+    def offload(self) -> None:
+        """Keep the towers in the CPU's memory, and on the device only while they score."""
+        self._offloaded = True
+        self._move("cpu")
+
+    @contextmanager
+    def _on_device(self) -> Iterator[None]:
+        """Inside, the towers are on the device."""
+        if self._offloaded:
+            self._move(self._device)
+        try:
+            yield
+        finally:
+            if self._offloaded:
+                self._move("cpu")
+
+    def _move(self, device: str | torch.device) -> None:
+        for network in self.networks():
+            network.to(device)
 
     def _fix(self, batch_size: int | None) -> None:
         self._fixed = batch_size
@@ -103,17 +126,20 @@ class Panel:
         any sizes. Raises OutOfMemoryError, with a batch size that fits, if they are too many.
         """
         size = len(prompts)
-        try:
-            return self._score(images, prompts, self._fixed)
-        except (RuntimeError, MemoryError) as error:
-            if not is_exhausted(error):
-                raise
-        # here, because the handled error still held the tensors of its frames
-        raise too_large(
-            min(size, self._fixed or size),
-            lambda part: self._score(images[:part], prompts[:part], part if self._fixed else None),
-            self._device,
-        )
+        with self._on_device():
+            try:
+                return self._score(images, prompts, self._fixed)
+            except (RuntimeError, MemoryError) as error:
+                if not is_exhausted(error):
+                    raise
+            # here, because the handled error still held the tensors of its frames
+            raise too_large(
+                min(size, self._fixed or size),
+                lambda part: self._score(
+                    images[:part], prompts[:part], part if self._fixed else None
+                ),
+                self._device,
+            )
 
     def _score(
         self, images: Images, prompts: Sequence[str], fixed: int | None
@@ -121,8 +147,9 @@ class Panel:
         parts = []
         for some, texts, real in _cut(images, prompts, fixed):
             batch = Batch(some, texts, self._texts, device=self._device)
-            scores = {name: model.score(batch) for name, model in self._models.items()}
-            parts.append({name: score.cpu()[:real] for name, score in scores.items()})
+            parts.append(
+                {name: _scored(name, model, batch)[:real] for name, model in self._models.items()}
+            )
         return {name: torch.cat([part[name] for part in parts]) for name in self._models}
 
     def describe(self) -> dict[str, dict[str, Any]]:
@@ -146,6 +173,26 @@ class Panel:
 def library_versions() -> dict[str, str]:
     """Versions of what scores are computed with, to be recorded beside them."""
     return {library: version(library) for library in LIBRARIES}
+
+
+def _scored(name: str, model: RewardModel, batch: Batch) -> Tensor:
+    """The scores of one model, float32 [B] on the CPU.
+
+    Raises:
+        RewardError: the model, which may be a plug-in, gave anything but B real numbers.
+    """
+    try:
+        scores: object = model.score(batch)
+    except SystemExit as error:
+        raise RewardError(
+            f"{name}: its score() calls sys.exit({error.code!r}); raise an exception in its place"
+        ) from error
+    wanted = f"score() must return real numbers in a tensor [{len(batch)}], one an image"
+    if not isinstance(scores, Tensor):
+        raise RewardError(f"{name}: returned {type(scores).__name__}; {wanted}")
+    if scores.shape != (len(batch),) or scores.is_complex() or scores.dtype == torch.bool:
+        raise RewardError(f"{name}: returned {scores.dtype} {list(scores.shape)}; {wanted}")
+    return scores.detach().to("cpu", torch.float32)
 
 
 def _cut(

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import ClassVar
 
 import torch
-from tgo.rewards import checkpoint, huggingface
+from tgo.rewards import checkpoint, huggingface, weight_files
 from tgo.rewards.cosine import CosineModel
 from tgo.rewards.errors import CheckpointError
 from tgo.rewards.images import View
@@ -52,7 +52,7 @@ def load(
     """
     place = Source(source, FILES)
     path = place.weights()
-    network = huggingface.load_network(place, activation="gelu", path=path)
+    network = huggingface.load_network(place, named=PUBLISHED, activation="gelu", path=path)
     scale = network.logit_scale.double().exp().item()
     view = View(network.config.vision_config.image_size, centre="floor", convert="white")
     words = _tokenizer_folder(place)
@@ -85,7 +85,8 @@ def _tokenizer(
     folder: Path, place: Source, network: CLIPModel
 ) -> tuple[Callable[[Sequence[str]], Tensor], int]:
     """The tokenizer in `folder`, cut and padded to the model's length, and its end token."""
-    tokenizer = CLIPTokenizer.from_pretrained(folder, local_files_only=True)
+    with weight_files.reading(folder, "use the tokenizer files of the checkpoint"):
+        tokenizer = CLIPTokenizer.from_pretrained(folder, local_files_only=True)
     text = network.config.text_config
     if len(tokenizer) != text.vocab_size:
         raise CheckpointError(

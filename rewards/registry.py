@@ -83,7 +83,9 @@ def module_of(name: str, module: str | None = None) -> ModuleType:
         loaded = (
             _from_file(Path(found)) if found.endswith(".py") else importlib.import_module(found)
         )
-    except ImportError as error:
+    except SystemExit as error:
+        raise _exits(name, found, error) from error
+    except (ImportError, SyntaxError) as error:
         raise CheckpointError(
             f"{name}: module {found} cannot be imported ({error}); install its package, or name "
             "the path of its .py file"
@@ -119,11 +121,25 @@ def load(
     module = module_of(name, spec.module)
     options = {"device": device, "dtype": dtype or torch.float32, **spec.options, **given}
     try:
-        return module.load(spec.source, **options)
+        model = module.load(spec.source, **options)
+    except SystemExit as error:
+        raise _exits(name, module.__name__, error) from error
     except TypeError as error:
         if not spec.options:
             raise
         raise CheckpointError(f"{name}: options do not fit its loader ({error})") from error
+    if not callable(getattr(model, "score", None)):
+        raise CheckpointError(
+            f"{name}: load() of {module.__name__} returned {type(model).__name__}, not a reward "
+            "model with a method score(batch)"
+        )
+    return model
+
+
+def _exits(name: str, module: str, error: SystemExit) -> CheckpointError:
+    return CheckpointError(
+        f"{name}: {module} calls sys.exit({error.code!r}); raise an exception in its place"
+    )
 
 
 def _from_file(path: Path) -> ModuleType:

@@ -6,12 +6,12 @@ Nothing is fetched unless a hub id is named, and then only the files that its lo
 
 from __future__ import annotations
 
-import json
 import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from tgo.rewards import weight_files
 from tgo.rewards.errors import CheckpointError
 
 _HUB = re.compile(
@@ -95,14 +95,8 @@ class Source:
         return wanted + [name for name in self._files.needed if not self.has(name)]
 
     def json(self, name: str) -> dict[str, Any]:
-        """A configuration file of the folder; CheckpointError where it is absent or no JSON."""
-        path = self.folder / name
-        try:
-            return json.loads(path.read_text(encoding="utf-8"))
-        except FileNotFoundError:
-            raise CheckpointError(f"{path}: is missing; add that file") from None
-        except ValueError as error:
-            raise CheckpointError(f"{path}: is no valid JSON ({error}); repair it") from None
+        """A configuration file of the folder; CheckpointError where it is no JSON object."""
+        return weight_files.read_json(self.folder / name, "add the one of the checkpoint")
 
 
 def _fetch(hub: HubId, files: Files) -> Path:

@@ -20,12 +20,13 @@ AGAIN = "download or build it again"
 
 
 @contextmanager
-def reading(path: Path, remedy: str = AGAIN) -> Iterator[None]:
+def reading(path: Path, remedy: str = AGAIN, fault: str = "cannot be loaded") -> Iterator[None]:
     """Turn whatever is raised while `path` becomes a value into one line that names it.
 
     Args:
         path: the file or folder that is read.
         remedy: what the line advises where the content is at fault.
+        fault: what the line says is wrong with the content.
 
     Raises:
         CheckpointError: for every exception but an interrupt. A file that could not be read at
@@ -42,12 +43,12 @@ def reading(path: Path, remedy: str = AGAIN) -> Iterator[None]:
             raise CheckpointError(
                 f"{path}: cannot be read ({error.strerror}); mend its permissions or its disk"
             ) from error
-        raise CheckpointError(f"{path}: cannot be loaded ({one_line(error)}); {remedy}") from error
+        raise CheckpointError(f"{path}: {fault} ({one_line(error)}); {remedy}") from error
     except BaseException as error:
         # a parser in Rust panics with an exception of its own beside Exception
         if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
             raise
-        raise CheckpointError(f"{path}: cannot be loaded ({one_line(error)}); {remedy}") from error
+        raise CheckpointError(f"{path}: {fault} ({one_line(error)}); {remedy}") from error
 
 
 def read_json(path: Path, remedy: str = AGAIN) -> dict[str, Any]:
@@ -56,7 +57,7 @@ def read_json(path: Path, remedy: str = AGAIN) -> dict[str, Any]:
     Raises:
         CheckpointError: the file is absent, no JSON, no object, nested too deeply or too large.
     """
-    with reading(path, remedy):
+    with reading(path, remedy, "is no valid JSON"):
         if path.stat().st_size > LARGEST_CONFIG:
             raise CheckpointError(f"{path}: is too large for a configuration; {remedy}")
         found = json.loads(path.read_text(encoding="utf-8"))
@@ -74,7 +75,7 @@ def read_tensors(path: Path, remedy: str = AGAIN) -> dict[str, Any]:
     import torch
     from safetensors.torch import load_file
 
-    with reading(path, remedy):
+    with reading(path, remedy, "cannot be read as a checkpoint"):
         if path.suffix == ".safetensors":
             return load_file(path)
         content = torch.load(path, map_location="cpu", weights_only=True)
@@ -92,7 +93,7 @@ def check_weights(folder: Path, remedy: str = AGAIN) -> None:
     from safetensors import safe_open
 
     for path in sorted(folder.glob("*.safetensors")):
-        with reading(path, f"is truncated or damaged: {remedy}"), safe_open(path, framework="pt"):
+        with reading(path, remedy, "is truncated or damaged"), safe_open(path, framework="pt"):
             pass
 
 

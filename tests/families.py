@@ -11,19 +11,21 @@ from tgo.pipeline.generators.base import Conditions, Corruption, select_rows
 from tgo.pipeline.generators.latent import Latent
 
 from tests.family_models import write as write_latent
-from tests.family_parts import RESOLUTION
+from tests.family_parts import resolution
 from tests.masked_models import write_random_amused, write_random_meissonic
 
 PROMPTS = ["a red circle", "a blue square on a dog"]
 SEEDS = [7, 2**62 + 1]
 GUIDANCE = 3.0
-FLOWS = ["sd3", "flux", "zimage", "wan"]
+FLOWS = ["sd3", "flux", "flux2", "qwenimage", "sana", "zimage", "wan"]
 MASKED = {"amused": write_random_amused, "meissonic": write_random_meissonic}
 FAMILY_OF = {
     "sd15": "diffusion",
     "sd21": "diffusion",
     "sdxl-other": "sdxl",
     "sd3-without-t5": "sd3",
+    "flux2-distilled": "flux2",
+    "flux2-dev": "flux2",
 }
 
 
@@ -38,7 +40,7 @@ def load(kind: str, source: Path | str, **changes: Any) -> Latent:
         "guidance_scale": GUIDANCE,
         "dtype": "float32",
         "device": "cpu",
-        "resolution": RESOLUTION,
+        "resolution": resolution(kind),
     }
     family: Any = family_class(FAMILY_OF.get(kind, kind))
     found: Latent = family.load(str(source), **{**options, **changes})

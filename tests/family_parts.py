@@ -7,10 +7,17 @@ from typing import Any
 from tests.models import WORDS, clip_tokenizer
 
 RESOLUTION = 16
+LARGER = {"sana": 32}
+"""Pixels a side where a stock pipeline makes no smaller image."""
 CHAT = (
     "{% for message in messages %}user: {{ message['content'] }}\n{% endfor %}"
     "{% if add_generation_prompt %}assistant:{% endif %}"
 )
+CONTENT_PARTS = (
+    "{% for message in messages %}{{ message['role'] }}: "
+    "{% for part in message['content'] %}{{ part['text'] }}{% endfor %}\n{% endfor %}"
+)
+"""Chats whose messages are lists of parts, text among them."""
 
 
 def unet(context: int) -> dict[str, Any]:
@@ -86,7 +93,18 @@ def t5_tokenizer() -> Any:
     return T5Tokenizer(vocab=vocabulary, extra_ids=0)
 
 
-def qwen_tokenizer() -> Any:
+def gemma_tokenizer() -> Any:
+    from transformers import GemmaTokenizer
+
+    pieces = ["<pad>", "<eos>", "<bos>", "<unk>", "▁", *map(chr, range(33, 127))]
+    return GemmaTokenizer(vocab={piece: n for n, piece in enumerate(pieces)}, merges=[])
+
+
+def resolution(kind: str) -> int:
+    return LARGER.get(kind, RESOLUTION)
+
+
+def qwen_tokenizer(chat: str = CHAT, *, images: bool = False) -> Any:
     from tokenizers.pre_tokenizers import ByteLevel
     from transformers import Qwen2Tokenizer
 
@@ -94,7 +112,9 @@ def qwen_tokenizer() -> Any:
     tokenizer = Qwen2Tokenizer(
         vocab={token: index for index, token in enumerate([*letters, "<|endoftext|>"])}, merges=[]
     )
-    tokenizer.chat_template = CHAT
+    if images:  # what a processor of text and images looks for
+        tokenizer.add_tokens(["[IMG]", "[IMG_BREAK]", "[IMG_END]"], special_tokens=True)
+    tokenizer.chat_template = chat
     return tokenizer
 
 

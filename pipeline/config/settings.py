@@ -52,6 +52,11 @@ class Generator(Group):
     dtype: Literal["float32", "bfloat16", "float16"] = Field(
         description="float32, bfloat16 or float16"
     )
+    quantization: Literal["int8", "nf4"] | None = Field(
+        description="int8 or nf4, or null for weights of generator.dtype"
+    )
+    offload: bool = Field(description="true or false")
+    vae_tiling: bool = Field(description="true or false")
     compile: bool = Field(description="true or false")
 
     @field_validator("family")
@@ -179,6 +184,17 @@ class Settings(Group):
                     f"label.reward = {name!r} is not among rewards "
                     f"({', '.join(self.rewards)}); choose one of them or add it under rewards"
                 )
+        if self.generator.quantization and self.train.lora is None:
+            raise ValueError(
+                f"generator.quantization = {self.generator.quantization!r} freezes the weights it "
+                "rounds, so train.lora must hold adapters; set it to "
+                "{rank: 16, alpha: 16, targets: null}, or generator.quantization to null"
+            )
+        if self.generator.quantization and self.train.parallel == "fsdp":
+            raise ValueError(
+                "train.parallel = 'fsdp' shards weights of one type, and generator.quantization = "
+                f"{self.generator.quantization!r} mixes them; set parallel to ddp"
+            )
         one = self.score.images_per_prompt == 1 and not self.imported
         if self.label.scope == PROMPT and one:
             raise ValueError(

@@ -3,18 +3,27 @@
 from __future__ import annotations
 
 import importlib
+import logging
+from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from tgo.pipeline.errors import InputError
 
 if TYPE_CHECKING:
     from tgo.pipeline.config.settings import Generator
     from tgo.pipeline.generators.base import Family
+    from tgo.pipeline.generators.folder_family import FolderFamily
+    from tgo.pipeline.generators.model_folder import ModelFolder
 
 FAMILIES = {
     "diffusion": "tgo.pipeline.generators.diffusion:Diffusion",
     "sdxl": "tgo.pipeline.generators.sdxl:StableDiffusionXL",
     "sd3": "tgo.pipeline.generators.sd3:StableDiffusion3",
     "flux": "tgo.pipeline.generators.flux:Flux",
+    "flux2": "tgo.pipeline.generators.flux2:Flux2",
+    "qwenimage": "tgo.pipeline.generators.qwenimage:QwenImage",
+    "sana": "tgo.pipeline.generators.sana:Sana",
     "zimage": "tgo.pipeline.generators.zimage:ZImage",
     "wan": "tgo.pipeline.generators.wan:Wan",
     "amused": "tgo.pipeline.generators.amused:Amused",
@@ -23,10 +32,32 @@ FAMILIES = {
 """The registry of families: `generator.family` to its class, which is imported when chosen."""
 
 
-def family_class(name: str) -> type[Family]:
+PIPELINES = {
+    "StableDiffusionPipeline": "diffusion",
+    "StableDiffusionXLPipeline": "sdxl",
+    "StableDiffusion3Pipeline": "sd3",
+    "FluxPipeline": "flux",
+    "Flux2Pipeline": "flux2",
+    "Flux2KleinPipeline": "flux2",
+    "QwenImagePipeline": "qwenimage",
+    "SanaPipeline": "sana",
+    "ZImagePipeline": "zimage",
+    "WanPipeline": "wan",
+    "AmusedPipeline": "amused",
+}
+"""The pipeline that a model_index.json names to the family of its model."""
+
+FEW_STEP_ADVICE = (
+    "%s: is a model distilled to sample in a few steps; trained on single noise levels, as here, "
+    "its images blur. Align the model it was distilled from (FLUX.1-dev, FLUX.2-klein-base, "
+    "Z-Image), then load the adapters into the distilled one"
+)
+
+
+def family_class(name: str) -> type[FolderFamily]:
     """The class of a family in `FAMILIES`."""
     module, _, attribute = FAMILIES[name].partition(":")
-    found: type[Family] = getattr(importlib.import_module(module), attribute)
+    found: type[FolderFamily] = getattr(importlib.import_module(module), attribute)
     return found
 
 
@@ -38,11 +69,28 @@ def load_generator(
     Raises:
         InputError: names the folder or file that is missing, damaged or does not fit.
     """
-    return family_class(settings.family).load(
-        str(model or settings.model),
-        **settings.model_dump(include={"steps", "guidance_scale", "dtype", "resolution"}),
-        device=device,
-    )
+    from tgo.pipeline.generators.folder_family import LoadOptions
+    from tgo.pipeline.generators.model_folder import ModelFolder
+
+    folder = ModelFolder(str(model or settings.model))
+    _require_family(folder, settings.family)
+    names = {field.name for field in fields(LoadOptions)} - {"device"}
+    options = LoadOptions(**settings.model_dump(include=names), device=device)
+    family: Any = family_class(settings.family)(folder, options)
+    if family.is_few_step:
+        logging.getLogger(__name__).warning(FEW_STEP_ADVICE, folder.path)
+    loaded: Family = family
+    return loaded
+
+
+def _require_family(folder: ModelFolder, family: str) -> None:
+    pipeline = str(folder.index.get("_class_name"))
+    other = PIPELINES.get(pipeline, family)
+    if other != family:
+        raise InputError(
+            f"{folder.path}: is a {pipeline}, which generator.family = {family!r} does not load; "
+            f"set generator.family to {other}"
+        )
 
 
 def model_sha256(settings: Generator, model: Path | None = None) -> str:
@@ -53,5 +101,5 @@ def model_sha256(settings: Generator, model: Path | None = None) -> str:
     """
     from tgo.pipeline.generators.model_folder import ModelFolder
 
-    family: Any = family_class(settings.family)
-    return ModelFolder(str(model or settings.model)).sha256(family.parts)
+    folder = ModelFolder(str(model or settings.model))
+    return folder.sha256(family_class(settings.family).parts_in(folder))

@@ -7,28 +7,16 @@ Prediction type (epsilon, v or sample), noise schedule and sampler are the model
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
+from packaging.version import Version
 from tgo.pipeline.errors import InputError
 from tgo.pipeline.generators.base import Conditions, Corruption, with_unconditional
 from tgo.pipeline.generators.folder_family import LoadOptions
 from tgo.pipeline.generators.latent import Latent
 from tgo.pipeline.generators.model_folder import ModelFolder
 from torch import Tensor, nn
-
-DETERMINISTIC = (
-    "DDIMScheduler",
-    "DEISMultistepScheduler",
-    "DPMSolverMultistepScheduler",
-    "DPMSolverSinglestepScheduler",
-    "EulerDiscreteScheduler",
-    "HeunDiscreteScheduler",
-    "LMSDiscreteScheduler",
-    "PNDMScheduler",
-    "UniPCMultistepScheduler",
-)
-"""Samplers that draw no noise after the first: an image then depends on its own seed alone."""
 
 
 class Diffusion(Latent):
@@ -37,11 +25,29 @@ class Diffusion(Latent):
     name = "diffusion"
     parts: ClassVar[tuple[str, ...]] = ("scheduler", "text_encoder", "tokenizer", "unet", "vae")
     network_part = "unet"
+    samplers = (
+        "DDIMScheduler",
+        "DEISMultistepScheduler",
+        "DPMSolverMultistepScheduler",
+        "DPMSolverSinglestepScheduler",
+        "EulerDiscreteScheduler",
+        "HeunDiscreteScheduler",
+        "KDPM2DiscreteScheduler",
+        "LMSDiscreteScheduler",
+        "PNDMScheduler",
+        "UniPCMultistepScheduler",
+    )
+    corrections: ClassVar[dict[str, Any]] = {"steps_offset": 1, "clip_sample": False}
+    """Settings that the stock pipeline gives a scheduler whose file says otherwise."""
 
     def __init__(self, folder: ModelFolder, options: LoadOptions) -> None:
         from diffusers import DDPMScheduler
 
         super().__init__(folder, options)
+        stated = self._scheduler.config
+        self._scheduler.register_to_config(
+            **{name: value for name, value in self.corrections.items() if name in stated}
+        )
         # the training-time face of the same schedule (alphas, prediction type)
         self._schedule = DDPMScheduler.from_config(self._scheduler.config)
         self._alphas = self._schedule.alphas_cumprod.clone()
@@ -119,13 +125,18 @@ class Diffusion(Latent):
             return self._schedule.get_velocity(clean, noise, timesteps)
         return {"epsilon": noise, "sample": clean}[kind]
 
+    def _default_side(self) -> int:
+        side = super()._default_side()
+        # the stock pipeline takes a smaller number in files of that time for a mistake
+        old = Version(self._config.get("_diffusers_version", "1")) < Version("0.9.0.dev0")
+        return 64 if old and side < 64 else side
+
     def _check_sampler(self) -> None:
-        name = type(self._scheduler).__name__
-        sde = "sde" in str(self._scheduler.config.get("algorithm_type", ""))
-        if name not in DETERMINISTIC or sde:
+        if "sde" in str(self._scheduler.config.get("algorithm_type", "")):
             raise InputError(
-                f"{self._folder.path}/scheduler: {name} draws noise at every step, so images "
-                f"would depend on their batch; use one of {', '.join(DETERMINISTIC)}"
+                f"{self._folder.path}/scheduler: algorithm_type "
+                f"{self._scheduler.config.algorithm_type} draws noise at every step, so images "
+                "would depend on their batch; set it to dpmsolver++"
             )
         kind = self._scheduler.config.prediction_type
         if kind not in ("epsilon", "v_prediction", "sample"):

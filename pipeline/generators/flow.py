@@ -15,8 +15,6 @@ from tgo.pipeline.generators.base import Conditions, Corruption, with_unconditio
 from tgo.pipeline.generators.latent import Latent
 from torch import Tensor, nn
 
-DETERMINISTIC = ("FlowMatchEulerDiscreteScheduler", "UniPCMultistepScheduler")
-"""Samplers that draw no noise after the first: an image then depends on its own seed alone."""
 STEPS = 1000
 """Timesteps of the schedule that all of these networks were trained with."""
 
@@ -27,30 +25,51 @@ class Flow(Latent):
     A subclass encodes prompts and calls its network.
     """
 
-    network_part = "transformer"
+    samplers: ClassVar[tuple[str, ...]] = (
+        "FlowMatchEulerDiscreteScheduler",
+        "UniPCMultistepScheduler",
+    )
     patch = 2
-    distilled: ClassVar[bool] = False
-    """Whether guidance is an input of the network, not a second forward."""
+    guidance_distilled: bool = False
+    """Whether guidance is an input of the network, or there is none, not a second forward."""
     sigmas_from_one: ClassVar[bool] = True
     """Whether its pipeline asks for sigmas from 1 to 1/steps, or leaves them to the scheduler."""
 
     @torch.inference_mode()
     def sample(self, conditions: Conditions, unconditional: Conditions, noise: Tensor) -> Tensor:
-        guided = self._guidance_scale > 1 and not self.distilled
-        if guided:
-            conditions = with_unconditional(conditions, unconditional)
-        conditions = self._ready(conditions, self._dtype)
+        guided = self._guidance_scale > 1 and not self.guidance_distilled
+        given, empty = (self._ready(part, self._dtype) for part in (conditions, unconditional))
         latents = noise.to(self._device, self._noise_dtype())
         for timestep in self._timesteps():
-            inputs = torch.cat([latents] * 2) if guided else latents
-            told = timestep.expand(len(inputs))
-            velocity = self._predict(self.network, inputs.to(self._dtype), told, conditions)
-            if guided:
-                without, given = velocity.to(latents.dtype).chunk(2)
-                velocity = self._guide(without, given)
-            velocity = velocity.to(latents.dtype)
+            velocity = (
+                self._guided(latents, timestep, given, empty)
+                if guided
+                else self._velocity(latents, timestep, given)
+            )
             latents = self._scheduler.step(velocity, timestep, latents).prev_sample
         return latents.float()
+
+    def _velocity(self, latents: Tensor, timestep: Tensor, conditions: Conditions) -> Tensor:
+        """What the network predicts for latents [B, *latent_shape], in their type."""
+        velocity = self._predict(
+            self.network, latents.to(self._dtype), timestep.expand(len(latents)), conditions
+        )
+        return velocity.to(latents.dtype)
+
+    def _guided(
+        self, latents: Tensor, timestep: Tensor, given: Conditions, empty: Conditions
+    ) -> Tensor:
+        """The guided velocity [B, *latent_shape], from one pass over both halves.
+
+        Args:
+            latents: [B, *latent_shape].
+            timestep: a number in 0 to 1000.
+            given: conditions [B, ...] of the prompts.
+            empty: conditions [...] of the empty prompt.
+        """
+        both = with_unconditional(given, empty)
+        without, with_prompt = self._velocity(torch.cat([latents] * 2), timestep, both).chunk(2)
+        return self._guide(without, with_prompt)
 
     def corrupt(self, latents: Tensor, generator: torch.Generator) -> Corruption:
         """Logit-normal sigmas, shifted as the sampler's are at this resolution.
@@ -130,10 +149,11 @@ class Flow(Latent):
 
     def _check_sampler(self) -> None:
         name, config = type(self._scheduler).__name__, self._scheduler.config
-        flows = name == DETERMINISTIC[0] or config.get("use_flow_sigmas")
-        if name not in DETERMINISTIC or config.get("stochastic_sampling") or not flows:
+        flows = name == self.samplers[0] or config.get("use_flow_sigmas")
+        noisy = config.get("stochastic_sampling") or "sde" in str(config.get("algorithm_type"))
+        if noisy or not flows:
             raise InputError(
                 f"{self._folder.path}/scheduler: {name} with its settings is no sampler of flows "
-                f"that draws noise but once; use one of {', '.join(DETERMINISTIC)} (the latter "
-                "with use_flow_sigmas)"
+                f"that draws noise but once; use {self.samplers[0]}, or another of "
+                f"{', '.join(self.samplers[1:])} with use_flow_sigmas"
             )

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
+from tgo.pipeline.generators import packing
 from tgo.pipeline.generators.base import Conditions
 from tgo.pipeline.generators.flow import STEPS, Flow
 from tgo.pipeline.generators.folder_family import LoadOptions
@@ -32,7 +33,7 @@ class Flux(Flow):
         "transformer",
         "vae",
     )
-    distilled = True
+    guidance_distilled = True
 
     def __init__(self, folder: ModelFolder, options: LoadOptions) -> None:
         super().__init__(folder, options)
@@ -44,6 +45,11 @@ class Flux(Flow):
         self._guidance = (
             torch.full((1,), self._guidance_scale, device=self._device) if guided else None
         )
+
+    @property
+    def is_few_step(self) -> bool:
+        """FLUX.1-schnell is the one that is not told a guidance scale."""
+        return super().is_few_step or not self._config.guidance_embeds
 
     @torch.no_grad()
     def encode_prompts(self, prompts: Sequence[str]) -> Conditions:
@@ -59,7 +65,7 @@ class Flux(Flow):
     ) -> Tensor:
         embeddings, dtype = conditions["embeddings"], noisy.dtype
         velocity = network(
-            hidden_states=_packed(noisy),
+            hidden_states=packing.packed(noisy),
             timestep=timesteps.to(dtype) / STEPS,
             guidance=None if self._guidance is None else self._guidance.expand(len(noisy)),
             pooled_projections=conditions["pooled"],
@@ -67,23 +73,10 @@ class Flux(Flow):
             txt_ids=embeddings.new_zeros(embeddings.shape[1], 3),
             img_ids=self._image_ids.to(dtype),
         ).sample
-        return _unpacked(velocity, self.latent_shape)
+        return packing.unpacked(velocity, self.latent_shape)
 
     def _channels(self) -> int:
         return super()._channels() // self.patch**2
 
     def _default_side(self) -> int:
         return 128  # 1024 pixels, as its pipeline makes
-
-
-def _packed(latents: Tensor) -> Tensor:
-    """Tokens [B, H/2 W/2, 4 C] from latents [B, C, H, W]."""
-    squares = latents.unflatten(3, (-1, 2)).unflatten(2, (-1, 2))  # B, C, H/2, 2, W/2, 2
-    return squares.permute(0, 2, 4, 1, 3, 5).flatten(3).flatten(1, 2)
-
-
-def _unpacked(tokens: Tensor, shape: tuple[int, ...]) -> Tensor:
-    """Latents [B, *shape] from tokens; undoes `_packed`."""
-    channels, height, width = shape
-    squares = tokens.view(len(tokens), height // 2, width // 2, channels, 2, 2)
-    return squares.permute(0, 3, 1, 4, 2, 5).reshape(len(tokens), *shape)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Self
@@ -10,6 +11,9 @@ import torch
 from tgo.pipeline.generators.model_folder import ModelFolder
 from tgo.pipeline.generators.text_encoders import TextEncoders
 from torch import nn
+
+FEW_STEP_NAMES = {"turbo", "schnell", "lightning", "lcm", "hyper", "sprint", "dmd"}
+"""Words in the names of models that were distilled to sample in a few steps."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -22,6 +26,9 @@ class LoadOptions:
         dtype: name of a torch type, the one that network and text encoders compute in.
         device: torch device that holds the model.
         resolution: pixels a side of an image; None for what the model was trained at.
+        quantization: "int8" or "nf4" for weights of fewer bits in network and text encoders.
+        offload: whether text encoders and VAE wait in the CPU's memory until they are used.
+        vae_tiling: whether large images are decoded and encoded in tiles that overlap.
     """
 
     steps: int
@@ -29,6 +36,9 @@ class LoadOptions:
     dtype: str
     device: str
     resolution: int | None = None
+    quantization: str | None = None
+    offload: bool = False
+    vae_tiling: bool = False
 
 
 class FolderFamily:
@@ -45,14 +55,20 @@ class FolderFamily:
     latent_shape: tuple[int, ...]
 
     def __init__(self, folder: ModelFolder, options: LoadOptions) -> None:
-        named = (part for part in self.optional if folder.index.get(part, [None])[0])
-        self._parts = (*self.parts, *named)
+        self._parts = self.parts_in(folder)
         folder.check(self._parts)
         self._folder = folder
         self._steps, self._guidance_scale = options.steps, options.guidance_scale
         self._dtype: torch.dtype = getattr(torch, options.dtype)
         self._device = torch.device(options.device)
-        self.text_encoders = TextEncoders(folder, self._dtype, self._device)
+        self._quantization, self._offload = options.quantization, options.offload
+        self.text_encoders = TextEncoders(
+            folder,
+            self._dtype,
+            self._device,
+            quantization=options.quantization,
+            offload=options.offload,
+        )
 
     @classmethod
     def load(cls, source: str, **options: Any) -> Self:
@@ -67,6 +83,18 @@ class FolderFamily:
         """
         return cls(ModelFolder(source), LoadOptions(**options))
 
+    @classmethod
+    def parts_in(cls, folder: ModelFolder) -> tuple[str, ...]:
+        """The parts that are read of this folder."""
+        named = (part for part in cls.optional if folder.index.get(part, [None])[0])
+        return (*cls.parts, *named)
+
+    @property
+    def is_few_step(self) -> bool:
+        """Whether the model was distilled to sample in a few steps, as far as can be told."""
+        words = set(re.split(r"[\W_\d]+", self._folder.name.lower()))
+        return not words.isdisjoint(FEW_STEP_NAMES)
+
     def describe(self) -> dict[str, Any]:
         """Everything beside seeds and prompts that decides an image, as plain JSON values."""
         return {
@@ -77,6 +105,7 @@ class FolderFamily:
             "device": self._device.type,
             "dtype": str(self._dtype).removeprefix("torch."),
             "latent_shape": list(self.latent_shape),
+            **({"quantization": self._quantization} if self._quantization else {}),
         }
 
     def save(self, network: nn.Module, folder: Path) -> None:

@@ -7,7 +7,8 @@ bits) holds it whatever type the network computes in; Parquet has no bfloat16.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any, ClassVar
 
 import torch
@@ -20,7 +21,21 @@ from tgo.pipeline.generators.base import (
 )
 from tgo.pipeline.generators.folder_family import FolderFamily, LoadOptions
 from tgo.pipeline.generators.model_folder import ModelFolder
+from tgo.pipeline.generators.quantization import place
 from torch import Tensor, nn
+
+NOISY_SAMPLERS = (
+    "DDPMParallelScheduler",
+    "DDPMScheduler",
+    "DPMSolverSDEScheduler",
+    "EulerAncestralDiscreteScheduler",
+    "FlowMatchLCMScheduler",
+    "KDPM2AncestralDiscreteScheduler",
+    "LCMScheduler",
+    "SASolverScheduler",
+    "TCDScheduler",
+)
+"""Schedulers of diffusers that draw noise in every step."""
 
 
 class Latent(FolderFamily):
@@ -35,15 +50,27 @@ class Latent(FolderFamily):
 
     def __init__(self, folder: ModelFolder, options: LoadOptions) -> None:
         super().__init__(folder, options)
+        self._require_sampler(folder.class_name("scheduler"))
         self._scheduler = folder.load("scheduler")
         self._check_sampler()
-        self._vae = folder.load("vae", self._vae_dtype()).to(self._device)
-        self.network = folder.load(self.network_part, self._dtype).to(self._device)
+        self._vae = folder.load("vae", self._vae_dtype())
+        self._tile(options.vae_tiling)
+        if not self._offload:
+            self._vae.to(self._device)
+        network = folder.load(
+            self.network_part,
+            self._dtype,
+            quantization=options.quantization,
+            device=self._device,
+        )
+        self.network = place(network, self._device)
         self._config: Any = self.network.config
+        self._check_channels()
         self.latent_shape: tuple[int, ...] = self._shape_of(self._side(options.resolution))
 
     def describe(self) -> dict[str, Any]:
-        return super().describe() | {"sampler": type(self._scheduler).__name__}
+        tiling = {"vae_tiling": True} if getattr(self._vae, "use_tiling", False) else {}
+        return super().describe() | {"sampler": type(self._scheduler).__name__} | tiling
 
     def initial_noise(self, seeds: Sequence[int], dtype: torch.dtype | None = None) -> Tensor:
         """Standard normal numbers in the space of the latents, as `corrupt` draws them.
@@ -65,7 +92,8 @@ class Latent(FolderFamily):
     @torch.inference_mode()
     def decode(self, latents: Tensor) -> Tensor:
         latents = self._unscaled(latents.to(self._device, self._vae.dtype))
-        images = self._vae.decode(latents).sample.reshape(len(latents), 3, *self._size())
+        with self._vae_on_device():
+            images = self._vae.decode(latents).sample.reshape(len(latents), 3, *self._size())
         # in the order of diffusers' image processor, so that roundings agree to the bit
         return ((images * 0.5 + 0.5).clamp(0, 1).float() * 255).round().to(torch.uint8).cpu()
 
@@ -74,8 +102,11 @@ class Latent(FolderFamily):
         """The mode of the autoencoder's posterior, scaled as the network sees it."""
         require_image_size(images, self._size())
         pixels = images.to(self._device, self._vae.dtype) / 127.5 - 1
-        latents = self._scaled(self._vae.encode(self._pixels_of(pixels)).latent_dist.mode())
-        return latents.to("cpu", self.latent_dtype)
+        with self._vae_on_device():
+            encoded = self._vae.encode(self._pixels_of(pixels))
+        # AutoencoderTiny has no distribution, but latents
+        latents = encoded.latent_dist.mode() if "latent_dist" in encoded else encoded[0]
+        return self._scaled(latents).to("cpu", self.latent_dtype)
 
     def log_likelihood(
         self,
@@ -97,13 +128,76 @@ class Latent(FolderFamily):
         """``target - prediction``, float32 [B, *latent_shape]."""
         raise NotImplementedError
 
+    @contextmanager
+    def _vae_on_device(self) -> Iterator[None]:
+        """Inside, the VAE is on the device; with `offload` it is in the CPU's memory otherwise."""
+        self._vae.to(self._device)
+        try:
+            yield
+        finally:
+            if self._offload:
+                self._vae.to("cpu")
+
+    def _tile(self, wanted: bool) -> None:
+        if not wanted:
+            return
+        try:
+            self._vae.enable_tiling()
+        except (AttributeError, NotImplementedError):
+            raise InputError(
+                f"generator.vae_tiling: {type(self._vae).__name__} has no tiles; set it to false"
+            ) from None
+
+    samplers: ClassVar[tuple[str, ...]]
+    """Schedulers that draw no noise after the first, so that an image depends on its seed alone."""
+
+    def _require_sampler(self, name: str) -> None:
+        """InputError unless the scheduler's class is one of `samplers`."""
+        if name in self.samplers:
+            return
+        reason = (
+            "draws noise at every step, so images would depend on their batch"
+            if name in NOISY_SAMPLERS
+            else f"is no sampler that {self.name} models are known to give the same images with"
+        )
+        raise InputError(
+            f"{self._folder.path}/scheduler: {name} {reason}; use one of {', '.join(self.samplers)}"
+        )
+
     def _check_sampler(self) -> None:
-        """InputError unless the model's scheduler gives each image by its own seed alone."""
+        """InputError unless the scheduler with its settings gives each image by its seed alone."""
         raise NotImplementedError
 
+    def _check_channels(self) -> None:
+        """InputError unless the network reads what the VAE makes."""
+        made = self._vae_channels()
+        if made != self._channels():
+            raise InputError(
+                f"{self._folder.path / self.network_part}: reads {self._channels()} channels, the "
+                f"vae makes {made}: a network for inpainting or another VAE; use a text-to-image "
+                "model, and the VAE it was trained with"
+            )
+
+    def _vae_channels(self) -> int:
+        """Channels of the latents, by the VAE."""
+        config = self._vae.config
+        return int(config.get("latent_channels") or config.get("z_dim"))
+
     def _default_side(self) -> int:
-        """Latent pixels a side where `resolution` is not given."""
-        return int(self._config.sample_size)
+        """Latent pixels a side where `resolution` is not given.
+
+        Raises:
+            InputError: the network does not say, or was made for images that are not square.
+        """
+        said = self._config.get("sample_size")
+        sides = set(said) if isinstance(said, list | tuple) else {said}
+        side = sides.pop()
+        if sides or not isinstance(side, int):
+            raise InputError(
+                f"{self._folder.path / self.network_part}/config.json: sample_size is {said}, but "
+                "images here are square; set generator.resolution to their side in pixels"
+            )
+        return side
 
     def _channels(self) -> int:
         """Channels of the latents."""
@@ -171,7 +265,7 @@ class Latent(FolderFamily):
         types = (
             parameter.dtype
             for name, parameter in self.network.named_parameters()
-            if not any(part in name for part in kept)
+            if parameter.is_floating_point() and not any(part in name for part in kept)
         )
         return next(types)
 

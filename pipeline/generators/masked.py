@@ -44,6 +44,12 @@ class Masked(FolderFamily):
 
     def __init__(self, folder: ModelFolder, options: LoadOptions) -> None:
         super().__init__(folder, options)
+        for setting in ("quantization", "offload", "vae_tiling"):
+            if getattr(options, setting):
+                raise InputError(
+                    f"generator.{setting}: {self.name} models are small and do without; set it to "
+                    f"{'null' if setting == 'quantization' else 'false'}"
+                )
         self._vqvae = self._load_vqvae()
         self.network = self._load_network().to(self._device)
         side = self._side()

@@ -1,35 +1,45 @@
-"""A diffusers model folder on disk: found, fingerprinted and loaded strictly."""
+"""A diffusers model folder on disk: found, fingerprinted, checked and loaded part by part."""
 
 from __future__ import annotations
 
 import hashlib
-import importlib
 import json
 import shutil
 from pathlib import Path
 from typing import Any
 
 import torch
+from tgo.pipeline import documents
 from tgo.pipeline.errors import InputError
+from tgo.pipeline.generators import components
+from tgo.pipeline.generators import quantization as quantizing
+from tgo.rewards import weight_files
 
-_REMEDY = "restore it (`git checkout` or `make world` for the embedded world, else download again)"
+_WORLD = "restore it with `git checkout`, or build it again with `make world`"
+_OTHERS = "download the model again, or name another one as generator.model"
+_TRAVEL = ("LICENSE*", "LICENCE*", "NOTICE*", "license*")
+"""Files of a base model that go with every model made from it."""
 
 
 class ModelFolder:
-    """A folder in the layout that `DiffusionPipeline.save_pretrained` writes."""
+    """A folder in the layout that `DiffusionPipeline.save_pretrained` writes.
+
+    Attributes:
+        path: where it lies on this machine.
+        name: the last part of its path or hub id.
+        index: what its model_index.json says: `[library, class]` of each part, and settings.
+        remedy: what to do where a file of it is missing or damaged.
+    """
 
     def __init__(self, source: str) -> None:
-        self.path = _local(source)
-        try:
-            self.index: dict[str, Any] = json.loads((self.path / "model_index.json").read_text())
-        except OSError:
+        self.path, self.name = _local(source), Path(source).name
+        self.remedy = _WORLD if "data/world" in self.path.as_posix() else _OTHERS
+        index = self.path / "model_index.json"
+        if not index.exists():
             raise InputError(
-                f"{self.path}: is not a model folder (no model_index.json); {_REMEDY}"
-            ) from None
-        except ValueError:
-            raise InputError(
-                f"{self.path}/model_index.json: is damaged (no JSON); {_REMEDY}"
-            ) from None
+                f"{self.path}: is not a model folder (no model_index.json); {self.remedy}"
+            )
+        self.index: dict[str, Any] = self._json(index)
 
     def sha256(self, parts: tuple[str, ...]) -> str:
         """One checksum over names and bytes of every file in the folders of `parts`."""
@@ -44,73 +54,90 @@ class ModelFolder:
 
     def config(self, part: str) -> dict[str, Any]:
         """The settings of a network, from its config.json."""
-        path = self.path / part / "config.json"
-        try:
-            found: dict[str, Any] = json.loads(path.read_text())
-        except (OSError, ValueError):
-            raise InputError(f"{path}: is missing or damaged; {_REMEDY}") from None
-        return found
+        return self._json(self.path / part / "config.json")
+
+    def class_name(self, part: str) -> str:
+        """The class that model_index.json names for `part`, whether it can be loaded or not."""
+        entry = self.index.get(part)
+        return str(entry[1]) if isinstance(entry, list) and len(entry) == 2 else "nothing"
 
     def check(self, parts: tuple[str, ...]) -> None:
-        """InputError for a folder of `parts` that is missing or holds a truncated file."""
+        """Look for a part that is missing or holds a truncated file.
+
+        Raises:
+            InputError: names the part or file.
+        """
         for part in parts:
-            if not (self.path / part).is_dir():
-                raise InputError(f"{self.path}: has no {part}; {_REMEDY}")
-            self._check_weights(self.path / part)
+            folder = self.path / part
+            if not folder.is_dir():
+                raise InputError(f"{self.path}: has no {part}; {self.remedy}")
+            with components.reading(folder, self.remedy):
+                weight_files.check_weights(folder, self.remedy)
 
     def load(
-        self, part: str, dtype: torch.dtype | None = None, *, kind: type[Any] | None = None
+        self,
+        part: str,
+        dtype: torch.dtype | None = None,
+        *,
+        kind: type[Any] | None = None,
+        quantization: str | None = None,
+        device: torch.device | None = None,
     ) -> Any:
-        """The component `part` in evaluation mode, as the class that model_index.json names.
+        """The component `part`, networks in evaluation mode and without gradients.
 
-        A `kind`, made of diffusers' mixins, takes its place where diffusers does not have it.
-        Networks are loaded strictly: a missing or surplus weight is an InputError, never a random
-        initialisation.
+        Args:
+            part: its folder's name.
+            dtype: the type of a network's weights.
+            kind: a class made of diffusers' mixins in place of the one that model_index.json names.
+            quantization: one of `quantization.PACKAGES`, for weights of fewer bits.
+            device: where quantised weights are placed; all others are read onto the CPU.
+
+        Raises:
+            InputError: it is missing, damaged, of a class that is not installed, or has a weight
+                too many or too few: nothing is initialised at random.
         """
-        library, name = self.index.get(part, (None, None)) if kind is None else ("diffusers", "")
-        folder = self.path / part
-        if library not in ("diffusers", "transformers") or not folder.is_dir():
-            raise InputError(f"{self.path}: has no {part}; {_REMEDY}")
-        self._check_weights(folder)
-        kind = kind or getattr(importlib.import_module(library), name)
-        try:
-            if not issubclass(kind, torch.nn.Module):
-                return kind.from_pretrained(folder)
-            kwargs = {"torch_dtype" if library == "diffusers" else "dtype": dtype}
-            network, info = kind.from_pretrained(
-                folder, output_loading_info=True, use_safetensors=True, **kwargs
-            )
-        except (OSError, ValueError, RuntimeError, KeyError) as error:
-            reason = " ".join(str(error).split())[:200]
-            raise InputError(f"{folder}: cannot be loaded ({reason}); {_REMEDY}") from error
-        wrong = [
-            f"{key.replace('_keys', '')} {sorted(map(str, info[key]))[0]}"
-            for key in ("missing_keys", "unexpected_keys", "mismatched_keys")
-            if info.get(key)
-        ]
-        if wrong:
-            raise InputError(
-                f"{folder}: weights do not fit its config.json ({', '.join(wrong)}); {_REMEDY}"
-            )
-        return network.eval().requires_grad_(False)
+        self.check((part,))
+        given = kind is not None
+        kind = kind or components.component_class(self.index.get(part), self.path, part)
+        if not issubclass(kind, torch.nn.Module):
+            return components.load_settings(self.path / part, kind, self.remedy)
+        library = "diffusers" if given else self.index[part][0]
+        where = device or torch.device("cpu")
+        options = quantizing.options(quantization, library, dtype or torch.float32, where)
+        options |= {"torch_dtype" if library == "diffusers" else "dtype": dtype}
+        return components.load_network(self.path / part, kind, self.remedy, **options)
 
     def save_with(self, part: str, network: Any, folder: Path) -> None:
-        """Copy this folder to `folder`, untouched, but with `network` as `part` (safetensors)."""
+        """Write `folder`: this one's other parts untouched, and `network` as `part` (safetensors).
+
+        Only what model_index.json names is copied, and the licence: a whole-model checkpoint that
+        lies beside it holds the weights from before training.
+        """
         if folder.exists():
             shutil.rmtree(folder)
-        shutil.copytree(self.path, folder, ignore=shutil.ignore_patterns(part))
+        folder.mkdir(parents=True)
+        shutil.copy(self.path / "model_index.json", folder)
+        for name, entry in self.index.items():
+            if name != part and isinstance(entry, list) and (self.path / name).is_dir():
+                shutil.copytree(self.path / name, folder / name)
+        for path in {path for pattern in _TRAVEL for path in self.path.glob(pattern)}:
+            if path.is_file():
+                shutil.copy(path, folder)
         network.save_pretrained(folder / part, safe_serialization=True)
+        _forget_where_it_came_from(folder / part / "config.json")
 
-    def _check_weights(self, folder: Path) -> None:
-        """A truncated file is named here; from inside the libraries it would not be."""
-        from safetensors import SafetensorError, safe_open
+    def _json(self, path: Path) -> dict[str, Any]:
+        found = documents.read_json(path, self.remedy)
+        if not isinstance(found, dict):
+            raise InputError(f"{path}: holds no JSON object; {self.remedy}")
+        return found
 
-        for path in sorted(folder.glob("*.safetensors")):
-            try:
-                with safe_open(path, framework="pt"):
-                    pass
-            except (SafetensorError, OSError) as error:
-                raise InputError(f"{path}: is truncated or damaged ({error}); {_REMEDY}") from None
+
+def _forget_where_it_came_from(path: Path) -> None:
+    """Drop the local path that diffusers notes in a config.json: it names the user's folders."""
+    config = json.loads(path.read_text(encoding="utf-8"))
+    if config.pop("_name_or_path", None) is not None:
+        path.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
 
 
 def _local(source: str) -> Path:
@@ -118,6 +145,13 @@ def _local(source: str) -> Path:
     cause: Exception | None = None
     if Path(source).is_dir():
         return Path(source)
+    if Path(source).is_file():
+        raise InputError(
+            f"{source}: is a file; if it is a checkpoint of one file, make a folder of it once: "
+            '`python -c "from diffusers import StableDiffusionPipeline as P; '
+            f"P.from_single_file('{source}').save_pretrained('models/mine')\"` (SDXL, SD3 and FLUX "
+            "have pipelines of their own), then name that folder as generator.model"
+        )
     if source.count("/") == 1 and not source.startswith((".", "/")):
         from huggingface_hub.errors import GatedRepoError, HTTPError
 
@@ -130,9 +164,10 @@ def _local(source: str) -> Path:
             ) from error
         except (OSError, ValueError, HTTPError) as error:
             cause = error
+    remedy = f"; {_WORLD}" if source.startswith("data/world") else ""
     raise InputError(
-        f"{source}: no such model folder or reachable hub repository; "
-        f"correct generator.model in params.yaml, or {_REMEDY}"
+        f"{source}: no such model folder or reachable hub repository; correct generator.model in "
+        f"params.yaml, or, with HF_HUB_OFFLINE=1, download it first{remedy}"
     ) from cause
 
 
@@ -143,7 +178,7 @@ def _download(repository: str) -> Path:
 
     index = json.loads(Path(hf_hub_download(repository, "model_index.json")).read_text())
     if hasattr(diffusers, str(index.get("_class_name"))):
-        return Path(diffusers.DiffusionPipeline.download(repository, use_safetensors=True))
+        return Path(diffusers.DiffusionPipeline.download(repository))
     wanted = ["model_index.json", "*/*.json", "*/*.txt", "*/*.safetensors"]
     other = ["*.fp16.*", "*.fp16-*"]  # the same weights once more
     return Path(snapshot_download(repository, allow_patterns=wanted, ignore_patterns=other))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any, ClassVar
 
 import torch
 from tgo.pipeline.generators.base import Conditions
@@ -20,6 +21,7 @@ class StableDiffusionXL(Diffusion):
 
     name = "sdxl"
     parts = (*Diffusion.parts, "text_encoder_2", "tokenizer_2")
+    corrections: ClassVar[dict[str, Any]] = {}  # its stock pipeline makes none
 
     def __init__(self, folder: ModelFolder, options: LoadOptions) -> None:
         super().__init__(folder, options)

@@ -68,6 +68,7 @@ def embed(family: Family, texts: Sequence[str], batch_size: int) -> Conditions:
             for padded, size in _batches(list(indices), batch_size)
         ]
     )
+    family.text_encoders.rest()
     return select_rows(encoded, [indices[text] for text in texts])
 
 

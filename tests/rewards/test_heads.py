@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from tgo.rewards import aesthetic, checkpoint
+from tgo.rewards import aesthetic, checkpoint, weight_files
 from tgo.rewards.base import Batch
 from tgo.rewards.heads import LinearHead, collapse
 from tgo.rewards.panel import Panel
@@ -66,7 +66,7 @@ def test_the_published_head() -> None:
     path = published_head()
     assert checkpoint.sha256(path) == checkpoint.PUBLISHED_SHA256[aesthetic.WEIGHTS]
     head = LinearHead(768).eval()
-    checkpoint.load_strict(head, checkpoint.read_tensors(path), path)
+    checkpoint.load_strict(head, weight_files.read_tensors(path), path)
     generator = torch.Generator().manual_seed(0)
     unit = torch.nn.functional.normalize(torch.randn(64, 768, generator=generator), dim=-1)
     scores = collapse(head)(unit)

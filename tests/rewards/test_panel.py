@@ -277,3 +277,23 @@ def test_text_store_encodes_each_prompt_once_and_forgets_the_oldest() -> None:
     store.clear()
     store.rows(encode, [str(number) for number in range(CHUNK + 1)])
     assert [len(call) for call in calls[2:]] == [CHUNK, 1]
+
+
+def test_towers_leave_the_device_between_batches(
+    sources: dict[str, str],
+    images: torch.Tensor,
+    prompts: list[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    panel, other = (Panel.load(sources) for _ in range(2))
+    panel.offload()
+    moves: list[str] = []
+    monkeypatch.setattr(panel, "_move", lambda device: moves.append(str(device)))
+    scores, expected = (each.score(images, prompts) for each in (panel, other))
+    assert moves == ["cpu", "cpu"]  # to its device, which is this one, and back
+    for name, values in expected.items():
+        assert torch.equal(scores[name], values), name
+    monkeypatch.setattr(panel, "_score", lambda *_: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        panel.score(images, prompts)
+    assert len(moves) == 4

@@ -89,3 +89,45 @@ def test_the_antialias_setting_of_hps(
     on_scores, off_scores = (panel.score(images, prompts)["hpsv2"] for panel in panels)
     assert (on_scores - off_scores).abs().max() > 1e-4
     assert "antialias off" in panels[1].describe()["hpsv2"]["preprocessing"]
+
+
+@pytest.mark.parametrize(
+    ("scores", "words"),
+    [
+        ("torch.zeros(len(batch) - 1)", r"returned torch.float32 \[1\]"),
+        ("torch.zeros(len(batch), 1)", r"returned torch.float32 \[2, 1\]"),
+        ("torch.zeros(len(batch)) * 1j", "complex"),
+        ("torch.zeros(len(batch)) > 0", "bool"),
+        ("[0.5] * len(batch)", "returned list"),
+        ("None", "returned NoneType"),
+        ("sys.exit(0)", r"calls sys.exit\(0\)"),
+    ],
+)
+def test_a_plug_in_that_gives_no_scores_is_named(scores: str, words: str, tmp_path: Path) -> None:
+    path = tmp_path / f"odd_{abs(hash(scores))}.py"
+    path.write_text(
+        "import sys, torch\n"
+        "class Odd:\n"
+        "    name, version, unit, checkpoint_sha256 = 'odd', '1', 'none', ''\n"
+        f"    def score(self, batch): return {scores}\n"
+        "def load(source, *, device, dtype): return Odd()\n"
+    )
+    panel = Panel.load({"odd": {"module": str(path)}})
+    with pytest.raises(RewardError, match=f"odd: .*{words}"):
+        panel.score(torch.zeros(2, 3, 8, 8, dtype=torch.uint8), ["a", "b"])
+
+
+@pytest.mark.parametrize(
+    ("code", "words"),
+    [
+        ("import sys; sys.exit(0)", r"calls sys.exit\(0\)"),
+        ("def load(source, **options): raise SystemExit('done')", r"calls sys.exit\('done'\)"),
+        ("def load(source, **options): return None", "returned NoneType, not a reward model"),
+        ("def load(source", "cannot be imported"),
+    ],
+)
+def test_a_plug_in_that_does_not_load_is_named(code: str, words: str, tmp_path: Path) -> None:
+    path = tmp_path / f"broken_{abs(hash(code))}.py"
+    path.write_text(code)
+    with pytest.raises(CheckpointError, match=words):
+        load("broken", {"module": str(path)})

@@ -18,20 +18,33 @@ from tgo.pipeline.storage import shards
 from tgo.trainer import lora, train
 
 from tests.families import FAMILY_OF, GUIDANCE, MASKED, PROMPTS, SEEDS, sample, write
-from tests.family_parts import RESOLUTION
+from tests.family_parts import resolution
 from tests.stage_one import PROMPTS as TRAINING
 from tests.stage_one import score_into
 from tests.trainer.miniature import Place, make_settings
 from tests.trainer.test_train import CrashError, crash_at
 
 LORA = {"rank": 4, "alpha": 8, "targets": None}
-KINDS = ["sd15", "sd21", "sdxl", "sd3", "flux", "zimage", "wan", "amused", "meissonic"]
+KINDS = [
+    "sd15",
+    "sd21",
+    "sdxl",
+    "sd3",
+    "flux",
+    "flux2",
+    "qwenimage",
+    "sana",
+    "zimage",
+    "wan",
+    "amused",
+    "meissonic",
+]
 
 
 def settings_of(kind: str, model: Path, **changes: Any) -> Settings:
     options = {"temperature": 1.0, "batch_size": 4, "steps": 4, "ema_decay": 0.0} | changes
     found = make_settings(model, family=FAMILY_OF.get(kind, kind), **options)
-    sampler = {"resolution": RESOLUTION, "guidance_scale": GUIDANCE}
+    sampler = {"resolution": resolution(kind), "guidance_scale": GUIDANCE}
     generator = found.generator.model_copy(update=sampler)
     return found.model_copy(update={"generator": generator})
 

@@ -19,7 +19,7 @@ from tgo.pipeline.storage.embeddings import Embeddings, stored
 
 from tests.families import GUIDANCE, PROMPTS, SEEDS, case, load, sample
 from tests.family_models import KINDS
-from tests.family_parts import RESOLUTION
+from tests.family_parts import resolution
 
 
 def stock_images(kind: str, folder: Path) -> np.ndarray:
@@ -29,14 +29,18 @@ def stock_images(kind: str, folder: Path) -> np.ndarray:
     absent = {"text_encoder_3": None, "tokenizer_3": None} if kind == "sd3-without-t5" else {}
     pipeline = DiffusionPipeline.from_pretrained(folder, **absent)
     pipeline.set_progress_bar_config(disable=True)
-    options: dict[str, Any] = {"num_frames": 1} if kind == "wan" else {}
+    options: dict[str, Any] = {
+        "wan": {"num_frames": 1},
+        "sana": {"use_resolution_binning": False},
+        "qwenimage": {"true_cfg_scale": GUIDANCE, "negative_prompt": ["", ""]},
+    }.get(kind, {})
     made = pipeline(
-        list(PROMPTS),
+        prompt=list(PROMPTS),
         num_inference_steps=3,
         # this one counts guidance from 0
         guidance_scale=GUIDANCE - 1 if kind == "zimage" else GUIDANCE,
-        height=RESOLUTION,
-        width=RESOLUTION,
+        height=resolution(kind),
+        width=resolution(kind),
         generator=[torch.Generator().manual_seed(seed) for seed in SEEDS],
         output_type="np",
         **options,
@@ -84,7 +88,7 @@ def test_stored_codes_decode_to_the_stored_image(
     assert made.usable.all()
     assert made.latents.dtype == torch.float16
     images = sampling.decode(family, made)
-    assert images.shape == (2, 3, RESOLUTION, RESOLUTION)
+    assert images.shape == (2, 3, resolution(kind), resolution(kind))
     assert torch.equal(family.decode(made.latents), images)
     found = family.encode(images)
     assert found.dtype == family.latent_dtype

@@ -1,0 +1,26 @@
+"""Squares of 2 x 2 latent pixels as tokens: what FLUX.1, Chroma and Qwen-Image read."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+SIDE = 2
+"""Latent pixels a side of a token."""
+
+
+def packed(latents: Tensor) -> Tensor:
+    """Tokens [B, H/2 W/2, 4 C] from latents [B, C, H, W]."""
+    squares = latents.unflatten(3, (-1, SIDE)).unflatten(2, (-1, SIDE))  # B, C, H/2, 2, W/2, 2
+    return squares.permute(0, 2, 4, 1, 3, 5).flatten(3).flatten(1, 2)
+
+
+def unpacked(tokens: Tensor, shape: tuple[int, ...]) -> Tensor:
+    """Latents [B, C, H, W] from tokens [B, H/2 W/2, 4 C]; undoes `packed`.
+
+    Args:
+        tokens: what `packed` gave.
+        shape: of one sample's latents: C, H, W.
+    """
+    channels, height, width = shape
+    squares = tokens.view(len(tokens), height // SIDE, width // SIDE, channels, SIDE, SIDE)
+    return squares.permute(0, 3, 1, 4, 2, 5).reshape(len(tokens), *shape)
