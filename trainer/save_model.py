@@ -18,6 +18,9 @@ from tgo.trainer.distributed import Ranks
 from tgo.trainer.learner import Learner
 from torch import nn
 
+PLAIN = {"dtype": "float32", "quantization": None, "offload": False}
+"""How the network is read that adapters are merged into."""
+
 
 def save_model(
     settings: Settings,
@@ -65,7 +68,7 @@ def _result(
     if not ranks.is_main:
         return family.network, None
     # what was trained has its weights in parts, or its frozen ones in bfloat16
-    fresh = load_generator(settings.generator.model_copy(update={"dtype": "float32"})).network
+    fresh = load_generator(settings.generator.model_copy(update=PLAIN)).network
     if train.lora is None:
         fresh.load_state_dict(dict(averages), strict=False)
         return fresh, None

@@ -61,7 +61,7 @@ def counted(work: Callable[[], Any]) -> int:
     """FLOPs of whatever ``work`` computes. Elementwise operations count as nothing."""
     counter = flop_counter.FlopCounterMode(display=False, custom_mapping=_CPU_ATTENTION)
     # its own tracker of modules fails where one is given a parameter as input (Sana)
-    counter.mod_tracker = _OneTotal()
+    counter.mod_tracker = _OneTotal()  # type: ignore[assignment]
     with counter:
         work()
     return int(counter.get_total_flops())

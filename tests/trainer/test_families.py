@@ -119,6 +119,24 @@ def test_a_family_trains_adapters_in_little_memory(kind: str, place: Place) -> N
         torch.testing.assert_close(merged[name], value)
 
 
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_adapters_train_on_weights_of_8_bits(kind: str, place: Place, precision: str) -> None:
+    """The frozen base is quantised; what is published is merged into the plain one."""
+    if kind not in ("sd15", "flux2"):
+        pytest.skip("two kinds of networks are enough")
+    pytest.importorskip("torchao")
+    options = {"lora": LORA, "learning_rate": 1e-2, "precision": precision}
+    settings = settings_of(kind, place.root / "model", **options)
+    generator = settings.generator.model_copy(update={"quantization": "int8"})
+    settings = settings.model_copy(update={"generator": generator})
+    tuned = train.run(settings, **place.inputs, **place.outputs(f"int8-{precision}"))
+    plain = generator.model_copy(update={"quantization": None})
+    base, found = (load_generator(plain, model).network.state_dict() for model in (None, tuned))
+    changed = [name for name in base if not torch.equal(base[name], found[name])]
+    assert changed
+    assert all(".to_" in name and found[name].isfinite().all() for name in changed)
+
+
 def test_adapters_resume_to_the_bit_with_other_workers(
     kind: str, place: Place, monkeypatch: pytest.MonkeyPatch
 ) -> None:
