@@ -18,6 +18,8 @@ EXTRAS = {
     "dvclive": "loggers",
     "ray": "ray",
     "bitsandbytes": "8bit",
+    "torchao": "8bit",
+    "requests": "judges",
 }
 """Optional package -> the extra of pyproject.toml that brings it."""
 PROJECT = ("dvc", "matplotlib", "tensorboard")
