@@ -2,6 +2,7 @@
 # make test    environment and every test
 # make check   lint and the quick tests, in about two minutes
 # make lint    ruff, imports between rooms, mypy       make world   build the embedded world's checkpoints again
+# make faults  damaged files and killed stages; TRIES=100000 for the long form (docs/reliability.md)
 # make docs    the pages of docs/ as a site in build/site; a broken link is an error
 # make sbom    bill of materials of .venv in reports/sbom.json     make audit   known vulnerabilities
 # make lock    resolve requirements.lock anew from pyproject.toml, keeping the versions that fit
@@ -16,10 +17,12 @@ export PATH := $(CURDIR)/$(BIN):$(PATH)
 SOURCE := .venv/source
 # PRESET=ci fills params.yaml from presets/ci.yaml before the run
 PRESET ?=
+# damaged files that `make faults` tries
+TRIES ?= 2000
 # one thread a worker: the models of tests are too small for more
 PYTEST := OMP_NUM_THREADS=1 pytest --numprocesses logical --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 
-.PHONY: setup repro test check lint docs sbom audit world lock
+.PHONY: setup repro test check lint faults docs sbom audit world lock
 
 setup: .venv/ready
 
@@ -57,6 +60,10 @@ test: setup
 
 check: lint
 	$(PYTEST) -m "not slow"
+
+faults: setup
+	OMP_NUM_THREADS=1 python -m tests.faults.damage --tries $(TRIES)
+	$(PYTEST) tests/faults tests/trainer/test_kill.py
 
 lint: setup
 	ruff check

@@ -176,9 +176,10 @@ def read_shard(
             _require(path, columns or (), file.schema_arrow)
             names = None if columns is None else list(columns)
             if row_group is None:
-                return file.read(names)
+                return _complete(file.read(names), file.metadata.num_rows)
             # a small part: handing it to other threads costs more than they save
-            return file.read_row_group(row_group, names, use_threads=False)
+            table = file.read_row_group(row_group, names, use_threads=False)
+            return _complete(table, file.metadata.row_group(row_group).num_rows)
     except (pa.ArrowException, OSError) as error:
         raise damaged(path, error) from None
 
@@ -196,11 +197,19 @@ def batches(path: Path, columns: Sequence[str], rows: int = BATCH_ROWS) -> Itera
             read_dictionary=[name for name in columns if name != "id"],  # numbers stay numbers
         ) as file:
             for groups in _runs(file.metadata, rows):
-                yield file.read_row_groups(groups, list(columns), use_threads=False)
+                table = file.read_row_groups(groups, list(columns), use_threads=False)
+                yield _complete(table, sum(file.metadata.row_group(n).num_rows for n in groups))
     except KeyError as error:
         raise _absent(path, error.args[0].decode()) from None
     except (pa.ArrowException, OSError) as error:
         raise damaged(path, error) from None
+
+
+def _complete(table: pa.Table, rows: int) -> pa.Table:
+    """The table itself if it has `rows` rows: a damaged page header drops rows without a word."""
+    if table.num_columns and len(table) != rows:
+        raise pa.ArrowInvalid(f"{len(table)} rows where the footer counts {rows}")
+    return table
 
 
 def count_rows(paths: Sequence[Path]) -> int:

@@ -35,7 +35,7 @@ from tgo.pipeline.config import settings
 from tgo.pipeline.errors import InputError
 from tgo.pipeline.labelling import label
 from tgo.pipeline.sources import prompts, tables
-from tgo.pipeline.storage import embeddings, results, shards
+from tgo.pipeline.storage import embeddings, label_record, results, shards
 from tgo.pipeline.tools import preset
 from tgo.rewards import pictures, weight_files
 from tgo.rewards.errors import PictureError, RewardError
@@ -85,7 +85,9 @@ def intact_files() -> dict[str, Kind]:
     label.run(changed({"label": {"reward": "clip"}, "rewards": {"clip": "none"}}))
     reports.mkdir(exist_ok=True)
     row = {"base": 1.0, "tuned": 2.0, "difference": 1.0, "low": 0.5, "high": 1.5}
-    (reports / "metrics.json").write_text(json.dumps({"seen": {"clip": row}, "generator": {}}))
+    (reports / "evaluation.json").write_text(
+        json.dumps({"seen": {"clip": row}, "generator": {"sets": {"seen": "x"}}})
+    )
     lines = [json.dumps({"step": step, "loss": 0.5, "epoch": 0}) for step in (10, 20)]
     (reports / "train_log.jsonl").write_text("\n".join(lines) + "\n")
     shutil.copy(ROOT / "params.yaml", "params.yaml")
@@ -119,8 +121,8 @@ def intact_files() -> dict[str, Kind]:
         "table .tsv": Kind(Path("table.tsv"), _table),
         "scored shard": Kind(scored[0], _shard, sealed=True),
         "labelled shard": Kind(shards.shard_paths(data / "labelled")[0], _shard, sealed=True),
-        "threshold.json": Kind(data / "labelled/threshold.json", lambda _: results.threshold()),
-        "metrics.json": Kind(reports / "metrics.json", lambda _: results.metrics()),
+        "threshold.json": Kind(data / "labelled/threshold.json", label_record.read),
+        "evaluation.json": Kind(reports / "evaluation.json", lambda _: results.evaluation()),
         "train_log.jsonl": Kind(reports / "train_log.jsonl", lambda _: results.train_log()),
         "prompt embeddings": Kind(Path("embedded.safetensors"), embeddings.read),
         "weights .safetensors": Kind(Path("model.safetensors"), weight_files.read_tensors),
