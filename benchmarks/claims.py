@@ -27,6 +27,8 @@ from tgo.pipeline.evaluation import evaluate
 from tgo.pipeline.labelling import label
 from tgo.pipeline.storage.atomic import write_json
 from tgo.trainer import train
+from tgo.trainer.loop import CollapsedError
+from tgo.trainer.paths import Paths
 
 from benchmarks.changes import changed
 
@@ -85,15 +87,15 @@ def trained(settings: Settings, name: str) -> Path | None:
     labelled = place / "labelled"
     label.label_folder(layout.SCORED, labelled, settings.label, seed=settings.seed)
     try:
-        return train.run(
-            settings,
+        paths = Paths(
             labelled=labelled,
             checkpoints=place / "checkpoints",
             tuned=place / "model",
             log=place / "train_log.jsonl",
             samples=place / "samples",
         )
-    except train.CollapsedError as error:
+        return train.run(settings, paths)
+    except CollapsedError as error:
         print(f"{name}: {error}", file=sys.stderr)
         return None
 

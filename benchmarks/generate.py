@@ -31,12 +31,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from tgo.pipeline.generators.base import select_rows
 from tgo.pipeline.generators.diffusion import Diffusion
 from tgo.pipeline.scoring import sampling as produce
 from tgo.pipeline.scoring.local_engine import score_prompts
 from tgo.pipeline.sources.prompts import Prompt
-from tgo.pipeline.storage.embeddings import Embeddings, stored
 from tgo.pipeline.tools.costs import GPUS
 from tgo.rewards.panel import Panel
 from torch.profiler import ProfilerActivity, profile
@@ -68,8 +66,7 @@ class Rivals:
             for place in range(options.prompts)
         ]
         texts = [prompt.text for prompt in self.prompts]
-        encoded = stored(produce.embed(self.family, [*texts, ""], options.batch))
-        self.embedded = Embeddings(select_rows(encoded, slice(-1)), select_rows(encoded, -1))
+        self.embedded = produce.embed(self.family, texts, options.batch)
         self.rows = produce.rows_of(self.prompts, seed=0, images_per_prompt=options.per_prompt)
 
     def sampling(self) -> list[produce.Sampled]:

@@ -17,7 +17,7 @@ from tgo.trainer.learner import Learner
 from tgo.trainer.loggers import Loggers
 from tgo.trainer.metrics import summary
 from tgo.trainer.objectives import load_objective
-from tgo.trainer.policy import Networks
+from tgo.trainer.policy import PolicyAndReference
 from tgo.trainer.reference_cache import load_cache
 from tgo.trainer.speed import Speed, peak
 from tgo.trainer.stream import Stream
@@ -81,7 +81,9 @@ class Bare:
     def __init__(self, place: Place, device: torch.device) -> None:
         train = place.settings.train
         self._family = load_generator(place.settings.generator, device=str(device))
-        self._networks = Networks(self._family, train, Ranks(device), needs_reference=True)
+        self._networks = PolicyAndReference(
+            self._family, train, Ranks(device), needs_reference=True
+        )
         rows = LabelledRows(place.scored, place.labelled, place.embeddings)
         batch = next(Stream(rows, seed=0, batch_size=train.batch_size).batches()).to(device)
         self._latents, self._conditions = batch.latents.float(), batch.conditions
@@ -100,7 +102,7 @@ class Bare:
     def _log_likelihood(self, network: nn.Module) -> Tensor:
         given = (self._latents, self._conditions, self._corruption)
         with self._networks.autocast():
-            return self._family.log_likelihood(network, *given, temperature=1.0)
+            return self._family.log_likelihood(network, *given, temperature=1.0).values
 
 
 def _seconds(work: Callable[[], object]) -> float:

@@ -1,6 +1,6 @@
 """What an option of training changes: with it and without it, on the validation prompts.
 
-    python -m benchmarks.variants tracked kept --seeds 0 1 2       after `dvc repro label`
+    python -m benchmarks.variants kept epoch --seeds 0 1 2       after `dvc repro label`
 
 Trains with params.yaml as it is and with each option named, then compares each result with the base
 model, and each option with the plain run of its seed: same prompts, same noise, mean over prompts
@@ -23,7 +23,6 @@ from benchmarks.changes import changed
 from benchmarks.claims import trained_all
 
 VARIANTS: dict[str, dict[str, Any]] = {
-    "tracked": {"train.noise": "tracked"},
     "kept": {"train.reference_cache": 4},
     "epoch": {"train.reference": "epoch"},
 }

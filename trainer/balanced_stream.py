@@ -8,16 +8,15 @@ from __future__ import annotations
 
 from collections.abc import Generator
 from contextlib import closing
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from tgo.pipeline.errors import InputError
-from tgo.trainer.dataset import LabelledRows
 from tgo.trainer.shuffle import Position
-from tgo.trainer.stream import START, Batch, Stream, joined
+from tgo.trainer.stream import COLUMNS, START, Stream, joined
 
 if TYPE_CHECKING:
-    from tgo.pipeline.config.train_settings import Train
-    from tgo.trainer.distributed import Ranks
+    from tgo.trainer.dataset import LabelledRows
+    from tgo.trainer.stream import Batch
 
 
 class BalancedStream:
@@ -61,7 +60,7 @@ class BalancedStream:
                 Stream(of_class, seed=seed, batch_size=size, workers=workers, pin=pin, share=ours)
             )
         batches = [
-            s.order.rows_per_epoch // n for s, n in zip(self._streams, self._sizes, strict=True)
+            s.shuffle.rows_per_epoch // n for s, n in zip(self._streams, self._sizes, strict=True)
         ]
         self._batches, self._clock = batches, batches.index(max(batches))
 
@@ -78,9 +77,8 @@ class BalancedStream:
                 yield self._join(next(good), next(bad))
 
     def _join(self, good: Batch, bad: Batch) -> Batch:
-        names = ("latents", "target", "weight", "per_row_value", "rows", "seeds")
         columns = {
-            name: joined([getattr(good, name), getattr(bad, name)], self._pin) for name in names
+            name: joined([getattr(good, name), getattr(bad, name)], self._pin) for name in COLUMNS
         }
         conditions = {
             name: joined([value, bad.conditions[name]], self._pin)
@@ -88,17 +86,3 @@ class BalancedStream:
         }
         position = (good, bad)[self._clock].position
         return good._replace(**columns, conditions=conditions, position=position, start=self._start)
-
-
-def make_stream(rows: LabelledRows, train: Train, ranks: Ranks) -> Stream | BalancedStream:
-    """This process's share of the batches that the settings ask for."""
-    arguments: dict[str, Any] = {
-        "seed": train.seed,
-        "batch_size": train.batch_size,
-        "workers": train.workers,
-        "pin": ranks.device.type == "cuda",
-        "share": ranks.rows(train.batch_size),
-    }
-    if train.positives is None:
-        return Stream(rows, **arguments)
-    return BalancedStream(rows, positives=train.positives, **arguments)

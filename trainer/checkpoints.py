@@ -19,29 +19,40 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import os
+import re
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from tgo.pipeline.errors import InputError
+from tgo.pipeline.storage import aside
 from tgo.pipeline.storage.atomic import canonical
 from tgo.pipeline.storage.fingerprint import difference
+from tgo.pipeline.storage.hashing import file_sha256
 from tgo.trainer import sharded_checkpoint
 from tgo.trainer.distributed import Ranks
 from torch import Tensor
 
-KEEP = 2
-"""Whole checkpoints that stay: should the newest be damaged, the one before it is used."""
+if TYPE_CHECKING:
+    from tgo.pipeline.config.train_settings import Keep
+
+LAST = 2
+"""Newest checkpoints that stay by default: should one be damaged, the one before it is used."""
+NAME = re.compile(r"step-\d{8}")
+"""What a checkpoint's folder is called; whatever is called otherwise is not touched."""
 NETWORK, EMA, OPTIMIZER = "network.safetensors", "ema.safetensors", "optimizer.pt"
 REFERENCE = "reference.safetensors"
 LOG, STATE = "train_log.jsonl", "state.json"
 SHARDS = "shards"
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -72,46 +83,56 @@ class Checkpoint:
 
 
 class _UnusableError(Exception):
-    """Why a folder cannot be continued from."""
+    """Why a checkpoint cannot be continued from; ``identity`` is that of its run, if known."""
+
+    def __init__(self, reason: str, identity: Any = None) -> None:
+        super().__init__(reason)
+        self.identity = identity
 
 
 class Checkpoints:
     """The checkpoints in ``folder`` of the one run that ``fingerprint`` describes.
 
-    ``fingerprint`` is all that decides the run, as JSON. ``say`` is given one line for
-    each checkpoint that had to go: damaged ones, and those of another run, which must not be
-    continued and would otherwise be taken for this run's. Of several processes all must call;
-    the first one of ``ranks`` writes and removes.
+    What cannot be continued is set aside with its reason and taken up again once it can: a
+    checkpoint of other settings, or one of more steps than are wanted now. Files with other names
+    are nobody's business here. Of several processes all must call; the main one writes and moves.
+
+    Args:
+        folder: Where they lie.
+        fingerprint: All that decides the run, as JSON.
+        ranks: This process among those of the run; a single one by default.
+        keep: Which checkpoints stay once newer ones are written.
     """
 
     def __init__(
         self,
         folder: Path,
         fingerprint: Mapping[str, Any],
-        say: Callable[[str], None],
         ranks: Ranks | None = None,
+        keep: Keep | None = None,
     ) -> None:
         self._folder = folder
         self._ranks = ranks or Ranks(torch.device("cpu"))
         self._fingerprint = dict(fingerprint)
-        self._say = say
+        self._last = keep.last if keep else LAST
+        self._every = keep.every if keep else None
 
     def newest(self, *, at_most: int) -> Checkpoint | None:
-        """The newest whole checkpoint with no more than ``at_most`` steps, or None.
-
-        All that are newer are named and removed, as they cannot belong to what follows.
-        """
-        with self._ranks.main_first():  # what is of no use has gone before the others look
-            for path in reversed(self._complete()):
-                try:
-                    return self._read(path, at_most)
-                except _UnusableError as reason:
-                    self._say(f"{path}: {reason}; removed")
-                    shutil.rmtree(path)
+        """The newest whole checkpoint with no more than ``at_most`` steps, or None."""
+        with self._ranks.main_first():  # what is of no use is gone before the others look
+            if self._ranks.is_main:
+                self._take_back(at_most)
+            own = {}
+            for path in reversed(self.complete()):  # all: none of another run may count as ours
+                with self._setting_aside(path):
+                    own[path] = self._own_state(path, at_most)
+            for path, state in own.items():
+                with self._setting_aside(path):
+                    return read_checkpoint(path, state, sharded=self._ranks.sharded)
         return None
 
     def save(self, checkpoint: Checkpoint) -> Path:
-        """Write a checkpoint and drop the oldest beyond ``KEEP``; all or nothing.
+        """Write a checkpoint and drop those that need not stay; all or nothing.
 
         Raises InputError when it cannot be written (a full disk); earlier ones are untouched.
         """
@@ -124,25 +145,62 @@ class Checkpoints:
                 temporary.mkdir()
             if self._ranks.sharded:
                 self._ranks.barrier()
-                sharded_checkpoint.write(checkpoint, temporary / SHARDS)
+                sharded_checkpoint.write(checkpoint.tensors, temporary / SHARDS)
             if self._ranks.is_main:
                 self._write(checkpoint, temporary)
                 os.replace(temporary, path)
                 _sync(self._folder)
-        except (OSError, SafetensorError) as error:
+        except (OSError, SafetensorError, RuntimeError) as error:
             shutil.rmtree(temporary, ignore_errors=True)
             raise InputError(
                 f"{path}: checkpoint cannot be written ({error}); make room or mend the folder, "
                 "then run `tgo train` again: it continues from the checkpoint before"
             ) from error
-        for old in self._complete()[:-KEEP] if self._ranks.is_main else ():
-            shutil.rmtree(old)
+        if self._ranks.is_main:
+            for old in self._superfluous():
+                shutil.rmtree(old)
         self._ranks.barrier()
         return path
 
-    def _complete(self) -> list[Path]:
-        """Folders that were committed, oldest first."""
-        return sorted(self._folder.glob("step-*"))
+    def complete(self) -> list[Path]:
+        """Folders that were committed, fewest steps first."""
+        found = self._folder.glob("step-*")
+        return sorted(path for path in found if NAME.fullmatch(path.name) and path.is_dir())
+
+    def last_good(self) -> str:
+        """In words, for whoever has to stop a run: what can be continued from."""
+        complete = self.complete()
+        if complete:
+            return f"the last good checkpoint is {complete[-1]}"
+        return "no checkpoint was written before (train.checkpoint_every)"
+
+    def _superfluous(self) -> list[Path]:
+        older = self.complete()[: -self._last]
+        return [path for path in older if self._every is None or step_of(path) % self._every]
+
+    @contextmanager
+    def _setting_aside(self, path: Path) -> Iterator[None]:
+        """Inside, a checkpoint that turns out to be of no use goes out of the way."""
+        try:
+            yield
+        except _UnusableError as reason:
+            if self._ranks.is_main:
+                self._set_aside(path, reason)
+
+    def _set_aside(self, path: Path, reason: _UnusableError) -> None:
+        key = None if reason.identity is None else aside.key_of(reason.identity)
+        kind: aside.Kind = "damaged" if key is None else "superseded"
+        target = aside.set_aside([path], self._folder, str(reason), kind=kind, key=key)
+        logger.warning("train: %s: %s; set aside in %s", path, reason, target)
+
+    def _take_back(self, at_most: int) -> None:
+        """Bring back what was set aside of this very run."""
+        entry = aside.find(self._folder, aside.key_of(self._fingerprint))
+        for name in entry.names if entry else ():
+            target = self._folder / name
+            if NAME.fullmatch(name) and step_of(target) <= at_most and not target.exists():
+                aside.take_back(entry, name, target)
+                logger.info("train: %s: taken up again, its settings are back", target)
 
     def _clean(self) -> None:
         """Remove what a killed run left half written."""
@@ -161,30 +219,39 @@ class Checkpoints:
             "progress": checkpoint.progress,
             "objective": checkpoint.objective,
             "fingerprint": self._fingerprint,
-            "sha256": {name: file_sha256(folder / name) for name in names},
+            "sha256": {name: _sha256_of(folder / name) for name in names},
         }
         text = json.dumps({"state": state, "sha256": _json_sha256(state)}, indent=1)
         (folder / STATE).write_text(text, encoding="utf-8")
         for name in (*names, STATE, *([SHARDS] if self._ranks.sharded else []), "."):
             _sync(folder / name)
 
-    def _read(self, path: Path, at_most: int) -> Checkpoint:
-        state = _read_state(path)
+    def _own_state(self, path: Path, at_most: int) -> dict[str, Any]:
+        state = read_state(path)
         if changed := difference(state["fingerprint"], self._fingerprint):
-            raise _UnusableError(f"of another run ({changed})")
+            raise _UnusableError(f"of another run ({changed})", state["fingerprint"])
         if state["step"] > at_most:
-            raise _UnusableError(f"beyond train.steps = {at_most}")
-        for name, expected in state["sha256"].items():
-            if not (path / name).is_file() or file_sha256(path / name) != expected:
-                raise _UnusableError(f"damaged ({name} is not as it was written)")
-        shards = path / SHARDS
-        return Checkpoint(
-            step=state["step"],
-            progress=state["progress"],
-            log=(path / LOG).read_text(encoding="utf-8"),
-            objective=state["objective"],
-            **({"shards": shards} if self._ranks.sharded else _read_tensors(path)),
-        )
+            raise _UnusableError(f"beyond train.steps = {at_most}", state["fingerprint"])
+        return state
+
+
+def read_checkpoint(path: Path, state: Mapping[str, Any], *, sharded: bool = False) -> Checkpoint:
+    """What a folder holds whose ``read_state`` is ``state``; checksums are verified."""
+    for name, expected in state["sha256"].items():
+        if _sha256_of(path / name) != expected:
+            raise _UnusableError(f"damaged ({name} is not as it was written)")
+    return Checkpoint(
+        step=state["step"],
+        progress=state["progress"],
+        log=(path / LOG).read_text(encoding="utf-8"),
+        objective=state["objective"],
+        **({"shards": path / SHARDS} if sharded else _read_tensors(path)),
+    )
+
+
+def step_of(path: Path) -> int:
+    """Steps done, from the name of a checkpoint's folder."""
+    return int(path.name.removeprefix("step-"))
 
 
 def _write_tensors(checkpoint: Checkpoint, folder: Path) -> None:
@@ -206,22 +273,36 @@ def _read_tensors(path: Path) -> dict[str, Any]:
     }
 
 
-def file_sha256(path: Path) -> str:
-    """sha256 of a file's bytes, in hexadecimal."""
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+def _sha256_of(path: Path) -> str | None:
+    """sha256 of a file's bytes; None where it is missing. What cannot be read is no damage."""
+    try:
+        return file_sha256(path)
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        raise _unreadable(path, error) from error
 
 
-def _read_state(path: Path) -> dict[str, Any]:
+def read_state(path: Path) -> dict[str, Any]:
+    """What ``state.json`` of a checkpoint says, verified by its own checksum."""
     try:
         stored = json.loads((path / STATE).read_text(encoding="utf-8"))
         state = stored["state"]
         whole = stored["sha256"] == _json_sha256(state)
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (FileNotFoundError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise _UnusableError(f"damaged ({STATE} cannot be read)") from error
+    except OSError as error:
+        raise _unreadable(path / STATE, error) from error
     if not whole:
         raise _UnusableError(f"damaged ({STATE} is not as it was written)")
     return state
+
+
+def _unreadable(path: Path, error: OSError) -> InputError:
+    return InputError(
+        f"{path}: cannot be read ({error.strerror}); mend that and run `tgo train` again, "
+        "nothing was changed"
+    )
 
 
 def _json_sha256(value: Any) -> str:

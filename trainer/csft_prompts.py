@@ -8,11 +8,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from tgo.pipeline.generators.base import Conditions, Family, concatenate
+from tgo.pipeline.generators.base import concatenate
 from tgo.pipeline.storage import embeddings
 from tgo.pipeline.storage.shards import read_shard, shard_paths
 from tgo.trainer.dataset import PromptTable
+
+if TYPE_CHECKING:
+    from tgo.pipeline.generators.base import Conditions, Family
 
 BATCH = 64
 """Prompts encoded at once; the last batch is not padded."""

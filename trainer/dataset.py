@@ -55,17 +55,19 @@ class RowGroup:
     """The feedback, float32."""
     per_row_value: np.ndarray
     """The objective's own number (0 where it wants none), float32."""
-    seed: np.ndarray
-    """What the images' noise was drawn from (0 where nobody asked), int64."""
+
+    @property
+    def rows(self) -> np.ndarray:
+        """Numbers of the rows among all usable ones, int64."""
+        return np.arange(self.first, self.first + len(self.places))
 
 
 class LabelledRows:
     """All rows that may be trained on: those with a label (excluded rows never enter).
 
     ``rows`` says which of them, and whether as pairs; ``per_row_value`` turns the scores of all
-    that enter into one number for each; ``seeds`` adds those of their images. Raises InputError
-    when labels are missing or belong to other shards, a prompt has no embedding, or nothing is
-    left to train on.
+    that enter into one number for each. Raises InputError when labels are missing or belong to
+    other shards, a prompt has no embedding, or nothing is left to train on.
     """
 
     def __init__(
@@ -76,12 +78,10 @@ class LabelledRows:
         *,
         rows: Rows = "labelled",
         per_row_value: PerRowValue | None = None,
-        seeds: bool = False,
     ) -> None:
         self._paths = shard_paths(scored)
         self._tables = [PromptTable(path_for(embeddings, path), path) for path in self._paths]
         self._rows = rows
-        self._seeds = seeds
         self._negative_tables = 0
         self.unit = 2 if rows.endswith("pairs") else 1
         """Rows that are drawn together."""
@@ -162,7 +162,7 @@ class LabelledRows:
         path = self._paths[shard]
         if not labels_path.exists():
             raise InputError(f"{labels_path}: is missing; run `tgo label` first")
-        rows = read_shard(path, ["id", "prompt_id", *(["seed"] if self._seeds else [])])
+        rows = read_shard(path, ["id", "prompt_id"])
         labels = read_shard(labels_path)
         if not rows["id"].equals(labels["id"]):
             raise InputError(f"{labels_path}: its ids are not those of {path}; run `tgo label`")
@@ -176,8 +176,6 @@ class LabelledRows:
         images = read_metadata(path)["tgo.fingerprint"]["images"]  # scores may change: not used
         digest(canonical([images, sizes, rows["id"].to_pylist()]).encode())
         digest(label.tobytes() + weight.tobytes())
-        seed = self._seeds_of(rows, path)
-        digest(seed.tobytes() if self._seeds else b"")
         targets = label
         if "target" in labels.column_names:  # ordinal labels grade what 0 and 1 only part
             targets = labels["target"].to_numpy()
@@ -195,20 +193,9 @@ class LabelledRows:
             if self.unit > 1:
                 target = np.tile(np.array([1, 0], np.float32), len(at) // 2)
             none = np.zeros(len(at), np.float32)
-            columns = (target, weight[at], prompt[at], score[at], none, seed[at])
+            columns = (target, weight[at], prompt[at], score[at], none)
             self.groups.append(RowGroup(shard, index, first, places, *columns))
             start += size
-
-    def _seeds_of(self, rows: pa.Table, path: Path) -> np.ndarray:
-        """The seeds of a shard's images, int64; zeros where nobody asked for them."""
-        if not self._seeds:
-            return np.zeros(len(rows), np.int64)
-        if rows["seed"].null_count:
-            raise InputError(
-                f"{path}: has images without a seed, so their noise cannot be made again; "
-                "set train.noise to fresh"
-            )
-        return rows["seed"].to_numpy().astype(np.int64)
 
     def of_class(self, positive: bool) -> LabelledRows:
         """The rows with a target of at least 0.5, or those below; numbered after one another."""

@@ -7,6 +7,7 @@ a step has, and what it draws, does not depend on how many processes there are.
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -23,6 +24,8 @@ from torch.nn.parallel import DistributedDataParallel
 if TYPE_CHECKING:
     from tgo.pipeline.config.train_settings import Train
     from tgo.trainer.objectives import Objective
+
+logger = logging.getLogger("tgo.trainer")
 
 
 @dataclass(frozen=True)
@@ -153,13 +156,17 @@ def process_group(device: torch.device, parallel: str) -> Iterator[Ranks]:
     if device.type == "cuda":
         device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
         torch.cuda.set_device(device)
+    level = logger.level
     dist.init_process_group("cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo")
     try:
         # others may wait for the first process as long as it takes, for sample images say
         cpu_group = dist.new_group(backend="gloo", timeout=timedelta(days=1))
         sharded = parallel == "fsdp"
+        if dist.get_rank() > 0:  # all say the same: the main process is enough
+            logger.setLevel(logging.CRITICAL)
         yield Ranks(device, dist.get_rank(), dist.get_world_size(), sharded, cpu_group)
     finally:
+        logger.setLevel(level)
         dist.destroy_process_group()
 
 

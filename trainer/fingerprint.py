@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from tgo.pipeline.config.train_settings import AUTO, Train
-from tgo.pipeline.generators.base import Family
 from tgo.pipeline.storage.fingerprint import code_sha256
-from tgo.trainer.dataset import LabelledRows
+
+if TYPE_CHECKING:
+    from tgo.pipeline.config.train_settings import Train
+    from tgo.pipeline.generators.base import Family
+    from tgo.trainer.dataset import LabelledRows
 
 FREE = {
     "checkpoint_every",
     "collapse",
     "gradient_accumulation_steps",
     "gradient_checkpointing",
+    "keep",
     "loggers",
     "parallel",
     "samples",
@@ -22,41 +25,21 @@ FREE = {
 }
 """Settings that leave every step as it is, `gradient_accumulation_steps` up to rounding: a run
 continues across a change of them, as across one of the number of processes."""
-MODULES = (
-    "lora",
-    "balanced_stream",
-    "distributed",
-    "noise",
-    "metrics",
-    "learner",
-    "policy",
-    "objectives.base",
-    "objectives.beta",
-    "objectives.labels",
-    "objectives.pairs",
-    "objectives.registry",
-    "objectives.scores",
-    "optimizers",
-    "shuffle",
-    "csft_prompts",
-    "reference_cache",
-    "dataset",
-    "stream",
-)
-"""Modules of this package that decide what a step does and what the log says of it."""
+CODE = ("tgo.trainer.learner", "tgo.trainer.training_data")
+"""Where a step is computed, and where what it is computed on comes from: all other code that
+decides a run follows from their imports."""
 
 
 def fingerprint(
     train: Train, family: Family, rows: LabelledRows, *, sharded: bool = False
 ) -> dict[str, Any]:
     """Settings, model, labelled rows and code of a run, as JSON."""
-    modules = [f"{__package__}.{name}" for name in MODULES]
     return {
         "train": _used(train),
         "weights": "in parts" if sharded else "whole",
         "generator": family.describe(),
         "labelled rows": rows.fingerprint,
-        "code": code_sha256(*modules, type(family).__module__),
+        "code": code_sha256(*CODE, type(family).__module__),
     }
 
 
@@ -70,6 +53,6 @@ def _used(train: Train) -> dict[str, Any]:
     values["objectives"] = {train.objective: own}
     if train.schedule.name != "constant":
         values["steps"] = train.steps
-    if train.beta != AUTO:
+    if not isinstance(train.beta, str):
         del values["auto_beta"]
     return values

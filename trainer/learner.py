@@ -1,4 +1,4 @@
-"""What one step does to the networks of a run."""
+"""One step of training: likelihoods of a batch, loss, gradient, optimizer, moving average."""
 
 from __future__ import annotations
 
@@ -9,30 +9,43 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from tgo.pipeline.errors import InputError
-from tgo.pipeline.generators.base import Conditions, Corruption, Regressor, gaussian_log_likelihood
+from tgo.pipeline.generators.base import LogLikelihood, Regressor, gaussian_log_likelihood
 from tgo.trainer import sharded_checkpoint
-from tgo.trainer.distributed import Ranks, full_tensor, gradient_sync
+from tgo.trainer.distributed import full_tensor, gradient_sync
 from tgo.trainer.metrics import Statistics
-from tgo.trainer.noise import Draws, Given, Inputs, exact
-from tgo.trainer.objectives import Objective, Outcome, Terms
+from tgo.trainer.noise import InputBuilder, NetworkInputs, NoiseSampler, as_float32
+from tgo.trainer.objectives import Terms
 from tgo.trainer.optimizers import learning_rates, make_optimizer
-from tgo.trainer.policy import Networks
-from tgo.trainer.speed import counted
-from tgo.trainer.stream import Batch
+from tgo.trainer.policy import PolicyAndReference
+from tgo.trainer.speed import count_flops
 from torch import Tensor, nn
 
 if TYPE_CHECKING:
     from tgo.pipeline.config.train_settings import Train
-    from tgo.pipeline.generators.base import Family
+    from tgo.pipeline.generators.base import Conditions, Corruption, Family
     from tgo.trainer.checkpoints import Checkpoint
+    from tgo.trainer.distributed import Ranks
+    from tgo.trainer.objectives import Objective, Outcome
     from tgo.trainer.reference_cache import ReferenceCache
+    from tgo.trainer.stream import Batch
 
 
 class Learner:
     """Policy, frozen reference, optimizer and moving average (weights float32).
 
-    Nothing random is kept between steps: what step n draws follows from (train.seed, n), so
-    a run that continues draws what an uninterrupted one does.
+    Nothing random is kept between steps: what step n draws follows from (train.seed, n), so a run
+    that continues draws what an uninterrupted one does.
+
+    Args:
+        family: The model; its network becomes the policy.
+        objective: What the loss is.
+        train: The settings of the run.
+        unconditional: Conditions ``[...]`` of the empty prompt.
+        ranks: This process among those of the run.
+        cache: The reference's log-likelihoods where they are computed beforehand.
+
+    Raises:
+        InputError: the objective needs what the family or the cache has not.
     """
 
     def __init__(
@@ -43,31 +56,22 @@ class Learner:
         unconditional: Conditions,
         ranks: Ranks,
         *,
-        noise_dtype: torch.dtype = torch.float32,
         cache: ReferenceCache | None = None,
     ) -> None:
         self._family, self._objective, self._train = family, objective, train
         self._ranks, self._device = ranks, ranks.device
-        self._regressor = family if isinstance(family, Regressor) else None
-        if objective.needs_prediction_distance and self._regressor is None:
-            raise InputError(
-                f"train.objective: {train.objective} compares the predictions of two networks, "
-                f"which the family {family.name} has not; choose another one"
-            )
-        if objective.needs_prediction_distance and cache is not None:
-            raise InputError(
-                f"train.reference_cache: {train.objective} needs the reference's predictions, and "
-                "likelihoods alone are kept; set it to null"
-            )
-        draws = Draws(family, train, every=1 + objective.pairs, noise_dtype=noise_dtype)
-        self._inputs = Inputs(draws, train.draws, unconditional, ranks.device, cache)
+        if objective.needs_prediction_distance:
+            _require_predictions(family, train, cached=cache is not None)
+        sampler = NoiseSampler(family, train, unit=1 + objective.pairs)
+        self._inputs = InputBuilder(sampler, train.draws, unconditional, ranks.device, cache)
         compares = objective.needs_reference and cache is None
-        self._networks = Networks(family, train, ranks, needs_reference=compares)
+        self._networks = PolicyAndReference(family, train, ranks, needs_reference=compares)
         self._parameters = self._networks.parameters
         self._ema = [parameter.detach().clone() for parameter in self._parameters]
         self._optimizer = make_optimizer(train, self._parameters)
         self._rate = learning_rates(train)
         self._state = objective.start(self._device)
+        self._epoch = 0
         self.statistics = Statistics(self._device, ranks)
 
     def step(self, number: int, batch: Batch) -> None:
@@ -90,26 +94,55 @@ class Learner:
 
         ``policy`` is the network to call, where it is not the one that shares its gradients.
         """
-        given, reference = self._inputs.of(number, batch)
+        inputs, reference = self._inputs.build(number, batch)
         batch = batch.to(self._device)
-        networks = self._networks
-        other = prediction_distance = None
+        before = distance = None
         if reference is None and self._objective.needs_reference:
             # first, so that nothing of the policy's graph is touched where both are one network
-            with networks.reference() as network:
-                reference, other = self._log_likelihood(network, given)
-        learnt, residual = self._log_likelihood(policy or networks.policy, given)
-        if residual is not None and other is not None:
-            prediction_distance = self._prediction_distance(residual, other, given)
+            with self._networks.reference() as network:
+                before = self._log_likelihood(network, inputs)
+            reference = self._mean_over_draws(before.values)
+        now = self._log_likelihood(policy or self._networks.policy, inputs)
+        if before is not None and before.residual is not None and now.residual is not None:
+            distance = self._prediction_distance(now.residual, before.residual, inputs)
         return Terms(
-            self._over_draws(learnt),
-            None if reference is None else self._over_draws(reference),
+            self._mean_over_draws(now.values),
+            reference,
             batch.target,
             batch.weight,
-            None if prediction_distance is None else self._over_draws(prediction_distance),
+            distance,
             batch.per_row_value,
             self._ranks.mean if self._ranks.size > 1 else torch.mean,
         )
+
+    def _log_likelihood(self, network: nn.Module, inputs: NetworkInputs) -> LogLikelihood:
+        """Of the inputs ``[n K]`` under a network, each counted by its weight."""
+        with self._networks.autocast():
+            found = self._family.log_likelihood(
+                network,
+                inputs.latents,
+                inputs.conditions,
+                inputs.corruption,
+                temperature=self._train.temperature,
+            )
+        return found._replace(values=_weighted(found.values, inputs))
+
+    def _prediction_distance(
+        self, policy: Tensor, reference: Tensor, inputs: NetworkInputs
+    ) -> Tensor:
+        """See ``Terms.prediction_distance``, from residuals ``[n K, ...]``.
+
+        Without gradient where only the log wants it.
+        """
+        if not self._objective.needs_prediction_distance:
+            policy = policy.detach()
+        distance = -gaussian_log_likelihood(policy - reference, self._train.temperature)
+        return self._mean_over_draws(_weighted(distance, inputs))
+
+    def _mean_over_draws(self, values: Tensor) -> Tensor:
+        """Means ``[n]`` over each sample's corruptions, from ``[n K]``."""
+        draws = self._train.draws
+        return values if draws == 1 else values.view(-1, draws).mean(dim=1)
 
     def _backward(self, number: int, batch: Batch) -> tuple[Terms, Outcome]:
         """Gradients of the mean loss of the whole batch, in as many micro batches as set."""
@@ -123,8 +156,8 @@ class Learner:
         if self._objective.needs_full_batch:
             return self._backward_by_factors(number, parts)
         done = []
-        for place, part in enumerate(parts):
-            with gradient_sync(self._networks.policy, last=place + 1 == len(parts)):
+        for count, part in enumerate(parts, start=1):
+            with gradient_sync(self._networks.policy, last=count == len(parts)):
                 terms = self.terms(number, part)
                 # what it makes of its state would be of a part of the batch, and is dropped
                 value = loss(terms._replace(average=torch.mean), self._state).loss.mean()
@@ -145,49 +178,29 @@ class Learner:
         leaf = terms.log_likelihood.requires_grad_()
         outcome = self._objective.loss(terms, self._state)
         factors = torch.autograd.grad(outcome.loss.mean(), leaf)[0].chunk(len(parts))
-        for place, part in enumerate(parts):
-            with gradient_sync(self._networks.policy, last=place + 1 == len(parts)):
-                given, _ = self._inputs.of(number, part)
-                found, _ = self._log_likelihood(self._networks.policy, given)
-                (self._over_draws(found) * factors[place]).sum().backward()
+        for count, part in enumerate(parts, start=1):
+            with gradient_sync(self._networks.policy, last=count == len(parts)):
+                inputs, _ = self._inputs.build(number, part)
+                found = self._log_likelihood(self._networks.policy, inputs)
+                (self._mean_over_draws(found.values) * factors[count - 1]).sum().backward()
         return _detached(terms), outcome._replace(loss=outcome.loss.detach())
 
-    def _log_likelihood(self, network: nn.Module, given: Given) -> tuple[Tensor, Tensor | None]:
-        """Log-likelihoods ``[n K]``, and the residuals they come from where the family has them."""
-        temperature = self._train.temperature
-        arguments = (network, given.latents, given.conditions, given.corruption)
-        with self._networks.autocast():
-            if self._regressor is None:
-                return self._family.log_likelihood(*arguments, temperature=temperature), None
-            residual = self._regressor.residual(*arguments)
-        found = gaussian_log_likelihood(residual, temperature)
-        return found if given.weight is None else found * given.weight, residual
+    def end_of_batch(self, epoch: int) -> None:
+        """Renew the reference where a new epoch begins (``train.reference: epoch``)."""
+        if epoch > self._epoch and self._train.reference == "epoch":
+            self.renew_reference()
+        self._epoch = epoch
 
-    def _prediction_distance(self, policy: Tensor, reference: Tensor, given: Given) -> Tensor:
-        """See ``Terms.prediction_distance``; without gradient where only the log wants it."""
-        apart = (
-            policy - reference
-            if self._objective.needs_prediction_distance
-            else policy.detach() - reference
-        )
-        found = -gaussian_log_likelihood(apart, self._train.temperature)
-        return found if given.weight is None else found * given.weight
-
-    def _over_draws(self, values: Tensor) -> Tensor:
-        """Means ``[n]`` over each sample's corruptions, from ``[n K]``."""
-        times = self._train.draws
-        return values if times == 1 else values.view(-1, times).mean(dim=1)
+    def renew_reference(self) -> None:
+        """Make the policy as it is now the reference."""
+        if self._objective.needs_reference:
+            self._networks.renew_reference()
 
     @torch.no_grad()
     def measure(self, latents: Tensor, conditions: Conditions, corruption: Corruption) -> Tensor:
         """The policy's log-likelihoods ``[B]``: the reference's before the first step."""
-        given = Given(exact(latents), conditions, corruption, None)
-        return self._log_likelihood(self._networks.network, given)[0]
-
-    def renew_reference(self) -> None:
-        """Make the policy as it is now the reference (``train.reference: epoch``)."""
-        if self._objective.needs_reference:
-            self._networks.renew_reference()
+        inputs = NetworkInputs(as_float32(latents), conditions, corruption, None)
+        return self._log_likelihood(self._networks.network, inputs).values
 
     def state(self) -> dict[str, Any]:
         """What a checkpoint holds: parameters, moving average, optimizer, what else has changed."""
@@ -203,24 +216,24 @@ class Learner:
             "objective": {name: value.item() for name, value in self._state.items()},
         }
 
-    def load(self, found: Checkpoint) -> None:
-        """Continue from what ``state`` gave."""
-        if found.shards is not None:
-            found = sharded_checkpoint.read(
-                replace(found, **self.state() | {"objective": found.objective})
-            )
-        self._networks.load(found.network)
+    def load(self, checkpoint: Checkpoint, epoch: int) -> None:
+        """Continue from what ``state`` gave, in epoch ``epoch`` of the stream."""
+        if checkpoint.shards is not None:
+            own = replace(checkpoint, **self.state() | {"objective": checkpoint.objective})
+            tensors = sharded_checkpoint.read(own.tensors, checkpoint.shards)
+            checkpoint = replace(own, **tensors)
+        self._networks.load(checkpoint.network)
         for name, average in zip(self._networks.names, self._ema, strict=True):
-            average.copy_(found.ema[name])
+            average.copy_(checkpoint.ema[name])
         if self._ranks.sharded:
-            sharded_checkpoint.set_optimizer(
-                self._networks.network, self._optimizer, found.optimizer
-            )
+            network, state = self._networks.network, checkpoint.optimizer
+            sharded_checkpoint.set_optimizer(network, self._optimizer, state)
         else:
-            self._optimizer.load_state_dict(found.optimizer)
-        self._state = self._objective.state_from(found.objective, self._device)
-        if found.reference is not None:
-            self._networks.load_reference(found.reference)
+            self._optimizer.load_state_dict(checkpoint.optimizer)
+        self._state = self._objective.state_from(checkpoint.objective, self._device)
+        if checkpoint.reference is not None:
+            self._networks.load_reference(checkpoint.reference)
+        self._epoch = epoch
 
     @contextmanager
     def averaging(self) -> Iterator[None]:
@@ -245,7 +258,7 @@ class Learner:
             torch.autograd.grad(outcome.loss.mean(), self._parameters, allow_unused=True)
 
         with self._networks.plain():
-            return counted(step) / len(few.target)
+            return count_flops(step) / len(few.target)
 
     def averaged(self) -> nn.Module:
         """The policy with the averaged parameters in it: the result. No step may follow."""
@@ -264,12 +277,29 @@ class Learner:
         return {name: average.cpu() for name, average in gathered if self._ranks.is_main}
 
 
+def _require_predictions(family: Family, train: Train, *, cached: bool) -> None:
+    if not isinstance(family, Regressor):
+        raise InputError(
+            f"train.objective: {train.objective} compares the predictions of two networks, "
+            f"which the family {family.name} has not; choose another one"
+        )
+    if cached:
+        raise InputError(
+            f"train.reference_cache: {train.objective} needs the reference's predictions, and "
+            "likelihoods alone are kept; set it to null"
+        )
+
+
+def _weighted(values: Tensor, inputs: NetworkInputs) -> Tensor:
+    return values if inputs.weight is None else values * inputs.weight
+
+
 def _split(batch: Batch, count: int) -> list[Batch]:
     """A batch in ``count`` equal parts."""
+    if count == 1:
+        return [batch]
     size = len(batch.target) // count
-    return (
-        [batch] if count == 1 else [batch.part(at * size, (at + 1) * size) for at in range(count)]
-    )
+    return [batch.part(at * size, (at + 1) * size) for at in range(count)]
 
 
 def _mapped(change: Callable[..., Tensor], *several: Terms) -> Terms:

@@ -1,9 +1,9 @@
 """Who is told of every log line and sample image: TensorBoard, Weights & Biases, DVCLive.
 
 The files of the run, ``train_log.jsonl`` and the sample images, are the truth. A logger is a view
-of them, so a run that goes on after a kill shows each point once: the folders of TensorBoard and
-DVCLive are written anew from the log when a run begins, and Weights & Biases, which keeps what it
-was told, is not told again. None of it is part of byte identity.
+of them, so a run that goes on after a kill shows each point once: TensorBoard's files (a folder a
+run) and those of DVCLive are written anew from the log when a run begins, and Weights & Biases,
+which keeps what it was told, is not told again. None of it is part of byte identity.
 """
 
 from __future__ import annotations
@@ -48,14 +48,15 @@ class Logger(Protocol):
 
 
 class TensorBoard:
-    """Event files in ``folder``."""
+    """Event files in ``folder``, which is this run's own: those of others stay comparable."""
 
     last = -1
 
     def __init__(self, folder: Path) -> None:
         from torch.utils.tensorboard import SummaryWriter
 
-        shutil.rmtree(folder, ignore_errors=True)
+        for earlier in folder.glob("events.out.tfevents.*"):
+            earlier.unlink()
         self._writer = SummaryWriter(str(folder))
 
     def line(self, step: int, values: Mapping[str, float]) -> None:
@@ -194,13 +195,17 @@ class Loggers:
             told.result()
 
 
-def load_loggers(settings: Settings, reports: Path, *, continues: bool) -> Loggers:
+def load_loggers(settings: Settings, reports: Path, *, run: str, continues: bool) -> Loggers:
     """The loggers of ``train.loggers``, each in a folder of its own name in ``reports``.
 
-    ``continues`` says whether an earlier process got part of the way.
+    Args:
+        settings: All settings.
+        reports: The folder that holds the loggers' folders.
+        run: The name of the run, the same whenever the same run goes on.
+        continues: Whether an earlier process got part of the way.
     """
     make: dict[str, Callable[[Path], Logger]] = {
-        "tensorboard": TensorBoard,
+        "tensorboard": lambda folder: TensorBoard(folder / run),
         "dvclive": DvcLive,
         "wandb": lambda folder: WandB(
             folder, settings.model_dump(mode="json"), continues=continues

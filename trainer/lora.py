@@ -6,15 +6,12 @@ reference itself, so there is no second copy of the weights.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING
 
 import torch
 from tgo.pipeline.errors import InputError
-from tgo.pipeline.layout import LORA
 from tgo.pipeline.seeds import sample_seed
 from torch import Tensor, nn
 
@@ -26,8 +23,6 @@ NAME = "default"
 """The adapter's name in peft, which is part of its parameters' names."""
 TARGETS = ("to_k", "to_q", "to_v", "to_out.0")
 """The projections of every attention of diffusers' networks: what a family gets that names none."""
-PARTS = ("unet", "transformer")
-"""What diffusers calls the network of a pipeline, and so the prefix of its adapters' names."""
 
 
 def add(network: nn.Module, lora: Lora, family: Family, seed: int) -> None:
@@ -84,45 +79,6 @@ def merge(network: nn.Module) -> None:
         for name, child in list(parent.named_children()):
             if id(child) in adapted:
                 setattr(parent, name, child.get_base_layer())  # type: ignore[operator]
-
-
-class Adapters(NamedTuple):
-    """Adapters taken out of a network."""
-
-    weights: dict[str, Tensor]
-    """On the CPU, by peft's name without the adapter's own."""
-    config: dict[str, Any]
-    """Rank, alpha, targets: they travel in the file, so adapters load at the scale they had."""
-
-
-def take(network: nn.Module, *, adapter: str = NAME) -> Adapters:
-    """The adapters that ``network`` has now; it stays as it is."""
-    from peft import get_peft_model_state_dict
-
-    config = network.peft_config[adapter].to_dict()  # type: ignore[index,union-attr]
-    state = get_peft_model_state_dict(network, adapter_name=adapter)
-    return Adapters(
-        {name: tensor.detach().cpu().clone() for name, tensor in state.items()},
-        {key: sorted(value) if isinstance(value, set) else value for key, value in config.items()},
-    )
-
-
-def write(adapters: Adapters, folder: Path) -> Path:
-    """Write adapters into the model folder ``folder``, whose pipeline they are for.
-
-    The bytes follow from the adapters alone.
-    """
-    from diffusers.loaders.lora_base import LORA_ADAPTER_METADATA_KEY
-    from safetensors.torch import save_file
-
-    index = json.loads((folder / "model_index.json").read_text(encoding="utf-8"))
-    part = next(name for name in PARTS if name in index)
-    told = {f"{part}.{key}": value for key, value in adapters.config.items()}
-    named = {f"{part}.{name}": value.contiguous() for name, value in adapters.weights.items()}
-    # one metadata key only: the library writes several in random order
-    metadata = {LORA_ADAPTER_METADATA_KEY: json.dumps(told, sort_keys=True)}
-    save_file(named, folder / LORA, metadata)
-    return folder / LORA
 
 
 def _layers(network: nn.Module) -> list[nn.Module]:

@@ -7,18 +7,25 @@ every run of the same settings; what depends on the clock goes to ``train_timing
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import torch
 from tgo.pipeline.errors import InputError
 from tgo.trainer.distributed import Ranks
-from tgo.trainer.objectives import Outcome, Terms
 from torch import Tensor
+
+if TYPE_CHECKING:
+    from tgo.trainer.objectives import Outcome, Terms
 
 Sums = dict[str, float]
 
 
 SATURATED = 0.02
 """A sample is saturated when the factor ``sigmoid(-|logit|)`` of its gradient is below this."""
+
+
+class DivergedError(InputError):
+    """Loss or gradient was NaN or infinite: what followed is of no use."""
 
 
 class Statistics:
@@ -58,6 +65,7 @@ class Statistics:
         self._ranks = ranks or Ranks(device)
         self._sums = torch.zeros(len(self.NAMES), device=device)
         self._first_bad = torch.full((), -1, dtype=torch.int64, device=device)
+        self._bad_values = torch.zeros(2, device=device)
 
     @torch.no_grad()
     def add(self, step: int, terms: Terms, outcome: Outcome, grad_norm: Tensor) -> None:
@@ -78,6 +86,8 @@ class Statistics:
         self._sums += torch.stack([self._scalar(found.get(name, 0.0)) for name in self.NAMES])
         bad = ~(loss.isfinite() & grad_norm.isfinite()) & (self._first_bad < 0)
         self._first_bad = torch.where(bad, step, self._first_bad)
+        values = torch.stack([loss.detach().float(), grad_norm.detach().float()])
+        self._bad_values = torch.where(bad, values, self._bad_values)
 
     def _scalar(self, value: Tensor | float) -> Tensor:
         """A number on the device; one from the host is filled in there, not copied and awaited."""
@@ -88,13 +98,14 @@ class Statistics:
     def read(self) -> Sums:
         """The sums so far of all processes, each of which must ask (this waits for the device).
 
-        Raises InputError if a step diverged.
+        Raises DivergedError if loss or gradient of a step was NaN or infinite.
         """
         first_bad = self._ranks.max(int(self._first_bad))
         if first_bad >= 0:
-            raise InputError(
-                f"train: loss or gradient was NaN or infinite at step {first_bad}; lower "
-                "train.learning_rate (or train.beta); the last good checkpoint is kept"
+            loss, norm = self._bad_values.tolist()
+            raise DivergedError(
+                f"train: diverged at step {first_bad}: the loss was {loss:g} and the gradient norm "
+                f"{norm:g}; lower train.learning_rate (or train.beta)"
             )
         values = dict(zip(self.NAMES, self._ranks.sum(self._sums).tolist(), strict=True))
         return values | {name: values[name] / self._ranks.size for name in self.PER_STEP}

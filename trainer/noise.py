@@ -1,6 +1,6 @@
-"""What a step draws: corruptions, noise levels and which prompts are dropped.
+"""What the networks are given in a step: corruptions, noise levels, which prompts are dropped.
 
-All of it follows from (train.seed, step, place in the global batch) and is drawn on the CPU, so
+All of it follows from (train.seed, step, position in the global batch) and is drawn on the CPU, so
 it is the same on every device, for every number of processes and of micro batches, and after a
 resume. It is drawn in blocks of `BLOCK` units, each from a generator of its own, so that one of
 many processes draws little more than its own share.
@@ -13,21 +13,21 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 from tgo.pipeline.errors import InputError
-from tgo.pipeline.generators.base import Conditions, Corruption, NoiseLevels
+from tgo.pipeline.generators.base import Corruption, NoiseLevels
 from tgo.pipeline.seeds import sample_seed
-from tgo.trainer.stream import Batch
 from torch import Tensor
 
 if TYPE_CHECKING:
     from tgo.pipeline.config.train_settings import Train
-    from tgo.pipeline.generators.base import Family
+    from tgo.pipeline.generators.base import Conditions, Family
     from tgo.trainer.reference_cache import ReferenceCache
+    from tgo.trainer.stream import Batch
 
 BLOCK = 64
 """Units (samples, or pairs) that share a generator."""
 
 
-class Drawn(NamedTuple):
+class NoiseDraw(NamedTuple):
     """What is drawn for n samples, on the CPU; K = ``train.draws``."""
 
     corruption: Corruption
@@ -38,68 +38,63 @@ class Drawn(NamedTuple):
     """float32 ``[n, K]``, what each corruption's log-likelihood counts; None for 1."""
 
 
-class Draws:
-    """``every`` is 2 where winner and loser lie side by side, else 1.
+class NoiseSampler:
+    """Draws the corruptions of a run.
 
-    ``noise_dtype`` is what stage one drew its noise in, for ``train.noise: tracked``.
+    Args:
+        family: Whose corruptions they are.
+        train: The settings of the run.
+        unit: 2 where winner and loser lie side by side and share what is drawn, else 1.
 
-    Raises InputError for what the family cannot do.
+    Raises:
+        InputError: the settings ask for what the family cannot do.
     """
 
-    def __init__(
-        self, family: Family, train: Train, *, every: int, noise_dtype: torch.dtype
-    ) -> None:
-        self._family, self._train, self.every = family, train, every
-        self._noise_dtype = noise_dtype
-        self._units = train.batch_size // every
+    def __init__(self, family: Family, train: Train, *, unit: int) -> None:
+        self._family, self._train, self.unit = family, train, unit
+        self._units = train.batch_size // unit
         self._kept: dict[tuple[int, int], tuple[Tensor, Tensor, Tensor]] = {}
-        self._timed = family if isinstance(family, NoiseLevels) else None
+        self._levels = family if isinstance(family, NoiseLevels) else None
         plain = train.timesteps.draw == "family" and train.timesteps.snr_gamma is None
-        if self._timed is None and not plain:
+        if self._levels is None and not plain:
             raise InputError(
                 f"train.timesteps: the family {family.name} draws its own; "
                 "set draw to family and snr_gamma to null"
             )
-        if self._timed is None and train.noise == "tracked":
-            raise InputError(
-                f"train.noise: tracked needs images made from Gaussian noise; "
-                f"the family {family.name} makes them otherwise; set it to fresh"
-            )
 
-    def of(self, step: int, start: int, latents: Tensor, seeds: Tensor) -> Drawn:
-        """What is drawn for the samples from place ``start`` of the global batch on.
+    def draw(self, step: int, start: int, latents: Tensor) -> NoiseDraw:
+        """What is drawn for the samples from position ``start`` of the global batch on.
 
         Args:
+            step: Number of the step, from 1.
+            start: Position of the first sample in the global batch.
             latents: ``[n, ...]`` of those samples; only the shape counts.
-            seeds: int64 ``[n]`` from which their images were made; used by tracked noise alone.
         """
-        every = self.every
-        first, last = start // every, (start + len(latents)) // every
+        unit = self.unit
+        first, last = start // unit, (start + len(latents)) // unit
         blocks = range(first // BLOCK, -(-last // BLOCK))
         parts = [self._block(step, block, latents) for block in blocks]
         here = slice(first - blocks[0] * BLOCK, last - blocks[0] * BLOCK)
-        timesteps, noise = (
-            _joined([part[column] for part in parts], here, every) for column in (0, 1)
+        timesteps, noise, dropped = (
+            _joined([part[column] for part in parts], here, unit) for column in range(3)
         )
-        dropped = None
-        if self._train.prompt_dropout:
-            dropped = _joined([part[2] for part in parts], here, every)
-        if self._train.noise == "tracked":
-            noise = self._tracked(seeds, noise.shape)
-        corruption = Corruption(timesteps, noise)
-        return Drawn(corruption, dropped, self._weight(timesteps))
+        return NoiseDraw(
+            Corruption(timesteps, noise),
+            dropped if self._train.prompt_dropout else None,
+            self._weight(timesteps),
+        )
 
     def _block(self, step: int, block: int, latents: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """A block, drawn once for all of a step's micro batches."""
         if (step, block) not in self._kept:
             self._kept = {key: kept for key, kept in self._kept.items() if key[0] == step}
-            self._kept[step, block] = self._draw(step, block, latents)
+            self._kept[step, block] = self._draw_block(step, block, latents)
         return self._kept[step, block]
 
-    def _draw(self, step: int, block: int, latents: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def _draw_block(self, step: int, block: int, latents: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Timesteps and noise ``[units, K, ...]`` and what is dropped, of one block."""
         train = self._train
-        name = f"update block {block}" if block else "update"  # seeds of earlier runs stay
+        name = f"update block {block}" if block else "update"  # decides every draw: never rename
         generator = torch.Generator().manual_seed(sample_seed(train.seed, name, step))
         size = min(BLOCK, self._units - block * BLOCK)
         like = latents[:1].expand(size, *latents.shape[1:])
@@ -109,44 +104,34 @@ class Draws:
         return timesteps, noise, dropped
 
     def _corrupt(self, like: Tensor, generator: torch.Generator) -> Corruption:
-        found = self._family.corrupt(like, generator)
-        if self._timed is None or self._train.timesteps.draw == "family":
-            return found
-        if self._train.timesteps.draw == "uniform":
+        corruption = self._family.corrupt(like, generator)
+        timesteps = self._train.timesteps
+        if self._levels is None or timesteps.draw == "family":
+            return corruption
+        if timesteps.draw == "uniform":
             levels = torch.rand(len(like), generator=generator)
         else:
-            given = self._train.timesteps
-            levels = torch.randn(len(like), generator=generator).mul(given.std).add(given.mean)
-            levels = levels.sigmoid()
-        return found._replace(timesteps=self._timed.timesteps_at(levels))
-
-    def _tracked(self, seeds: Tensor, shape: torch.Size) -> Tensor:
-        """The noise that the images were made from, ``[n, K, ...]`` alike for every draw.
-
-        Corrupting along the straight line from an image to its own noise measures the likelihood
-        on (nearly) the path that made it (PNAPO, arXiv:2605.09433, for flows).
-        """
-        assert self._timed is not None  # as the constructor has made sure
-        noise = self._timed.initial_noise(seeds.tolist(), self._noise_dtype).float()
-        return noise[:, None].expand(shape)
+            normal = torch.randn(len(like), generator=generator)
+            levels = normal.mul(timesteps.std).add(timesteps.mean).sigmoid()
+        return corruption._replace(timesteps=self._levels.timesteps_at(levels))
 
     def _weight(self, timesteps: Tensor) -> Tensor | None:
         """Min-SNR weights (arXiv:2303.09556): errors of the clean latents count min(SNR, gamma)."""
         gamma = self._train.timesteps.snr_gamma
-        if gamma is None or self._timed is None:
+        if gamma is None or self._levels is None:
             return None
-        ratio, factor = self._timed.signal_to_noise(timesteps)
+        ratio, factor = self._levels.signal_to_noise(timesteps)
         return ratio.clamp(max=gamma) * factor
 
 
 def _joined(parts: Sequence[Tensor], here: slice, times: int) -> Tensor:
     """Of the parts laid end to end those ``here``, each ``times`` times in a row."""
-    found = torch.cat(list(parts))[here]
-    return found if times == 1 else found.repeat_interleave(times, dim=0)
+    joined = torch.cat(list(parts))[here]
+    return joined if times == 1 else joined.repeat_interleave(times, dim=0)
 
 
-class Given(NamedTuple):
-    """Of n samples with K corruptions each; a sample's own lie side by side."""
+class NetworkInputs(NamedTuple):
+    """What a network is called with: n samples under K corruptions each, those side by side."""
 
     latents: Tensor
     """``[n K, *latent_shape]``, latents in float32."""
@@ -156,37 +141,44 @@ class Given(NamedTuple):
     """What each log-likelihood counts, float32 ``[n K]``; None for 1."""
 
 
-class Inputs:
+class InputBuilder:
     """Puts together what networks are given, on ``device``, without waiting for it.
 
-    ``times`` is K; ``cache`` keeps the reference's answers to corruptions of its own.
+    Args:
+        sampler: Draws the corruptions.
+        draws: How many corruptions a sample gets (K).
+        unconditional: Conditions ``[...]`` of the empty prompt, for dropped prompts.
+        device: Where the networks are.
+        cache: Keeps the reference's log-likelihoods under corruptions of its own, if any.
     """
 
     def __init__(
         self,
-        draws: Draws,
-        times: int,
+        sampler: NoiseSampler,
+        draws: int,
         unconditional: Conditions,
         device: torch.device,
         cache: ReferenceCache | None,
     ) -> None:
-        self._draws, self._times, self._device, self._cache = draws, times, device, cache
+        self._sampler, self._draws, self._device, self._cache = sampler, draws, device, cache
         self._unconditional = {name: value.to(device) for name, value in unconditional.items()}
 
-    def of(self, number: int, batch: Batch) -> tuple[Given, Tensor | None]:
-        """What step ``number`` gives for a batch, and the reference's ``[n]`` if kept."""
+    def build(self, step: int, batch: Batch) -> tuple[NetworkInputs, Tensor | None]:
+        """The inputs of a step's batch, and the reference's log-likelihoods ``[n]`` if cached."""
         sent = batch.to(self._device)
         if self._cache is not None:
-            corruption, reference = self._cache.draw(number, batch, self._draws.every)
+            corruption, reference = self._cache.draw(step, batch, self._sampler.unit)
             corruption = Corruption(*(self._send(part) for part in corruption))
-            given = Given(exact(sent.latents), sent.conditions, corruption, None)
-            return given, self._send(reference)
-        drawn = self._draws.of(number, batch.start, batch.latents, batch.seeds)
-        corruption = Corruption(*(self._send(part.flatten(0, 1)) for part in drawn.corruption))
+            inputs = NetworkInputs(as_float32(sent.latents), sent.conditions, corruption, None)
+            return inputs, self._send(reference)
+        drawn = self._sampler.draw(step, batch.start, batch.latents)
         conditions = self._drop(sent.conditions, drawn.dropped)
-        weight = None if drawn.weight is None else self._send(drawn.weight.flatten())
-        repeated = {name: self._repeat(value) for name, value in conditions.items()}
-        return Given(self._repeat(exact(sent.latents)), repeated, corruption, weight), None
+        return NetworkInputs(
+            self._repeat(as_float32(sent.latents)),
+            {name: self._repeat(value) for name, value in conditions.items()},
+            Corruption(*(self._send(part.flatten(0, 1)) for part in drawn.corruption)),
+            None if drawn.weight is None else self._send(drawn.weight.flatten()),
+        ), None
 
     def _drop(self, conditions: Conditions, dropped: Tensor | None) -> Conditions:
         """Put the empty prompt in the place of some prompts, so that guidance keeps working."""
@@ -199,8 +191,8 @@ class Inputs:
         }
 
     def _repeat(self, values: Tensor) -> Tensor:
-        """A sample's once for each of its corruptions."""
-        return values if self._times == 1 else values.repeat_interleave(self._times, dim=0)
+        """Each sample's values once for each of its corruptions."""
+        return values if self._draws == 1 else values.repeat_interleave(self._draws, dim=0)
 
     def _send(self, tensor: Tensor) -> Tensor:
         if self._device.type == "cuda" and not tensor.is_cuda:
@@ -208,6 +200,6 @@ class Inputs:
         return tensor.to(self._device, non_blocking=True)
 
 
-def exact(latents: Tensor) -> Tensor:
+def as_float32(latents: Tensor) -> Tensor:
     """Latents in float32; tokens as they are."""
     return latents.float() if latents.is_floating_point() else latents

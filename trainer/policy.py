@@ -10,18 +10,18 @@ from typing import TYPE_CHECKING, Any
 import torch
 from tgo.pipeline.errors import InputError
 from tgo.trainer import lora
-from tgo.trainer.distributed import Ranks
 from torch import Tensor, nn
 
 if TYPE_CHECKING:
     from tgo.pipeline.config.train_settings import Train
     from tgo.pipeline.generators.base import Family
+    from tgo.trainer.distributed import Ranks
 
 _CAST = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
 """Layers that autocast computes in bfloat16: their frozen weights can be kept in it as well."""
 
 
-class Networks:
+class PolicyAndReference:
     """The policy and what it is compared with; takes over ``family.network``.
 
     Both stay in evaluation mode: dropout would make them differ before anything is learnt.

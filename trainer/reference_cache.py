@@ -61,7 +61,6 @@ def load_cache(
         ("train.prompt_dropout", train.prompt_dropout > 0, "0"),
         ("train.positives", train.positives is not None, "null"),
         ("train.draws", train.draws > 1, "1"),
-        ("train.noise", train.noise != "fresh", "fresh"),
         ("train.timesteps.draw", train.timesteps.draw != "family", "family"),
         ("train.timesteps.snr_gamma", train.timesteps.snr_gamma is not None, "null"),
     ):

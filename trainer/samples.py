@@ -1,4 +1,4 @@
-"""Images of a few fixed prompts while training goes on: the eye sees what no curve tells.
+"""Sample images of a few fixed prompts during training.
 
     reports/samples/prompts.json          prompts, seeds, sampler: what the images are of
     reports/samples/step-00000100.png   their images side by side, by the averaged weights
@@ -10,17 +10,15 @@ the weights alone and touches no state of training. A killed run keeps those up 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import logging
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from tgo.pipeline.generators.base import select_rows
 from tgo.pipeline.scoring import sampling
 from tgo.pipeline.seeds import evaluation_seed
 from tgo.pipeline.sources import prompts
-from tgo.pipeline.storage import embeddings
 from tgo.pipeline.training_log import sample_strips
 
 if TYPE_CHECKING:
@@ -29,6 +27,8 @@ if TYPE_CHECKING:
     from tgo.trainer.learner import Learner
     from tgo.trainer.loggers import Loggers
 
+logger = logging.getLogger(__name__)
+
 
 class Samples:
     """The sample images of a run in ``folder``.
@@ -36,7 +36,6 @@ class Samples:
     Args:
         loggers: are shown every image, those of an earlier process first.
         done: steps done by an earlier process; images of later ones go.
-        say: is given a line for what is missing.
 
     Raises:
         InputError: there are fewer validation prompts, or a strip is damaged.
@@ -50,7 +49,6 @@ class Samples:
         loggers: Loggers,
         *,
         done: int,
-        say: Callable[[str], None],
     ) -> None:
         self._family, self._folder, self._loggers = family, folder, loggers
         chosen = settings.train.samples
@@ -62,9 +60,10 @@ class Samples:
         self._batch_size = min(len(wanted), settings.score.batch_size)
         self._writer = ThreadPoolExecutor(1, "tgo-samples")
         self._pending: list[Future[None]] = []
-        self._keep(self._facts(settings), done, say)
+        self._keep(self._facts(settings), done)
         if wanted:
-            self._conditions = _conditions(family, self._texts, self._batch_size)
+            # as stage one stores them, so that the images are those of the evaluation
+            self._conditions = sampling.embed(family, self._texts, self._batch_size)
             family.text_encoders.release()
         for step, images in sample_strips.read(folder):
             loggers.pictures(step, dict(zip(self._texts, images, strict=True)))
@@ -99,7 +98,7 @@ class Samples:
         generator = settings.generator.model_dump(include={"steps", "guidance_scale"})
         return {"prompts": self._texts, "seeds": [row.seed for row in self._rows], **generator}
 
-    def _keep(self, facts: dict[str, Any], done: int, say: Callable[[str], None]) -> None:
+    def _keep(self, facts: dict[str, Any], done: int) -> None:
         """Leave in the folder what belongs to this run and nothing else."""
         same = done > 0 and sample_strips.facts(self._folder) == facts
         for step, path in sample_strips.paths(self._folder):
@@ -109,14 +108,9 @@ class Samples:
         there = {step for step, _ in sample_strips.paths(self._folder)}
         wanted = range(0, done + 1, self._every) if self._every and done else ()
         if missing := [step for step in wanted if step not in there]:
-            say(
-                f"{self._folder}: images after {', '.join(map(str, missing))} steps are of other "
-                "settings or gone, and their weights with them; the later ones follow"
+            logger.warning(
+                "train: %s: images after %s steps are of other settings or gone, and their weights "
+                "with them; the later ones follow",
+                self._folder,
+                ", ".join(map(str, missing)),
             )
-
-
-def _conditions(family: Family, texts: list[str], batch_size: int) -> embeddings.Embeddings:
-    """As stage one stores them, so that the images are those of the evaluation."""
-    empty = embeddings.stored(family.encode_prompts([""]))
-    given = embeddings.stored(sampling.embed(family, texts, batch_size))
-    return embeddings.Embeddings(given, select_rows(empty, 0))

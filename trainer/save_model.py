@@ -4,19 +4,22 @@ from __future__ import annotations
 
 import os
 import shutil
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 from safetensors import SafetensorError
 from tgo.pipeline import layout
 from tgo.pipeline.cards import model_card
-from tgo.pipeline.config.settings import Settings
 from tgo.pipeline.errors import InputError
 from tgo.pipeline.generators import load_generator
-from tgo.pipeline.generators.base import Family
-from tgo.trainer import lora
-from tgo.trainer.distributed import Ranks
-from tgo.trainer.learner import Learner
+from tgo.trainer import lora, lora_weights
 from torch import nn
+
+if TYPE_CHECKING:
+    from tgo.pipeline.config.settings import Settings
+    from tgo.pipeline.generators.base import Family
+    from tgo.trainer.distributed import Ranks
+    from tgo.trainer.learner import Learner
+    from tgo.trainer.paths import Paths
 
 PLAIN = {"dtype": "float32", "quantization": None, "offload": False}
 """How the network is read that adapters are merged into."""
@@ -26,8 +29,7 @@ def save_model(
     settings: Settings,
     family: Family,
     learner: Learner,
-    tuned: Path,
-    labelled: Path,
+    paths: Paths,
     ranks: Ranks,
 ) -> None:
     """Write the averaged weights and a card as a model folder, named so once it is complete.
@@ -35,6 +37,7 @@ def save_model(
     Of several processes all must call; the first one writes. Adapters are merged into the model,
     and lie beside it as a file of their own.
     """
+    tuned = paths.tuned
     network, taken = _result(settings, family, learner, ranks)
     if not ranks.is_main:
         return
@@ -43,8 +46,8 @@ def save_model(
         tuned.parent.mkdir(parents=True, exist_ok=True)
         family.save(network, temporary)
         if taken is not None:
-            lora.write(taken, temporary)
-        model_card.write(temporary, settings, labelled / layout.THRESHOLD.name)
+            lora_weights.write(taken, temporary)
+        model_card.write(temporary, settings, paths.labelled / layout.THRESHOLD.name)
         shutil.rmtree(before, ignore_errors=True)
         if tuned.exists():
             os.replace(tuned, before)
@@ -59,7 +62,7 @@ def save_model(
 
 def _result(
     settings: Settings, family: Family, learner: Learner, ranks: Ranks
-) -> tuple[nn.Module, lora.Adapters | None]:
+) -> tuple[nn.Module, lora_weights.Adapters | None]:
     """The network with the averaged weights in it, plain and in float32, and adapters if any."""
     train = settings.train
     if train.lora is None and not ranks.sharded:
@@ -74,6 +77,6 @@ def _result(
         return fresh, None
     lora.add(fresh, train.lora, family, train.seed)
     lora.load(fresh, averages)
-    taken = lora.take(fresh)
+    taken = lora_weights.take(fresh)
     lora.merge(fresh)
     return fresh, taken

@@ -5,9 +5,8 @@ Every process writes its own parts, and any number of processes reads them.
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch.distributed.checkpoint as dcp
 from torch import Tensor, nn
@@ -17,9 +16,6 @@ from torch.distributed.checkpoint.state_dict import (
     set_optimizer_state_dict,
 )
 from torch.optim import Optimizer
-
-if TYPE_CHECKING:
-    from tgo.trainer.checkpoints import Checkpoint
 
 _OPTIONS = StateDictOptions(flatten_optimizer_state_dict=True, ignore_frozen_params=True)
 
@@ -34,16 +30,16 @@ def set_optimizer(network: nn.Module, optimizer: Optimizer, state: dict[str, Any
     set_optimizer_state_dict(network, optimizer, state, options=_OPTIONS)
 
 
-def write(checkpoint: Checkpoint, folder: Path) -> None:
-    """Write the tensors of a checkpoint; all processes must call."""
-    dcp.save(checkpoint.tensors, checkpoint_id=folder)
+def write(tensors: dict[str, Any], folder: Path) -> None:
+    """Write a tree of tensors, of each this process's part; all processes must call."""
+    dcp.save(tensors, checkpoint_id=folder)
 
 
-def read(own: Checkpoint) -> Checkpoint:
-    """``own`` with what lies in ``own.shards`` in the place of its tensors, which stay."""
-    tensors = {name: _copied(value) for name, value in own.tensors.items()}
-    dcp.load(tensors, checkpoint_id=own.shards)
-    return replace(own, **tensors)
+def read(own: dict[str, Any], folder: Path) -> dict[str, Any]:
+    """What ``folder`` holds, in the layout of the tree ``own``, which stays as it is."""
+    tensors = {name: _copied(value) for name, value in own.items()}
+    dcp.load(tensors, checkpoint_id=folder)
+    return tensors
 
 
 def _copied(value: Any) -> Any:

@@ -33,7 +33,7 @@ class Window(NamedTuple):
     """int64 ``[rows]``: row i of the row groups laid end to end appears as row ``slots[i]``."""
 
 
-class Order:
+class Shuffle:
     """Which row comes when.
 
     ``group_sizes[g]`` is the number of usable rows of row group g; ``window`` is how many row

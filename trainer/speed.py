@@ -57,7 +57,7 @@ def peak(device: torch.device) -> float | None:
     return next((value for part, value in PEAKS.items() if f" {part} " in f" {words} "), None)
 
 
-def counted(work: Callable[[], Any]) -> int:
+def count_flops(work: Callable[[], Any]) -> int:
     """FLOPs of whatever ``work`` computes. Elementwise operations count as nothing."""
     counter = flop_counter.FlopCounterMode(display=False, custom_mapping=_CPU_ATTENTION)
     # its own tracker of modules fails where one is given a parameter as input (Sana)

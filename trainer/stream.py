@@ -10,15 +10,18 @@ from collections import deque
 from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import torch
 from tgo.pipeline.errors import InputError
-from tgo.pipeline.generators.base import Conditions
-from tgo.trainer.dataset import LabelledRows
-from tgo.trainer.shuffle import Order, Position, Window
+from tgo.trainer.shuffle import Position, Shuffle
 from torch import Tensor
+
+if TYPE_CHECKING:
+    from tgo.pipeline.generators.base import Conditions
+    from tgo.trainer.dataset import LabelledRows
+    from tgo.trainer.shuffle import Window
 
 WINDOW = 64
 """Row groups shuffled together, and held in memory (twice when reading ahead)."""
@@ -42,9 +45,8 @@ class Batch(NamedTuple):
     """The objective's own number for each row, float32 ``[B]``; 0 where it wants none."""
     rows: Tensor
     """Number of each row among the usable ones, in shard order, int64 ``[B]``."""
-    seeds: Tensor
-    """What each image's noise was drawn from, int64 ``[B]``; 0 where nobody asked."""
     position: Position
+    """Where the stream goes on after this batch."""
     start: int = 0
     """Place of the first row in the global batch, of which this may be one process's share."""
 
@@ -66,18 +68,24 @@ class Batch(NamedTuple):
         return self._replace(conditions=conditions, **changed)
 
 
+COLUMNS = tuple(name for name in Batch._fields if name not in ("conditions", "position", "start"))
+"""The fields of a batch that hold one value a row."""
+
+
 class _Buffer:
     """One window's rows in the order in which they are used."""
 
     def __init__(self, rows: LabelledRows, window: Window, pin: bool) -> None:
         size = len(window.slots) * rows.unit
-        dtype = torch.from_numpy(np.empty(0, rows.latent_dtype)).dtype
-        self.latents = torch.empty((size, *rows.latent_shape), dtype=dtype, pin_memory=pin)
-        self.target = torch.empty(size, pin_memory=pin)
-        self.weight = torch.empty(size, pin_memory=pin)
-        self.per_row_value = torch.empty(size, pin_memory=pin)
-        self.rows = torch.empty(size, dtype=torch.int64, pin_memory=pin)
-        self.seeds = torch.empty(size, dtype=torch.int64, pin_memory=pin)
+        latents = torch.from_numpy(np.empty(0, rows.latent_dtype)).dtype
+        shapes = {"latents": rows.latent_shape}
+        types = {"latents": latents, "rows": torch.int64}
+        self.columns = {
+            name: torch.empty(
+                (size, *shapes.get(name, ())), dtype=types.get(name, torch.float32), pin_memory=pin
+            )
+            for name in COLUMNS
+        }
         self.table = np.empty(size, np.int64)
         self.prompt = np.empty(size, np.int64)
         self._source = rows
@@ -87,12 +95,9 @@ class _Buffer:
         group, unit = self._source.groups[number], self._source.unit
         if unit > 1:
             slots = (slots[:, None] * unit + np.arange(unit)).ravel()
-        self.latents.numpy()[slots] = self._source.latents(number)
-        self.target.numpy()[slots] = group.target
-        self.weight.numpy()[slots] = group.weight
-        self.per_row_value.numpy()[slots] = group.per_row_value
-        self.rows.numpy()[slots] = np.arange(group.first, group.first + len(slots))
-        self.seeds.numpy()[slots] = group.seed
+        for name, column in self.columns.items():
+            values = self._source.latents(number) if name == "latents" else getattr(group, name)
+            column.numpy()[slots] = values
         self.table[slots] = self._source.tables_of(number)
         self.prompt[slots] = group.prompt
 
@@ -125,7 +130,7 @@ class Stream:
                 f"train.batch_size: {batch_size} images are more than the {sum(rows.sizes)} pairs "
                 "that the scores give; lower it or make more images a prompt"
             )
-        self.order = Order(rows.sizes, seed=seed, batch_size=self._units, window=window)
+        self.shuffle = Shuffle(rows.sizes, seed=seed, batch_size=self._units, window=window)
         self._rows = rows
         self._workers = workers
         self._pin = pin
@@ -142,7 +147,7 @@ class Stream:
         missing = self._units
         for window, buffer in self._filled(position):
             at = position.cursor - window.start
-            end = min(len(window.slots), self.order.rows_per_epoch - window.start)
+            end = min(len(window.slots), self.shuffle.rows_per_epoch - window.start)
             while at < end:
                 take = min(missing, end - at)
                 # of this process's places those that lie here, which may be none
@@ -158,23 +163,22 @@ class Stream:
 
     def _position(self, window: Window, used: int) -> Position:
         cursor = window.start + used
-        if cursor == self.order.rows_per_epoch:
+        if cursor == self.shuffle.rows_per_epoch:
             return Position(window.epoch + 1, 0)
         return Position(window.epoch, cursor)
 
     def _join(self, parts: list[tuple[_Buffer, slice]], position: Position) -> Batch:
         def column(name: str) -> Tensor:
-            pieces = [getattr(buffer, name)[where] for buffer, where in parts]
+            pieces = [buffer.columns[name][where] for buffer, where in parts]
             return pieces[0] if len(pieces) == 1 else joined(pieces, self._pin)
 
         table = np.concatenate([buffer.table[where] for buffer, where in parts])
         prompt = np.concatenate([buffer.prompt[where] for buffer, where in parts])
-        conditions = self._rows.conditions(table, prompt, pin=self._pin)
-        names = ("latents", "target", "weight", "per_row_value", "rows", "seeds")
-        latents, target, weight, per_row_value, rows, seeds = map(column, names)
-        start = self._share.start * self._rows.unit
         return Batch(
-            latents, conditions, target, weight, per_row_value, rows, seeds, position, start
+            conditions=self._rows.conditions(table, prompt, pin=self._pin),
+            position=position,
+            start=self._share.start * self._rows.unit,
+            **{name: column(name) for name in COLUMNS},
         )
 
     def _filled(self, position: Position) -> Iterator[tuple[Window, _Buffer]]:
@@ -182,7 +186,7 @@ class Stream:
         pool = ThreadPoolExecutor(max(self._workers, 1), "tgo-read")
         pending: deque[tuple[Window, _Buffer, list]] = deque()
         try:
-            for coming in self.order.windows(position):
+            for coming in self.shuffle.windows(position):
                 reads, buffer = self._reads(coming)
                 pending.append((coming, buffer, [pool.submit(read) for read in reads]))
                 if len(pending) > (1 if self._workers else 0):

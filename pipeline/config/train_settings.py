@@ -117,6 +117,13 @@ class Collapse(Group):
     patience: Count
 
 
+class Keep(Group):
+    """Which checkpoints stay once newer ones are written (trainer/checkpoints.py)."""
+
+    last: Count
+    every: Count | None
+
+
 class Samples(Group):
     """Images of a few fixed prompts while training goes on (trainer/samples.py)."""
 
@@ -182,7 +189,6 @@ class Train(Group):
         gt=0, lt=1, description="a number above 0 and below 1, or null for the share there is"
     )
     draws: Count
-    noise: Literal["fresh", "tracked"] = Field(description="fresh or tracked")
     timesteps: Timesteps
     steps: Count
     ema_decay: Fraction
@@ -193,6 +199,7 @@ class Train(Group):
     parallel: Literal["ddp", "fsdp"] = Field(description="ddp or fsdp")
     workers: int = Field(ge=0, description="a whole number of at least 0")
     checkpoint_every: Count
+    keep: Keep
     log_every: Count
     loggers: list[Literal["tensorboard", "wandb", "dvclive"]] = Field(
         description="a list of tensorboard, wandb, dvclive; [] for none"

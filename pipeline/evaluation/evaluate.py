@@ -183,7 +183,8 @@ def _generate(
     split: Split,
 ) -> dict[str, dict[str, Any]]:
     """Bring every model's folders up to date; returns what decided the images, by model."""
-    from tgo.pipeline.runtime import load_family, load_panel, prepare
+    from tgo.pipeline.runtime import prepare
+    from tgo.pipeline.scoring.load_models import load_family, load_panel
     from tgo.pipeline.scoring.local_engine import score_prompts
 
     device = prepare(settings)

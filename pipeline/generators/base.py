@@ -31,6 +31,15 @@ class Corruption(NamedTuple):
     noise: Tensor  # [B, *latent_shape]: float32, or bool where a masked family hides tokens
 
 
+class LogLikelihood(NamedTuple):
+    """What a network says of latents under a corruption."""
+
+    values: Tensor
+    """Per-sample log-likelihood surrogate, float32 [B]."""
+    residual: Tensor | None = None
+    """``target - prediction``, float32 [B, *latent_shape], of a `Regressor`; None of others."""
+
+
 class Family(Protocol):
     """A text-to-image model of one family, loaded on one device.
 
@@ -107,8 +116,8 @@ class Family(Protocol):
         corruption: Corruption,
         *,
         temperature: float,
-    ) -> Tensor:
-        """Per-sample log-likelihood surrogate of `network` (policy or reference), float32 [B]."""
+    ) -> LogLikelihood:
+        """What `network` (policy or reference) says of latents [B, *latent_shape]."""
         ...
 
     def save(self, network: nn.Module, folder: Path) -> None:

@@ -16,6 +16,7 @@ from tgo.pipeline.errors import InputError
 from tgo.pipeline.generators.base import (
     Conditions,
     Corruption,
+    LogLikelihood,
     gaussian_log_likelihood,
     require_image_size,
 )
@@ -116,11 +117,10 @@ class Latent(FolderFamily):
         corruption: Corruption,
         *,
         temperature: float,
-    ) -> Tensor:
+    ) -> LogLikelihood:
         """``-(1/T) mean_CHW (target - prediction)^2``, float32 [B]."""
-        return gaussian_log_likelihood(
-            self.residual(network, latents, conditions, corruption), temperature
-        )
+        residual = self.residual(network, latents, conditions, corruption)
+        return LogLikelihood(gaussian_log_likelihood(residual, temperature), residual)
 
     def residual(
         self, network: nn.Module, latents: Tensor, conditions: Conditions, corruption: Corruption

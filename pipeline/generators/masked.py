@@ -16,6 +16,7 @@ from tgo.pipeline.errors import InputError
 from tgo.pipeline.generators.base import (
     Conditions,
     Corruption,
+    LogLikelihood,
     require_image_size,
     with_unconditional,
 )
@@ -157,7 +158,7 @@ class Masked(FolderFamily):
         corruption: Corruption,
         *,
         temperature: float,
-    ) -> Tensor:
+    ) -> LogLikelihood:
         """``(1/T) mean_hidden log p(token | shown tokens, prompt)``, float32 [B].
 
         The mean is a sample's own, over its hidden tokens (TGO, arXiv:2605.04653). It is a true
@@ -169,7 +170,7 @@ class Masked(FolderFamily):
         logits = self._logits(network, shown, conditions, timesteps)
         told = logits.log_softmax(dim=1).gather(1, tokens[:, None])[:, 0]
         total = told.masked_fill(~hidden, 0).sum(dim=(1, 2))
-        return total / hidden.sum(dim=(1, 2)) / temperature
+        return LogLikelihood(total / hidden.sum(dim=(1, 2)) / temperature)
 
     def _load_vqvae(self) -> Any:
         vqvae = self._folder.load("vqvae", self._dtype)

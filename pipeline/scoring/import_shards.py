@@ -11,13 +11,12 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 from tgo.pipeline.config.label_settings import RATING
-from tgo.pipeline.generators.base import Family, select_rows
+from tgo.pipeline.generators.base import Family
 from tgo.pipeline.scoring import import_images, sampling
 from tgo.pipeline.sources.prompts import id_of
 from tgo.pipeline.sources.ratings import RatedImage, Ratings
 from tgo.pipeline.storage import embeddings, fingerprint, origin, shards
 from tgo.pipeline.storage.atomic import canonical
-from tgo.pipeline.storage.embeddings import Embeddings
 
 _SAMPLING = ("sampler", "steps", "guidance_scale")
 """What of a family's description has no say in how it encodes."""
@@ -49,7 +48,9 @@ class Job:
             "batch_size": batch_size,
             "threads": torch.get_num_threads(),
             "code": fingerprint.code_sha256(
-                "tgo.pipeline.scoring.import_images", type(family).__module__
+                "tgo.pipeline.scoring.import_images",
+                "tgo.pipeline.scoring.sampling",
+                type(family).__module__,
             ),
         }
         rated = [[image.id, image.rating, image.n_ratings] for image in ratings.images]
@@ -125,8 +126,7 @@ class Job:
 
     def _embed(self, shard: RatedShard) -> str:
         texts = list(dict.fromkeys(image.prompt for image in shard.rows))
-        encoded = embeddings.stored(sampling.embed(self._family, [*texts, ""], self._batch_size))
-        embedded = Embeddings(select_rows(encoded, slice(-1)), select_rows(encoded, -1))
+        embedded = sampling.embed(self._family, texts, self._batch_size)
         return embeddings.write(shard.embeddings, embedded, [id_of(text) for text in texts])
 
     def _write(

@@ -72,7 +72,8 @@ def plan_training_images(settings: Settings) -> Run:
 
 def load_models(settings: Settings, model: Path | None = None) -> tuple[Family, Panel]:
     """The generator (or another `model` of its family) and the reward models, on the device."""
-    from tgo.pipeline.runtime import load_family, load_panel, prepare
+    from tgo.pipeline.runtime import prepare
+    from tgo.pipeline.scoring.load_models import load_family, load_panel
 
     device = prepare(settings)
     return load_family(settings, device, model), load_panel(settings, device)

@@ -1,8 +1,8 @@
 """The bytes of scored rows: embeddings, latents, images, scores; nothing about files.
 
-This module's source is part of every shard's fingerprint: what belongs here is what decides a
-value, what does not (plans, progress, files) lives in `shard_builder`. Batches have one fixed size,
-the last one padded, so a row's values do not depend on how many rows follow it.
+This module and all it imports are part of every shard's fingerprint: what belongs here is what
+decides a value, what does not (plans, progress, files) lives in `shard_builder`. Batches have one
+fixed size, the last one padded, so a row's values do not depend on how many rows follow it.
 """
 
 from __future__ import annotations
@@ -16,12 +16,12 @@ import torch
 from PIL import Image
 from tgo.pipeline.generators.base import concatenate, select_rows
 from tgo.pipeline.seeds import sample_seed
+from tgo.pipeline.storage.embeddings import Embeddings, stored
 from torch import Tensor
 
 if TYPE_CHECKING:
-    from tgo.pipeline.generators.base import Conditions, Family
+    from tgo.pipeline.generators.base import Family
     from tgo.pipeline.sources.prompts import Prompt
-    from tgo.pipeline.storage.embeddings import Embeddings
     from tgo.rewards.panel import Panel
 
 T = TypeVar("T")
@@ -59,9 +59,12 @@ def rows_of(prompts: Sequence[Prompt], *, seed: int, images_per_prompt: int) -> 
     ]
 
 
-def embed(family: Family, texts: Sequence[str], batch_size: int) -> Conditions:
-    """Conditions [N, ...] of texts, each different one encoded once."""
-    indices = {text: index for index, text in enumerate(dict.fromkeys(texts))}
+def embed(family: Family, texts: Sequence[str], batch_size: int) -> Embeddings:
+    """Conditions [N, ...] of N texts and of the empty one, as they are stored.
+
+    Each different text is encoded once. Images are sampled from these values, float16 for float32.
+    """
+    indices = {text: index for index, text in enumerate(dict.fromkeys([*texts, ""]))}
     encoded = concatenate(
         [
             select_rows(family.encode_prompts(padded), slice(size))
@@ -69,7 +72,9 @@ def embed(family: Family, texts: Sequence[str], batch_size: int) -> Conditions:
         ]
     )
     family.text_encoders.rest()
-    return select_rows(encoded, [indices[text] for text in texts])
+    kept = stored(encoded)
+    prompts = select_rows(kept, [indices[text] for text in texts])
+    return Embeddings(prompts, select_rows(kept, indices[""]))
 
 
 def sample(

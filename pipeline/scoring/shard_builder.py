@@ -15,7 +15,7 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 import pyarrow as pa
 from tgo.pipeline.errors import InputError
-from tgo.pipeline.generators.base import Family, select_rows
+from tgo.pipeline.generators.base import Family
 from tgo.pipeline.scoring import sampling
 from tgo.pipeline.scoring.shard_plan import PlannedShard, ShardState
 from tgo.pipeline.scoring.worker_threads import Workers
@@ -175,8 +175,7 @@ class ShardBuilder:
         """Embed and store a shard's prompts; the file's sha256 ties it to its shard."""
         job = self._job
         texts = [prompt.text for prompt in shard.prompts]
-        encoded = embeddings.stored(sampling.embed(job.family, [*texts, ""], job.batch_size))
-        embedded = Embeddings(select_rows(encoded, slice(-1)), select_rows(encoded, -1))
+        embedded = sampling.embed(job.family, texts, job.batch_size)
         ids = [prompt.id for prompt in shard.prompts]
         return embedded, embeddings.write(shard.embeddings, embedded, ids)
 

@@ -4,6 +4,10 @@ Two parts, because they cost very different amounts: `images` (generator, sample
 prompts, and the code of both) and one part per reward model. A shard whose `images` part
 matches keeps its images, whatever happens to the scores.
 
+Code counts as well: what a result depends on follows from the imports of the module that computes
+it (`code_sha256`), so no list of modules has to be kept. An import for annotations alone belongs
+under `TYPE_CHECKING`, where it does not count.
+
 Library versions are recorded in the shard (`tgo.versions`) but do not void it: byte identity is
 promised for one lock, and a patch release must not cost GPU days.
 """
@@ -17,14 +21,18 @@ from collections.abc import Iterator, Mapping, Sequence
 from functools import cache
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from tgo.pipeline.generators.base import Family
-from tgo.pipeline.sources.prompts import Prompt
 from tgo.pipeline.storage.atomic import canonical
-from tgo.rewards.panel import Panel
+
+if TYPE_CHECKING:
+    from tgo.pipeline.generators.base import Family
+    from tgo.pipeline.sources.prompts import Prompt
+    from tgo.rewards.panel import Panel
 
 FORMAT = 2  # raise it when the meaning or layout of a shard's columns changes
+ROOT = Path(__file__).parents[2]
+"""The folder that is the package `tgo`: `pipeline`, `trainer`, `rewards` and `data.world`."""
 LIBRARIES = ("torch", "diffusers", "transformers", "open_clip_torch", "pyarrow", "pillow")
 
 
@@ -82,28 +90,56 @@ def difference(old: Any, new: Any, path: str = "") -> str | None:
 
 
 def code_sha256(*modules: str) -> str:
-    """One checksum over the source of modules and of all of ours that they import.
+    """One checksum over the source of modules and of all that they import, as far as it is ours.
 
-    Comments, docstrings and layout do not count, so tidying code keeps the images.
+    Ours is `tgo`, and whatever other package one of `modules` belongs to. Comments, docstrings and
+    layout do not count, so tidying code keeps what it made.
+
+    Args:
+        modules: Dotted names of the modules that compute a result.
     """
-    reached: dict[str, str] = {}
+    reached = {name: _source(name)[0] for name in reached_modules(*modules)}
+    return hashlib.sha256(canonical(reached).encode()).hexdigest()
+
+
+def reached_modules(*modules: str) -> set[str]:
+    """The names of `modules` and of all of ours that they import to compute, directly or not."""
+    ours = {"tgo", *(name.partition(".")[0] for name in modules)}
+    reached: set[str] = set()
     pending = list(modules)
     while pending:
         module = pending.pop()
-        if module not in reached:
-            reached[module], imports = _source(module)
-            pending += [name for name in imports if name.split(".")[0] == "tgo"]
-    return hashlib.sha256(canonical(reached).encode()).hexdigest()
+        if module in reached:
+            continue
+        reached.add(module)
+        imported = (name for name in _source(module)[1] if name.partition(".")[0] in ours)
+        pending += [name for name in imported if _file_of(name) is not None]
+    return reached
 
 
 @cache
 def _source(module: str) -> tuple[str, tuple[str, ...]]:
-    """Normalised source of a module, and the modules it imports to compute (not for types)."""
-    spec = importlib.util.find_spec(module)
-    if spec is None or spec.origin is None:
+    """Normalised source of a module, and what it imports to compute (not for types), by name."""
+    path = _file_of(module)
+    if path is None:
         return "", ()
-    tree = _without_types_and_docstrings(ast.parse(Path(spec.origin).read_text(encoding="utf-8")))
+    tree = _without_types_and_docstrings(ast.parse(path.read_text(encoding="utf-8")))
     return ast.unparse(tree), tuple(_imports(tree))
+
+
+@cache
+def _file_of(module: str) -> Path | None:
+    """The source file of a module; None for a folder without code, and for what is no module."""
+    package, *names = module.split(".")
+    if package == "tgo":
+        stem = ROOT.joinpath(*names)
+        found = (stem.with_suffix(".py"), stem / "__init__.py")
+        return next((path for path in found if names and path.is_file()), None)
+    try:
+        spec = importlib.util.find_spec(module)
+    except (ModuleNotFoundError, ValueError):  # its parent is no package; it was loaded from a path
+        return None
+    return Path(spec.origin) if spec and spec.origin and spec.origin.endswith(".py") else None
 
 
 def _imports(tree: ast.AST) -> Iterator[str]:
@@ -112,18 +148,8 @@ def _imports(tree: ast.AST) -> Iterator[str]:
             yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom) and node.module:
             yield node.module
-            for alias in node.names:  # `from tgo.rewards import clip` imports a module
-                if _is_module(f"{node.module}.{alias.name}"):
-                    yield f"{node.module}.{alias.name}"
-
-
-def _is_module(name: str) -> bool:
-    if name.split(".")[0] != "tgo":
-        return False
-    try:
-        return importlib.util.find_spec(name) is not None
-    except ModuleNotFoundError:  # its parent is a module, not a package
-        return False
+            # `from tgo.rewards import clip` imports a module
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
 
 
 def _without_types_and_docstrings(tree: ast.Module) -> ast.Module:

@@ -13,6 +13,7 @@ from collections.abc import Collection, Mapping, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
 from types import MappingProxyType
+from typing import TYPE_CHECKING
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -20,8 +21,10 @@ from tgo.pipeline import read_errors
 from tgo.pipeline.storage.atomic import canonical, write_json
 from tgo.pipeline.storage.hashing import file_sha256
 from tgo.pipeline.storage.locks import waiting
-from tgo.pipeline.storage.shard_writer import Entry
 from tgo.pipeline.storage.shards import present
+
+if TYPE_CHECKING:
+    from tgo.pipeline.storage.shard_writer import Entry
 
 NAME = ".manifest.json"
 log = logging.getLogger(__name__)

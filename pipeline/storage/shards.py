@@ -11,7 +11,7 @@ import json
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
@@ -19,8 +19,11 @@ import pyarrow.parquet as pq
 from tgo.pipeline import read_errors
 from tgo.pipeline.config.columns import SCORED as FIXED_COLUMNS
 from tgo.pipeline.errors import InputError
-from tgo.pipeline.storage.atomic import Commits, canonical, replacing
+from tgo.pipeline.storage.atomic import canonical, replacing
 from tgo.pipeline.storage.shard_writer import writing
+
+if TYPE_CHECKING:
+    from tgo.pipeline.storage.atomic import Commits
 
 LABEL_ROWS_PER_GROUP = 1 << 16
 LABEL_PAGE_BYTES = 1 << 16  # before compression: pages that stay in cache cost a sixth less

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import io
 import json
+import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ from tgo.pipeline.storage.atomic import replacing, write_json
 
 FACTS = "prompts.json"
 RESULT = "result.json"
+_NAME = re.compile(r"step-(\d{8})\.png")  # files of other names are not ours
 
 
 def describe(folder: Path, facts: Mapping[str, Any]) -> None:
@@ -57,8 +59,8 @@ def _read(path: Path) -> dict[str, Any]:
 
 def paths(folder: Path) -> list[tuple[int, Path]]:
     """(step, file) of all strips, oldest first."""
-    found = sorted(folder.glob("step-*.png"))
-    return [(int(path.stem.removeprefix("step-")), path) for path in found]
+    found = ((_NAME.fullmatch(path.name), path) for path in sorted(folder.glob("step-*.png")))
+    return [(int(name[1]), path) for name, path in found if name]
 
 
 def write(folder: Path, step: int, images: np.ndarray) -> None:

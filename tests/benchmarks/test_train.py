@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import torch
-from tgo.trainer.speed import counted
+from tgo.trainer.speed import count_flops
 
 from benchmarks import train, train_rivals
 from benchmarks.generator_sizes import SIZES, unet
@@ -39,7 +39,7 @@ def test_a_forward_pass_has_the_arithmetic_of_the_published_networks(
             pooled = torch.zeros(1, *size.conditions["pooled"])
             told["added_cond_kwargs"] = {"text_embeds": pooled, "time_ids": torch.zeros(1, 6)}
         latents = torch.zeros(1, 4, size.latent, size.latent)
-        flops = counted(lambda: network(latents, torch.zeros(1), **told))
+        flops = count_flops(lambda: network(latents, torch.zeros(1), **told))
     assert flops / 1e12 == pytest.approx(teraflop, rel=0.01)
 
 

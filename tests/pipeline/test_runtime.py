@@ -5,6 +5,7 @@ import sys
 import pytest
 from tgo.pipeline import runtime
 from tgo.pipeline.errors import InputError
+from tgo.pipeline.scoring import load_models
 
 from tests.settings import changed
 
@@ -19,8 +20,8 @@ def test_compiling_without_a_compiler_is_refused_in_one_line(
     group, name = key.split(".")
     settings = changed({group: {name: True}, "device": "cpu", "threads": 1})
     work = {
-        "generator": lambda: runtime.load_family(settings, "cpu"),
-        "score": lambda: runtime.load_panel(settings, "cpu"),
+        "generator": lambda: load_models.load_family(settings, "cpu"),
+        "score": lambda: load_models.load_panel(settings, "cpu"),
         "train": lambda: train.run(settings),
     }
     with pytest.raises(InputError, match=rf"{key} = true.*\(no-such-compiler\); install g\+\+"):

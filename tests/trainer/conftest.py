@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,11 @@ from tests.trainer.miniature import Place, write_rows
 @pytest.fixture(scope="session")
 def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_random_diffusion(tmp_path_factory.mktemp("model") / "diffusion")
+
+
+@pytest.fixture(autouse=True)
+def _messages(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO, "tgo")
 
 
 @pytest.fixture

@@ -46,4 +46,4 @@ def killed_run(root: Path, model: Path, workers: int, where: str, number: int) -
         Diffusion.save = die  # type: ignore[method-assign,assignment]
     settings = make_settings(model, workers=workers, steps=30, log_every=4)
     place = Place(root)
-    train.run(settings, **place.inputs, **place.outputs())
+    train.run(settings, place.paths())

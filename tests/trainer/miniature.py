@@ -11,6 +11,7 @@ import pyarrow as pa
 import torch
 from tgo.pipeline.config.settings import Settings
 from tgo.pipeline.storage import embeddings, shards
+from tgo.trainer.paths import Paths
 
 from tests.scores import PLAIN
 from tests.settings import changed
@@ -41,15 +42,16 @@ class Place:
     def inputs(self) -> dict[str, Path]:
         return {name: self.root / name for name in ("scored", "labelled", "embeddings")}
 
-    def outputs(self, run: str = "run") -> dict[str, Path]:
+    def paths(self, run: str = "run") -> Paths:
         folder = self.root / run
-        return {
-            "checkpoints": folder / "checkpoints",
-            "tuned": folder / "tuned",
-            "log": folder / "train_log.jsonl",
-            "samples": folder / "samples",
-            "references": self.root / "references",
-        }
+        return Paths(
+            **self.inputs,
+            references=self.root / "references",
+            checkpoints=folder / "checkpoints",
+            tuned=folder / "tuned",
+            log=folder / "train_log.jsonl",
+            samples=folder / "samples",
+        )
 
 
 def write_rows(

@@ -82,5 +82,5 @@ def _train(
     Learner.step = noting  # type: ignore[method-assign]
     torch.nn.Module.compile = capturing([])  # type: ignore[method-assign]
     place = Place(root)
-    train.run(make_settings(model, **options), **place.inputs, **place.outputs(name))
+    train.run(make_settings(model, **options), place.paths(name))
     queue.put((rank, seen))

@@ -27,7 +27,7 @@ def main(root: str, model: str, name: str, last: str) -> None:
 
     Learner.step = step  # type: ignore[method-assign]
     place, settings = Place(Path(root)), make_settings(Path(model), steps=40, checkpoint_every=30)
-    train.run(settings, **place.inputs, **place.outputs(name))
+    train.run(settings, place.paths(name))
 
 
 if __name__ == "__main__":

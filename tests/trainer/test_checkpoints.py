@@ -1,11 +1,14 @@
 from __future__ import annotations
 
 import errno
+import shutil
 from pathlib import Path
 
 import pytest
 import torch
+from tgo.pipeline.config.train_settings import Keep
 from tgo.pipeline.errors import InputError
+from tgo.pipeline.storage import aside
 from tgo.trainer import checkpoints
 from tgo.trainer.checkpoints import Checkpoint, Checkpoints
 
@@ -13,13 +16,8 @@ RUN = {"train": {"beta": 1.0, "seed": 0}, "code": "a"}
 
 
 @pytest.fixture
-def said() -> list[str]:
-    return []
-
-
-@pytest.fixture
-def store(tmp_path: Path, said: list[str]) -> Checkpoints:
-    return Checkpoints(tmp_path / "checkpoints", RUN, said.append)
+def store(tmp_path: Path) -> Checkpoints:
+    return Checkpoints(tmp_path / "checkpoints", RUN)
 
 
 def make(step: int) -> Checkpoint:
@@ -63,7 +61,7 @@ def test_the_last_two_stay_and_the_newest_is_used(store: Checkpoints) -> None:
     assert store.newest(at_most=100) is None
     for step in (5, 10, 15):
         store.save(make(step))
-    assert [path.name for path in store._complete()] == ["step-00000010", "step-00000015"]
+    assert [path.name for path in store.complete()] == ["step-00000010", "step-00000015"]
     found = store.newest(at_most=100)
     assert found is not None
     assert found.step == 15
@@ -75,7 +73,7 @@ def test_the_last_two_stay_and_the_newest_is_used(store: Checkpoints) -> None:
 )
 @pytest.mark.parametrize("harm", ["flip", "truncate", "remove"])
 def test_a_damaged_one_is_named_and_the_one_before_used(
-    store: Checkpoints, said: list[str], name: str, harm: str
+    store: Checkpoints, caplog: pytest.LogCaptureFixture, name: str, harm: str
 ) -> None:
     store.save(make(5))
     store.save(make(10))
@@ -88,29 +86,91 @@ def test_a_damaged_one_is_named_and_the_one_before_used(
     found = store.newest(at_most=100)
     assert found is not None
     assert found.step == 5
-    assert len(said) == 1
-    assert "step-00000010: damaged" in said[0]
-    assert name in said[0]
+    (said,) = caplog.messages
+    assert "step-00000010: damaged" in said
+    assert name in said
     assert not folder(store, 10).exists()
+    (entry,) = aside.entries(store._folder.parent)
+    assert (entry.kind, entry.names) == ("damaged", ("step-00000010",))
 
 
-def test_another_run_is_never_continued(store: Checkpoints, said: list[str]) -> None:
+def test_another_run_is_never_continued_and_comes_back_with_its_settings(
+    store: Checkpoints, caplog: pytest.LogCaptureFixture
+) -> None:
     store.save(make(5))
     store.save(make(10))
-    other = Checkpoints(store._folder, RUN | {"train": {"beta": 2.0, "seed": 0}}, said.append)
+    other = Checkpoints(store._folder, RUN | {"train": {"beta": 2.0, "seed": 0}})
     assert other.newest(at_most=100) is None
-    assert len(said) == 2
-    assert "step-00000010: of another run (train.beta was 1.0, is 2.0); removed" in said[0]
-    assert store._complete() == []
+    assert len(caplog.messages) == 2
+    reason = "step-00000010: of another run (train.beta was 1.0, is 2.0); set aside in "
+    assert reason in caplog.messages[0]
+    assert store.complete() == []
+    other.save(make(3))
+    found = store.newest(at_most=100)
+    assert found is not None
+    assert found.step == 10
+    assert [path.name for path in store.complete()] == ["step-00000005", "step-00000010"]
+    found = other.newest(at_most=100)
+    assert found is not None
+    assert found.step == 3
 
 
-def test_fewer_steps_use_an_earlier_one(store: Checkpoints, said: list[str]) -> None:
+def test_fewer_steps_use_an_earlier_one_and_more_the_later_again(
+    store: Checkpoints, caplog: pytest.LogCaptureFixture
+) -> None:
     store.save(make(5))
     store.save(make(10))
     found = store.newest(at_most=7)
     assert found is not None
     assert found.step == 5
-    assert "step-00000010: beyond train.steps = 7; removed" in said[0]
+    assert "step-00000010: beyond train.steps = 7; set aside" in caplog.messages[0]
+    store.save(make(7))
+    found = store.newest(at_most=12)
+    assert found is not None
+    assert found.step == 10
+
+
+def test_files_of_other_names_are_left_alone(store: Checkpoints) -> None:
+    store.save(make(5))
+    copy = store._folder / "step-00000005.good"
+    shutil.copytree(folder(store, 5), copy)
+    notes = store._folder / "step-notes.txt"
+    notes.write_text("mine")
+    for step in (10, 15, 20):
+        store.save(make(step))
+    found = store.newest(at_most=100)
+    assert found is not None
+    assert found.step == 20
+    assert (copy / "state.json").is_file()
+    assert notes.read_text() == "mine"
+
+
+def test_every_so_many_steps_one_stays(tmp_path: Path) -> None:
+    keep = Keep(last=1, every=10)
+    store = Checkpoints(tmp_path, RUN, keep=keep)
+    for step in (5, 10, 15, 20, 25):
+        store.save(make(step))
+    assert [int(path.name[5:]) for path in store.complete()] == [10, 20, 25]
+
+
+def test_what_cannot_be_read_is_no_damage(
+    store: Checkpoints, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store.save(make(5))
+
+    def refuse(path: Path) -> str:
+        raise OSError(errno.EIO, "Input/output error")
+
+    monkeypatch.setattr(checkpoints, "file_sha256", refuse)
+    with pytest.raises(InputError, match=r"cannot be read \(Input/output error\)"):
+        store.newest(at_most=100)
+    assert folder(store, 5).is_dir()
+
+
+def test_the_last_good_one_is_named_and_never_promised(store: Checkpoints) -> None:
+    assert "no checkpoint was written" in store.last_good()
+    store.save(make(5))
+    assert str(folder(store, 5)) in store.last_good()
 
 
 def test_half_written_folders_are_never_used_and_go(store: Checkpoints) -> None:

@@ -15,7 +15,7 @@ from tgo.pipeline.generators import load_generator
 from tgo.pipeline.labelling import label
 from tgo.pipeline.scoring.sampling import decode_png
 from tgo.pipeline.storage import shards
-from tgo.trainer import lora, train
+from tgo.trainer import lora, lora_weights, train
 
 from tests.families import FAMILY_OF, GUIDANCE, MASKED, PROMPTS, SEEDS, sample, write
 from tests.family_parts import resolution
@@ -68,8 +68,8 @@ def place(kind: str, tmp_path_factory: pytest.TempPathFactory, tiny_panel: Any) 
 def trained(kind: str, place: Place, name: str, **options: Any) -> Path:
     """The tuned model's folder, after a look at the log and an image."""
     settings = settings_of(kind, place.root / "model", **options)
-    tuned = train.run(settings, **place.inputs, **place.outputs(name))
-    lines = [json.loads(line) for line in place.outputs(name)["log"].read_text().splitlines()]
+    tuned = train.run(settings, place.paths(name))
+    lines = [json.loads(line) for line in place.paths(name).log.read_text().splitlines()]
     assert lines
     assert all(math.isfinite(line["loss"]) for line in lines)
     base, found = (load_generator(settings.generator, model) for model in (None, tuned))
@@ -99,7 +99,7 @@ def test_a_family_trains_adapters_in_little_memory(kind: str, place: Place) -> N
     if kind in MASKED:  # no pipeline of theirs loads adapters, their networks do
         generator = settings_of(kind, place.root / "model").generator
         network = load_generator(generator).network
-        network.load_lora_adapter(tuned, weight_name=lora.LORA)  # type: ignore[operator]
+        network.load_lora_adapter(tuned, weight_name=lora_weights.LORA)  # type: ignore[operator]
         lora.merge(network)
         merged = load_generator(generator, tuned).network.state_dict()
         for name, value in network.state_dict().items():
@@ -108,7 +108,7 @@ def test_a_family_trains_adapters_in_little_memory(kind: str, place: Place) -> N
     from diffusers import DiffusionPipeline
 
     stock = DiffusionPipeline.from_pretrained(place.root / "model")
-    stock.load_lora_weights(tuned, weight_name=lora.LORA)
+    stock.load_lora_weights(tuned, weight_name=lora_weights.LORA)
     stock.fuse_lora()
     stock.unload_lora_weights()
     part = "unet" if hasattr(stock, "unet") else "transformer"
@@ -148,7 +148,7 @@ def test_adapters_resume_to_the_bit_with_other_workers(
             "workers": workers,
         }
         settings = settings_of(kind, place.root / "model", lora=LORA, steps=5, **options)
-        return train.run(settings, **place.inputs, **place.outputs(name))
+        return train.run(settings, place.paths(name))
 
     whole = run("whole", 0)
     with monkeypatch.context() as patch:
@@ -157,6 +157,6 @@ def test_adapters_resume_to_the_bit_with_other_workers(
             run("crashed", 2)
     tuned = run("crashed", 1)
     files = [path.relative_to(whole) for path in whole.rglob("*") if path.is_file()]
-    assert Path(lora.LORA) in files
+    assert Path(lora_weights.LORA) in files
     for file in files:
         assert (tuned / file).read_bytes() == (whole / file).read_bytes(), file

@@ -35,9 +35,9 @@ def test_a_run_killed_anywhere_ends_with_the_same_bits(model: Path, place: Place
     ):
         code = killed(place, model, workers, where, number)
         assert code == -signal.SIGKILL, f"killed at {where} {number}"
-        assert not place.outputs()["tuned"].exists()
+        assert not place.paths().tuned.exists()
     assert killed(place, model, 3, "never", 0) == 0
-    folder = place.outputs()["tuned"]
+    folder = place.paths().tuned
     files = [path.relative_to(folder) for path in folder.rglob("*") if path.is_file()]
     assert files
     for file in files:
@@ -79,8 +79,8 @@ def test_several_processes_that_are_terminated_save_and_go_on(model: Path, place
     assert f"continuing after step {stopped[1]} of 40" in again.stderr
     assert torchrun(place, model, "whole", last=-1).returncode == 0
     for file in ("unet/diffusion_pytorch_model.safetensors", "model_index.json"):
-        one, other = (place.outputs(name)["tuned"] / file for name in ("run", "whole"))
+        one, other = (place.paths(name).tuned / file for name in ("run", "whole"))
         assert one.read_bytes() == other.read_bytes()
     # sums since the last line are rounded otherwise where a checkpoint gathered them
-    one, other = (place.outputs(name)["log"].read_text() for name in ("run", "whole"))
+    one, other = (place.paths(name).log.read_text() for name in ("run", "whole"))
     assert one.count("\n") == other.count("\n") == 14

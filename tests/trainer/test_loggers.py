@@ -53,11 +53,12 @@ def test_tensorboard_shows_each_point_and_image_once_after_a_crash(
     model: Path, place: Place, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     lines = crash_and_go_on(model, place, monkeypatch, "tensorboard")
-    found = scalars(place.root / "run/tensorboard")
+    (folder,) = (place.root / "run/tensorboard").iterdir()  # one run, so one folder
+    found = scalars(folder)
     assert found["loss"] == [(line["step"], pytest.approx(line["loss"])) for line in lines]
     assert [step for step, _ in found["images_per_second"]] == [2, 4, 6, 8, 10, 12]
     assert {"tflops", "unhealthy", "margin"} <= found.keys()
-    assert list(pictures(place.root / "run/tensorboard").values()) == [[0, 3, 6, 9, 12]] * 2
+    assert list(pictures(folder).values()) == [[0, 3, 6, 9, 12]] * 2
 
 
 def test_dvclive_shows_each_point_once_after_a_crash(

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 from tgo.pipeline.generators import load_generator
-from tgo.trainer import lora
+from tgo.trainer import lora_weights
 
 from tests.trainer.miniature import make_settings
 
@@ -36,7 +36,9 @@ def folder(model: Path, tmp_path: Path) -> Path:
     copy = tmp_path / "tuned"
     shutil.copytree(model, copy)
     network = load_generator(make_settings(model).generator).network
-    lora.write(lora.take(adapted(network, ["to_q", "to_k", "to_v", "to_out.0"])), copy)
+    lora_weights.write(
+        lora_weights.take(adapted(network, ["to_q", "to_k", "to_v", "to_out.0"])), copy
+    )
     return copy
 
 
@@ -66,7 +68,7 @@ def test_a_stock_pipeline_with_the_file_draws_what_our_policy_does(
         return made.images[0]
 
     before = stock()
-    pipe.load_lora_weights(folder, weight_name=lora.LORA)
+    pipe.load_lora_weights(folder, weight_name=lora_weights.LORA)
     np.testing.assert_allclose(stock(), ours / 255, atol=1 / 255)
     assert np.abs(before - ours / 255).max() > 0.02
 
@@ -74,7 +76,7 @@ def test_a_stock_pipeline_with_the_file_draws_what_our_policy_does(
 def test_the_file_has_diffusers_names_and_the_scale(folder: Path) -> None:
     from safetensors import safe_open
 
-    with safe_open(folder / lora.LORA, framework="pt") as file:
+    with safe_open(folder / lora_weights.LORA, framework="pt") as file:
         names = list(file.keys())
         told = json.loads(file.metadata()["lora_adapter_metadata"])
     assert all(name.startswith("unet.") and name.endswith(".weight") for name in names)
@@ -86,5 +88,5 @@ def test_the_same_adapters_are_the_same_bytes(model: Path, folder: Path, tmp_pat
     shutil.copytree(model, again)
     network = load_generator(make_settings(model).generator).network
     targets = ["to_out.0", "to_v", "to_k", "to_q"]
-    lora.write(lora.take(adapted(network, targets)), again)
-    assert (again / lora.LORA).read_bytes() == (folder / lora.LORA).read_bytes()
+    lora_weights.write(lora_weights.take(adapted(network, targets)), again)
+    assert (again / lora_weights.LORA).read_bytes() == (folder / lora_weights.LORA).read_bytes()

@@ -39,10 +39,10 @@ def settings_of(model: Path, **changes: Any) -> Settings:
 
 
 def run(settings: Settings, place: Place, name: str) -> tuple[dict[str, torch.Tensor], str]:
-    outputs = place.outputs(name)
-    folder = train.run(settings, **place.inputs, **outputs)
+    paths = place.paths(name)
+    folder = train.run(settings, paths)
     weights = load_file(folder / "transformer" / "diffusion_pytorch_model.safetensors")
-    return weights, outputs["log"].read_text()
+    return weights, paths.log.read_text()
 
 
 class CrashError(Exception):
@@ -72,7 +72,7 @@ def test_training_continues_to_the_bit_and_learns(
     lines = [json.loads(line) for line in log.splitlines()]
     assert lines[-1]["margin"] > lines[0]["margin"]
     assert lines[-1]["accuracy"] > 0.7
-    assert load_generator(settings.generator, place.outputs("straight")["tuned"])
+    assert load_generator(settings.generator, place.paths("straight").tuned)
 
 
 def test_no_kl_is_estimated(model: Path, place: Place) -> None:
@@ -86,7 +86,7 @@ def test_no_kl_is_estimated(model: Path, place: Place) -> None:
 @pytest.mark.parametrize("objective", ["nft", "dspo"])
 def test_objectives_on_predictions_are_refused(model: Path, place: Place, objective: str) -> None:
     with pytest.raises(InputError) as caught:
-        train.run(settings_of(model, objective=objective), **place.inputs, **place.outputs())
+        train.run(settings_of(model, objective=objective), place.paths())
     line = str(caught.value)
     assert f"train.objective: {objective}" in line
     assert "family amused" in line

@@ -11,11 +11,11 @@ import torch
 from safetensors.torch import load_file
 from tgo.pipeline.errors import InputError
 from tgo.trainer import train
-from tgo.trainer.balanced_stream import make_stream
 from tgo.trainer.dataset import LabelledRows
 from tgo.trainer.distributed import Ranks
 from tgo.trainer.learner import Learner
 from tgo.trainer.noise import BLOCK
+from tgo.trainer.training_data import make_stream
 from torch import Tensor
 
 from tests.trainer.miniature import Place, make_settings
@@ -38,7 +38,6 @@ OPTIONS: dict[str, dict[str, Any]] = {
         "beta": "auto",
     },
     "draws": {"draws": 3, "gradient_accumulation_steps": 2, "objective": "dpo"},
-    "tracked": {"noise": "tracked", "draws": 2, "timesteps": TIMES},
     "classes": {"positives": 0.75},
     "bfloat16": {"precision": "bfloat16", "gradient_checkpointing": True, "lora": LORA},
     "adamw8bit": {"optimizer": "adamw8bit", "schedule": {"name": "cosine", "warmup": 2}},
@@ -151,22 +150,12 @@ def test_gradient_checkpointing_changes_no_gradient(model: Path, place: Place) -
 def test_several_draws_are_averaged_for_each_sample(model: Path, place: Place) -> None:
     learner, stream = make_learner(make_settings(model, draws=3), place)
     batch = next(stream.batches())
-    given = learner._inputs.of(4, batch)[0]
-    found, _ = learner._log_likelihood(learner._networks.network, given)
+    given = learner._inputs.build(4, batch)[0]
+    found = learner._log_likelihood(learner._networks.network, given).values
     terms = learner.terms(4, batch)
     assert torch.equal(terms.log_likelihood, found.view(8, 3).mean(dim=1))
     assert len({float(value) for value in found}) == 24
     assert torch.equal(given.latents[0], given.latents[2])
-
-
-def test_tracked_noise_is_what_the_image_was_made_from(model: Path, place: Place) -> None:
-    learner, stream = make_learner(make_settings(model, noise="tracked", draws=2), place)
-    batch = next(stream.batches())
-    noise = learner._inputs.of(1, batch)[0].corruption.noise.view(8, 2, *batch.latents.shape[1:])
-    expected = learner._family.initial_noise(batch.seeds.tolist())
-    assert len(set(batch.seeds.tolist())) > 1
-    assert torch.equal(noise[:, 0], expected)
-    assert torch.equal(noise[:, 1], expected)
 
 
 def test_draws_do_not_depend_on_who_asks_for_them(model: Path, place: Place) -> None:
@@ -175,12 +164,12 @@ def test_draws_do_not_depend_on_who_asks_for_them(model: Path, place: Place) -> 
     settings = make_settings(model, batch_size=size, prompt_dropout=0.5)
     learner, stream = make_learner(settings, place)
     batch = next(stream.batches())
-    draws = learner._inputs._draws
-    whole = draws.of(3, 0, batch.latents, batch.seeds)
-    draws._kept.clear()
+    sampler = learner._inputs._sampler
+    whole = sampler.draw(3, 0, batch.latents)
+    sampler._kept.clear()
     for first, last in ((0, 10), (60, 70), (90, size)):
         part = batch.part(first, last)
-        drawn = draws.of(3, part.start, part.latents, part.seeds)
+        drawn = sampler.draw(3, part.start, part.latents)
         for left, right in zip(drawn.corruption, whole.corruption, strict=True):
             assert torch.equal(left, right[first:last])
         assert torch.equal(drawn.dropped, whole.dropped[first:last])  # type: ignore[arg-type, index]
@@ -190,7 +179,7 @@ def test_noise_levels_and_their_weights(model: Path, place: Place) -> None:
     times = {"draw": "logit_normal", "mean": 2.0, "std": 0.5, "snr_gamma": 5.0}
     learner, stream = make_learner(make_settings(model, timesteps=times, batch_size=64), place)
     batch = next(stream.batches())
-    given = learner._inputs.of(1, batch)[0]
+    given = learner._inputs.build(1, batch)[0]
     levels = given.corruption.timesteps.float() / 1000
     assert 0.8 < levels.mean() < 0.95  # sigmoid(2) = 0.88
     kept = learner._family._schedule.alphas_cumprod[given.corruption.timesteps]  # type: ignore[attr-defined]

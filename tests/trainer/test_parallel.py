@@ -34,12 +34,12 @@ CASES: dict[str, tuple[int, dict[str, Any]]] = {
 
 
 def lines_of(place: Place, name: str) -> list[dict[str, Any]]:
-    text = place.outputs(name)["log"].read_text()
+    text = place.paths(name).log.read_text()
     return [json.loads(line) for line in text.splitlines()]
 
 
 def weights_of(place: Place, name: str) -> dict[str, torch.Tensor]:
-    return load_file(place.outputs(name)["tuned"] / "unet/diffusion_pytorch_model.safetensors")
+    return load_file(place.paths(name).tuned / "unet/diffusion_pytorch_model.safetensors")
 
 
 def assert_alike(place: Place, left: str, right: str) -> None:
@@ -94,7 +94,7 @@ def test_another_number_of_processes_continues(
     found = parallel.run(4, place.root, model, "several", steps=4, **options)
     assert [len(steps) for steps in found] == [2, 2, 2, 2]  # it did continue
     assert_alike(place, "one", "several")
-    shards = place.outputs("several")["checkpoints"] / "step-00000004/shards"
+    shards = place.paths("several").checkpoints / "step-00000004/shards"
     assert shards.is_dir() == (mode == "fsdp")
     if mode == "ddp":  # and so does a single one, with what the processes left
         test_train.run(make_settings(model, steps=6, **options), place, "several")

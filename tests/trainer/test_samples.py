@@ -28,7 +28,7 @@ def sampling(model: Path, root: Path, prompts: int = 2, every: int = 3, **train:
 
 
 def images(place: Place, name: str) -> dict[str, bytes]:
-    folder = place.outputs(name)["samples"]
+    folder = place.paths(name).samples
     return {path.name: path.read_bytes() for path in sorted(folder.iterdir())}
 
 
@@ -56,7 +56,7 @@ def test_the_first_images_are_the_base_models_as_stage_one_makes_them(
 
     settings = sampling(model, place.root, prompts=3, steps=1)
     run(settings, place)
-    folder = place.outputs()["samples"]
+    folder = place.paths().samples
     ((step, shown),) = sample_strips.read(folder)
     assert step == 0
     facts = sample_strips.facts(folder)

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from tgo.trainer.speed import PEAKS, Speed, counted, peak
+from tgo.trainer.speed import PEAKS, Speed, count_flops, peak
 from torch import nn
 
 from tests.trainer.miniature import Place, make_settings
@@ -14,15 +14,15 @@ from tests.trainer.test_train import make_learner
 
 def test_a_multiply_add_is_two_and_attention_counts_on_a_cpu() -> None:
     left, right = torch.randn(3, 5), torch.randn(5, 7)
-    assert counted(lambda: left @ right) == 2 * 3 * 5 * 7
+    assert count_flops(lambda: left @ right) == 2 * 3 * 5 * 7
     query = torch.randn(2, 4, 9, 8, requires_grad=True)
     products = 2 * (2 * 4 * 9 * 9 * 8) * 2  # with keys, then with values
 
     def attend() -> torch.Tensor:
         return nn.functional.scaled_dot_product_attention(query, query, query)
 
-    assert counted(attend) == products
-    assert counted(lambda: attend().sum().backward()) == pytest.approx(3.5 * products)
+    assert count_flops(attend) == products
+    assert count_flops(lambda: attend().sum().backward()) == pytest.approx(3.5 * products)
 
 
 def test_a_step_is_its_forward_and_backward_passes(model: Path, place: Place) -> None:

@@ -43,7 +43,7 @@ def test_an_epoch_has_each_row_at_most_once_and_drops_only_the_tail(place: Place
     stream = make_stream(place)
     usable = sum(LabelledRows(**place.inputs).sizes)
     per_epoch = usable // SIZE
-    assert per_epoch * SIZE == stream.order.rows_per_epoch < usable
+    assert per_epoch * SIZE == stream.shuffle.rows_per_epoch < usable
     batches = take(stream, 3 * per_epoch)
     for epoch in range(3):
         part = batches[epoch * per_epoch : (epoch + 1) * per_epoch]

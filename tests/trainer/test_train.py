@@ -28,9 +28,9 @@ from tests.trainer.miniature import Place, make_settings
 
 def run(settings: Settings, place: Place, name: str = "run") -> dict[str, Any]:
     """Train and return what a run leaves: weights, log lines and text."""
-    outputs = place.outputs(name)
-    folder = train.run(settings, **place.inputs, **outputs)
-    text = outputs["log"].read_text()
+    paths = place.paths(name)
+    folder = train.run(settings, paths)
+    text = paths.log.read_text()
     return {
         "weights": load_file(folder / "unet" / "diffusion_pytorch_model.safetensors"),
         "lines": [json.loads(line) for line in text.splitlines()],
@@ -70,7 +70,6 @@ def make_learner(settings: Settings, place: Place) -> tuple[Learner, Stream]:
         **place.inputs,
         rows=objective.rows,
         per_row_value=objective.per_row_value,
-        seeds=settings.train.noise == "tracked",
     )
     family = load_generator(settings.generator)
     ranks = Ranks(torch.device("cpu"))
@@ -188,37 +187,39 @@ def test_a_run_that_crashed_ends_like_one_that_did_not(
 
 
 def test_a_changed_number_of_workers_or_steps_continues(
-    model: Path, place: Place, capsys: pytest.CaptureFixture[str]
+    model: Path, place: Place, caplog: pytest.LogCaptureFixture
 ) -> None:
     whole = run(make_settings(model, steps=14), place, "whole")
     short = run(make_settings(model, steps=7, workers=2), place)
     assert [line["step"] for line in short["lines"]] == [3, 6, 7]
     assert same(run(make_settings(model, steps=14, checkpoint_every=4), place), whole)
-    assert "continuing after step 7 of 14" in capsys.readouterr().err
+    assert "continuing after step 7 of 14" in caplog.text
 
 
 def test_other_settings_or_labels_start_afresh(
-    model: Path, place: Place, capsys: pytest.CaptureFixture[str]
+    model: Path, place: Place, caplog: pytest.LogCaptureFixture
 ) -> None:
     run(make_settings(model, seed=1), place)
     fresh = run(make_settings(model, seed=2), place, "fresh")
-    capsys.readouterr()
+    caplog.clear()
     assert same(run(make_settings(model, seed=2), place), fresh)
-    said = capsys.readouterr().err
-    assert "step-00000012: of another run (train.seed was 1, is 2); removed" in said
+    said = caplog.text
+    assert "step-00000012: of another run (train.seed was 1, is 2); set aside in " in said
     assert "continuing" not in said
 
 
 def test_a_damaged_checkpoint_falls_back_to_the_one_before(
-    model: Path, place: Place, capsys: pytest.CaptureFixture[str]
+    model: Path, place: Place, caplog: pytest.LogCaptureFixture
 ) -> None:
     settings = make_settings(model)
     whole = run(settings, place)
-    path = place.outputs()["checkpoints"] / "step-00000012" / "ema.safetensors"
+    path = place.paths().checkpoints / "step-00000012" / "ema.safetensors"
     path.write_bytes(path.read_bytes()[:-1] + b"\x7f")
     assert same(run(settings, place), whole)
-    said = capsys.readouterr().err
-    assert "step-00000012: damaged (ema.safetensors is not as it was written); removed" in said
+    said = caplog.text
+    assert (
+        "step-00000012: damaged (ema.safetensors is not as it was written); set aside in " in said
+    )
     assert "continuing after step 10 of 12" in said
 
 
@@ -242,8 +243,8 @@ def test_a_signal_ends_the_run_after_a_checkpoint(
             run(settings, place)
     assert stopped.value.code == 128 + number
     assert signal.getsignal(number) is before
-    assert (place.outputs()["checkpoints"] / "step-00000007").is_dir()
-    assert not place.outputs()["tuned"].exists()
+    assert (place.paths().checkpoints / "step-00000007").is_dir()
+    assert not place.paths().tuned.exists()
     assert same(run(settings, place), whole)
 
 
@@ -266,16 +267,17 @@ def test_a_loss_that_diverges_keeps_the_last_good_checkpoint(
         return terms._replace(log_likelihood=terms.log_likelihood * factor)
 
     monkeypatch.setattr(Learner, "terms", poisoned)
-    with pytest.raises(InputError, match=r"NaN or infinite at step 8; lower train\.learning_rate"):
+    reason = r"diverged at step 8: the loss was nan .*; the last good checkpoint is .*00000005"
+    with pytest.raises(InputError, match=reason):
         run(make_settings(model), place)
-    checkpoints = place.outputs()["checkpoints"]
+    checkpoints = place.paths().checkpoints
     assert [path.name for path in checkpoints.iterdir()] == ["step-00000005"]
-    assert not place.outputs()["tuned"].exists()
+    assert not place.paths().tuned.exists()
 
 
 def test_a_second_run_is_told_who_holds_the_folder(model: Path, place: Place) -> None:
     with (
-        hold(place.outputs()["checkpoints"]),
+        hold(place.paths().checkpoints),
         pytest.raises(InputError, match=rf"checkpoints: is being written by process {os.getpid()}"),
     ):
         run(make_settings(model), place)
@@ -318,7 +320,7 @@ def test_an_automatic_beta_and_a_renewed_reference_resume_to_the_bit(
         crash_at(patch, 6)
         with pytest.raises(CrashError):
             run(settings, place)
-    assert (place.outputs()["checkpoints"] / "step-00000004/reference.safetensors").is_file()
+    assert (place.paths().checkpoints / "step-00000004/reference.safetensors").is_file()
     assert same(run(settings, place), whole)
 
 
@@ -393,8 +395,8 @@ def test_a_run_that_forgets_is_stopped_with_a_good_checkpoint(model: Path, place
         InputError, match=r"collapsed by step \d+: the likelihood of positives fell"
     ):
         run(settings, place)
-    lines = [json.loads(line) for line in place.outputs()["log"].read_text().splitlines()]
+    lines = [json.loads(line) for line in place.paths().log.read_text().splitlines()]
     falls = [line["step"] for line in lines if line["likelihood_change"] < -0.3]
-    kept = [int(p.name.split("-")[1]) for p in place.outputs()["checkpoints"].glob("step-*")]
+    kept = [int(p.name.split("-")[1]) for p in place.paths().checkpoints.glob("step-*")]
     assert max(kept) < falls[-2]
-    assert not place.outputs()["tuned"].exists()
+    assert not place.paths().tuned.exists()

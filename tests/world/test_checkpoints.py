@@ -7,10 +7,8 @@ import numpy as np
 import pytest
 from tgo.data.world.judge import judge
 from tgo.pipeline.generators import load_generator
-from tgo.pipeline.generators.base import select_rows
 from tgo.pipeline.scoring import sampling
 from tgo.pipeline.sources.prompts import Prompt
-from tgo.pipeline.storage.embeddings import Embeddings
 
 from tests.settings import PARAMS, changed
 
@@ -31,11 +29,10 @@ def test_pictures_keep_what_their_own_prompt_promises(
     family = load_generator(changed({"generator": chosen}).generator)
     with open("data/prompts/validation.jsonl") as file:
         texts = [json.loads(next(file))["prompt"] for _ in range(COUNT)]
-    encoded = sampling.embed(family, [*texts, ""], COUNT)
+    given = sampling.embed(family, texts, COUNT)
     rows = sampling.rows_of(
         [Prompt(text, text, "all") for text in texts], seed=0, images_per_prompt=1
     )
-    given = Embeddings(select_rows(encoded, slice(-1)), select_rows(encoded, -1))
     (sampled,) = sampling.sample(family, rows, given, COUNT)
     pictures = sampling.decode(family, sampled).permute(0, 2, 3, 1).numpy()
     own = np.mean([verdict.share for verdict in judge(pictures, texts)])

@@ -8,11 +8,9 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 import torch
-from tgo.trainer.objectives.beta import Beta
+from tgo.trainer.objectives.beta import Beta, State
 from torch import Tensor
 
-State = dict[str, Tensor]
-"""What an objective carries from step to step: float32 scalars on the device."""
 PerRowValue = Callable[[np.ndarray, np.ndarray], np.ndarray]
 """(scores ``[N]``, prompt numbers ``[N]``) of all rows to a number for each, float64 ``[N]``."""
 Rows = Literal["labelled", "positives", "all pairs", "extreme pairs"]

@@ -22,7 +22,9 @@ from torch import Tensor
 
 if TYPE_CHECKING:
     from tgo.pipeline.config.train_settings import AutoBeta
-    from tgo.trainer.objectives.base import State
+
+State = dict[str, Tensor]
+"""What an objective carries from step to step: float32 scalars on the device."""
 
 RANGE = 1e3
 """An automatic beta stays within its start divided and multiplied by this."""

@@ -10,15 +10,15 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
-from tgo.pipeline.config.train_settings import AUTO
 from tgo.pipeline.errors import InputError
 from tgo.trainer.objectives import labels, pairs, scores
-from tgo.trainer.objectives.base import Objective, Outcome, Rows, State, Terms
+from tgo.trainer.objectives.base import Objective, Outcome, State, Terms
 from tgo.trainer.objectives.beta import Beta
 from torch import Tensor
 
 if TYPE_CHECKING:
     from tgo.pipeline.config.train_settings import PairChoice, Train
+    from tgo.trainer.objectives.base import Rows
 
 Loss = Callable[[Terms, State], Outcome]
 
@@ -38,7 +38,7 @@ def load_objective(train: Train) -> Objective:
             f"{', '.join(OBJECTIVES)}"
         ) from None
     objective = make(train)
-    if train.beta == AUTO and objective.beta.auto is None:
+    if isinstance(train.beta, str) and objective.beta.auto is None:
         raise InputError(
             f"train.beta: auto follows the sigmoid of rhat, which {train.objective} has not; "
             "set a number"
@@ -63,14 +63,14 @@ def load_objective(train: Train) -> Objective:
 
 def _beta(train: Train) -> Beta:
     """``train.beta`` for an objective that feeds rhat to a sigmoid: a number, or auto."""
-    if train.beta == AUTO:
+    if isinstance(train.beta, str):
         return Beta(train.auto_beta.start, train.auto_beta)
     return Beta(train.beta)
 
 
 def _fixed(train: Train) -> Beta:
     """``train.beta`` for one that cannot follow ``auto`` (which `load_objective` refuses)."""
-    return Beta(1.0) if train.beta == AUTO else Beta(train.beta)
+    return Beta(1.0) if isinstance(train.beta, str) else Beta(train.beta)
 
 
 def _pair_rows(choice: PairChoice) -> Rows:

@@ -154,7 +154,9 @@ def test_log_likelihood_is_the_mean_squared_error_over_temperature(
             drawn.timesteps,
             encoder_hidden_states=conditions["embeddings"],
         ).sample
-        found = family.log_likelihood(family.network, clean, conditions, drawn, temperature=1e-3)
+        found = family.log_likelihood(
+            family.network, clean, conditions, drawn, temperature=1e-3
+        ).values
     assert found.shape == (3,)
     assert found.dtype == torch.float32
     expected = torch.stack(
@@ -198,7 +200,9 @@ def test_the_gradient_of_log_likelihood_matches_a_numeric_one(
     drawn = corruption(family, latents)
 
     def value() -> torch.Tensor:
-        return family.log_likelihood(network, latents, conditions, drawn, temperature=0.1).sum()
+        return family.log_likelihood(
+            network, latents, conditions, drawn, temperature=0.1
+        ).values.sum()
 
     parameters = list(network.parameters())
     gradient = torch.autograd.grad(value(), parameters)
@@ -222,9 +226,12 @@ def test_policy_and_reference_agree_until_one_of_them_learns(
     reference = copy.deepcopy(family.network)
     conditions, drawn = family.encode_prompts(PROMPTS), corruption(family, latents)
     with torch.no_grad():
-        ratio = family.log_likelihood(
-            family.network, latents, conditions, drawn, temperature=1e-3
-        ) - family.log_likelihood(reference, latents, conditions, drawn, temperature=1e-3)
+        ratio = (
+            family.log_likelihood(
+                family.network, latents, conditions, drawn, temperature=1e-3
+            ).values
+            - family.log_likelihood(reference, latents, conditions, drawn, temperature=1e-3).values
+        )
     assert torch.equal(ratio, torch.zeros(3))
 
 

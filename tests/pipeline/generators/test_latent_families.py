@@ -11,11 +11,9 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from tgo.pipeline.generators.base import select_rows
 from tgo.pipeline.generators.latent import Latent
 from tgo.pipeline.scoring import sampling
 from tgo.pipeline.sources.prompts import Prompt
-from tgo.pipeline.storage.embeddings import Embeddings, stored
 
 from tests.families import GUIDANCE, PROMPTS, SEEDS, case, load, sample
 from tests.family_models import KINDS
@@ -81,8 +79,7 @@ def test_stored_codes_decode_to_the_stored_image(
 ) -> None:
     family: Any = loaded(kind)
     prompts = [Prompt(f"p{n}", text, "all") for n, text in enumerate(PROMPTS)]
-    kept = stored(sampling.embed(family, [*PROMPTS, ""], 2))
-    embedded = Embeddings(select_rows(kept, slice(-1)), select_rows(kept, -1))
+    embedded = sampling.embed(family, PROMPTS, 2)
     rows = sampling.rows_of(prompts, seed=0, images_per_prompt=1)
     (made,) = sampling.sample(family, rows, embedded, 2)
     assert made.usable.all()
@@ -113,7 +110,9 @@ def test_the_gradient_of_log_likelihood_matches_a_numeric_one(
 
     def value() -> torch.Tensor:
         return (
-            loaded(kind).log_likelihood(network, latents, conditions, drawn, temperature=0.1).sum()
+            loaded(kind)
+            .log_likelihood(network, latents, conditions, drawn, temperature=0.1)
+            .values.sum()
         )
 
     parameters = [parameter for parameter in network.parameters() if parameter.requires_grad]
@@ -140,7 +139,7 @@ def test_policy_and_reference_agree_until_one_of_them_learns(
     networks = family.network, copy.deepcopy(family.network)
     with torch.no_grad():
         values = [
-            family.log_likelihood(network, latents, conditions, drawn, temperature=1e-3)
+            family.log_likelihood(network, latents, conditions, drawn, temperature=1e-3).values
             for network in networks
         ]
         residual = family.residual(family.network, latents, conditions, drawn)

@@ -179,7 +179,9 @@ def test_log_likelihood_is_a_mean_over_a_samples_own_hidden_tokens(
     drawn, conditions = corruption(family, latents), family.encode_prompts(PROMPTS)
     assert len(set(drawn.timesteps.tolist())) > 1
     with torch.no_grad():
-        found = family.log_likelihood(family.network, latents, conditions, drawn, temperature=1.0)
+        found = family.log_likelihood(
+            family.network, latents, conditions, drawn, temperature=1.0
+        ).values
         for at in range(3):
             one = slice(at, at + 1)
             hidden = drawn.noise[at]
@@ -193,7 +195,9 @@ def test_log_likelihood_is_a_mean_over_a_samples_own_hidden_tokens(
                 for row, column in hidden.nonzero().tolist()
             ]
             assert float(found[at]) == pytest.approx(float(sum(values)) / len(values), rel=1e-5)
-        halved = family.log_likelihood(family.network, latents, conditions, drawn, temperature=2.0)
+        halved = family.log_likelihood(
+            family.network, latents, conditions, drawn, temperature=2.0
+        ).values
     torch.testing.assert_close(halved, found / 2)
     assert found.dtype == torch.float32
 
@@ -206,7 +210,7 @@ def test_what_is_shown_does_not_count(family: Masked, latents: torch.Tensor) -> 
     one.noise[:, 4, 4] = True
     with torch.no_grad():
         all_hidden, one_hidden = (
-            family.log_likelihood(family.network, latents, conditions, c, temperature=1.0)
+            family.log_likelihood(family.network, latents, conditions, c, temperature=1.0).values
             for c in (everything, one)
         )
     assert not torch.allclose(all_hidden, one_hidden)
@@ -220,7 +224,7 @@ def test_the_gradient_of_log_likelihood_matches_a_numeric_one(
     conditions, drawn = conditions_of(family), corruption(family, latents)
 
     def value() -> torch.Tensor:
-        found = family.log_likelihood(network, latents, conditions, drawn, temperature=1.0)
+        found = family.log_likelihood(network, latents, conditions, drawn, temperature=1.0).values
         return found.double().sum()
 
     parameters = [parameter for parameter in network.parameters() if parameter.requires_grad]
@@ -245,9 +249,10 @@ def test_policy_and_reference_agree_until_one_of_them_learns(
     reference = copy.deepcopy(family.network)
     given = family.encode_prompts(PROMPTS), corruption(family, latents)
     with torch.no_grad():
-        ratio = family.log_likelihood(
-            family.network, latents, *given, temperature=1.0
-        ) - family.log_likelihood(reference, latents, *given, temperature=1.0)
+        ratio = (
+            family.log_likelihood(family.network, latents, *given, temperature=1.0).values
+            - family.log_likelihood(reference, latents, *given, temperature=1.0).values
+        )
     assert torch.equal(ratio, torch.zeros(3))
 
 
@@ -314,7 +319,7 @@ def test_gradient_checkpointing_works_or_is_refused(folder: Path, kind: str) -> 
     given = family.encode_prompts(PROMPTS[:2]), corruption(family, latents)
     gradients = []
     for _ in range(2):
-        value = family.log_likelihood(network, latents, *given, temperature=1.0).sum()
+        value = family.log_likelihood(network, latents, *given, temperature=1.0).values.sum()
         gradients.append(torch.autograd.grad(value, list(network.parameters())))
         network.enable_gradient_checkpointing()
     for one, other in zip(*gradients, strict=True):

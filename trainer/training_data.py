@@ -1,0 +1,65 @@
+"""What a run trains on: labelled rows, the order they come in, what of the reference is cached.
+
+With the learner this is all that decides a step (`trainer/fingerprint.py`).
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from tgo.trainer.balanced_stream import BalancedStream
+from tgo.trainer.csft_prompts import prefixed_tables
+from tgo.trainer.dataset import LabelledRows
+from tgo.trainer.reference_cache import load_cache
+from tgo.trainer.stream import Stream
+
+if TYPE_CHECKING:
+    from tgo.pipeline.config.train_settings import Train
+    from tgo.pipeline.generators.base import Family
+    from tgo.trainer.distributed import Ranks
+    from tgo.trainer.objectives import Objective
+    from tgo.trainer.paths import Paths
+
+__all__ = ["condition_negatives", "load_cache", "load_rows", "make_stream"]
+
+
+def load_rows(paths: Paths, objective: Objective) -> LabelledRows:
+    """The rows that the objective trains on, with what it asks of each.
+
+    Raises:
+        InputError: shards, labels or embeddings are missing, damaged or do not belong together.
+    """
+    return LabelledRows(
+        paths.scored,
+        paths.labelled,
+        paths.embeddings,
+        rows=objective.rows,
+        per_row_value=objective.per_row_value,
+    )
+
+
+def condition_negatives(
+    rows: LabelledRows, paths: Paths, objective: Objective, family: Family, ranks: Ranks
+) -> None:
+    """Put the objective's phrase before the prompts of negatives, if it has one."""
+    if objective.negative_prefix is None:
+        return
+    name = "conditions" if ranks.is_main else f"conditions-{ranks.rank}"
+    folder = paths.checkpoints / name
+    rows.condition_negatives(
+        prefixed_tables(family, objective.negative_prefix, paths.scored, paths.embeddings, folder)
+    )
+
+
+def make_stream(rows: LabelledRows, train: Train, ranks: Ranks) -> Stream | BalancedStream:
+    """This process's share of the batches that the settings ask for."""
+    arguments: dict[str, Any] = {
+        "seed": train.seed,
+        "batch_size": train.batch_size,
+        "workers": train.workers,
+        "pin": ranks.device.type == "cuda",
+        "share": ranks.rows(train.batch_size),
+    }
+    if train.positives is None:
+        return Stream(rows, **arguments)
+    return BalancedStream(rows, positives=train.positives, **arguments)
