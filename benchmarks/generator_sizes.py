@@ -81,32 +81,22 @@ SIZES = {
 }
 
 
-def write_model(size: Size, folder: Path) -> None:
-    """A diffusers folder with random weights and the world's tokenizer."""
-    from diffusers import (
-        AutoencoderKL,
-        DDIMScheduler,
-        StableDiffusionPipeline,
-        StableDiffusionXLPipeline,
-    )
+def write_model(size: Size, folder: Path, device: str = "cpu") -> None:
+    """A diffusers folder with random weights, float16, and the world's tokenizer.
+
+    The weights are drawn on ``device``: on a CPU those of an SDXL take a minute.
+    """
+    from diffusers import DDIMScheduler, StableDiffusionPipeline, StableDiffusionXLPipeline
     from transformers import CLIPTokenizer
 
     torch.manual_seed(0)
     # which words there are does not change the time, how many tokens a prompt has does
     words = CLIPTokenizer.from_pretrained(MINIATURE / "tokenizer", model_max_length=77)
-    levels = len(size.vae)
+    with torch.device(device):
+        networks = _networks(size, words)
     parts: dict[str, Any] = {
-        "vae": AutoencoderKL(
-            block_out_channels=size.vae,
-            down_block_types=("DownEncoderBlock2D",) * levels,
-            up_block_types=("UpDecoderBlock2D",) * levels,
-            layers_per_block=2,
-            latent_channels=4,
-            sample_size=size.pixels,
-        ),
-        "text_encoder": _text_encoder(size.texts[0], words, projects=False),
+        **{name: network.to("cpu", torch.float16) for name, network in networks.items()},
         "tokenizer": words,
-        "unet": unet(size),
         "scheduler": DDIMScheduler(
             beta_start=0.00085,
             beta_end=0.012,
@@ -117,14 +107,34 @@ def write_model(size: Size, folder: Path) -> None:
         ),
     }
     if size.family == "sdxl":
-        second = _text_encoder(size.texts[1], words, projects=True)
         StableDiffusionXLPipeline(
-            **parts, text_encoder_2=second, tokenizer_2=words, add_watermarker=False
+            **parts, tokenizer_2=words, add_watermarker=False
         ).save_pretrained(folder)
         return
     StableDiffusionPipeline(
         **parts, safety_checker=None, feature_extractor=None, requires_safety_checker=False
     ).save_pretrained(folder)
+
+
+def _networks(size: Size, words: Any) -> dict[str, nn.Module]:
+    """By their names in the folder."""
+    from diffusers import AutoencoderKL
+
+    levels = len(size.vae)
+    vae = AutoencoderKL(
+        block_out_channels=size.vae,
+        down_block_types=("DownEncoderBlock2D",) * levels,
+        up_block_types=("UpDecoderBlock2D",) * levels,
+        layers_per_block=2,
+        latent_channels=4,
+        sample_size=size.pixels,
+    )
+    names = ("text_encoder", "text_encoder_2")
+    encoders = {
+        name: _text_encoder(text, words, projects=name != names[0])
+        for name, text in zip(names, size.texts, strict=False)
+    }
+    return {"vae": vae, "unet": unet(size), **encoders}
 
 
 def unet(size: Size) -> nn.Module:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import torch
 from tgo.rewards import aesthetic, clip, hpsv2, imagereward, pickscore
 from tgo.rewards.blip import TextConfig, VisionConfig
 from tgo.rewards.heads import LinearHead
@@ -47,21 +48,30 @@ LAYOUTS = {
 }
 
 
-def write(size: str, folder: Path) -> dict[str, str]:
-    """Writes them below `folder` (the world's own for "miniature"); returns sources by name."""
+def write(size: str, folder: Path, device: str = "cpu") -> dict[str, str]:
+    """Writes them below `folder` (the world's own for "miniature"); returns sources by name.
+
+    The weights are drawn on `device`.
+    """
     if size == "miniature":
         return {name: str(WORLD / name) for name in NAMES}
     layout = LAYOUTS[size]
     words = CLIPTokenizer.from_pretrained(WORLD / "pickscore")
-    pick = _clip(layout.huge, "gelu", len(words), words.bos_token_id, words.eos_token_id)
+    with torch.device(device):
+        pick = _clip(layout.huge, "gelu", len(words), words.bos_token_id, words.eos_token_id)
     pickscore.save(folder / "pickscore", pick, words)
     config = _open_clip(layout.huge)
-    hpsv2.save(folder / "hpsv2", hpsv2.build(config), config)
+    with torch.device(device):
+        huge = hpsv2.build(config)
+    hpsv2.save(folder / "hpsv2", huge, config)
     text = (WORLD / "imagereward" / imagereward.VOCABULARY).read_text().splitlines()
     bert = TextConfig(vocab_size=len(text) + 2, num_hidden_layers=layout.bert_layers)
-    network = imagereward.ImageRewardNetwork(bert, layout.blip)
+    with torch.device(device):
+        network = imagereward.ImageRewardNetwork(bert, layout.blip)
     imagereward.save(folder / "imagereward", network, text)
-    clip.save(folder / "clip", _clip(layout.large, "quick_gelu", 49408, 49406, 49407))
+    with torch.device(device):
+        large = _clip(layout.large, "quick_gelu", 49408, 49406, 49407)
+    clip.save(folder / "clip", large)
     aesthetic.save(folder / "aesthetic", LinearHead(768), clip="../clip")
     return {name: str(folder / name) for name in NAMES}
 

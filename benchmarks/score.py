@@ -202,7 +202,7 @@ def main() -> None:
     images = pictures(count, options.side)
     prompts = [f"a photograph of scene {at // options.per_prompt}, red" for at in range(count)]
     with tempfile.TemporaryDirectory() as folder:
-        sources = write(options.size, Path(folder))
+        sources = write(options.size, Path(folder), options.device)
         result = run(options, sources, images, prompts)
     print(json.dumps(result, indent=2))
     if options.json:

@@ -186,7 +186,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         elif options.size == "world":
             result = compare(world(root, changes), options)
         else:
-            result = compare(write(SIZES[options.size], root, changes), options)
+            result = compare(write(SIZES[options.size], root, changes, options.device), options)
     told = {"settings": {key: str(value) for key, value in vars(options).items()}, **result}
     print(json.dumps(told, indent=2))
     if options.json:

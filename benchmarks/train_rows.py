@@ -43,10 +43,10 @@ def world(root: Path, train: Mapping[str, Any]) -> Place:
     return Place(chosen, layout.SCORED, layout.LABELLED, layout.EMBEDDINGS, root)
 
 
-def write(size: Size, root: Path, train: Mapping[str, Any]) -> Place:
+def write(size: Size, root: Path, train: Mapping[str, Any], device: str = "cpu") -> Place:
     """A model of a size with random weights and rows enough for two batches, below ``root``."""
     chosen = with_train(settings.load(layout.PARAMS), {"batch_size": size.batch} | dict(train))
-    write_model(size, root / "model")
+    write_model(size, root / "model", device)
     shape = (4, size.latent, size.latent)
     write_rows(root, shape, size.conditions, 2 * chosen.train.batch_size, pixels=size.pixels)
     told = {"model": str(root / "model"), "family": size.family}
