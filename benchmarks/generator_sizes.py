@@ -95,7 +95,7 @@ def write_model(size: Size, folder: Path, device: str = "cpu") -> None:
     with torch.device(device):
         networks = _networks(size, words)
     parts: dict[str, Any] = {
-        **{name: network.to("cpu", torch.float16) for name, network in networks.items()},
+        **{name: network.half().cpu() for name, network in networks.items()},
         "tokenizer": words,
         "scheduler": DDIMScheduler(
             beta_start=0.00085,
