@@ -29,14 +29,15 @@ LABEL_ROWS_PER_GROUP = 1 << 16
 LABEL_PAGE_BYTES = 1 << 16  # before compression: pages that stay in cache cost a sixth less
 BATCH_ROWS = 1 << 18  # read at a time: a column of them fits into a core's cache
 LABELLED_SCHEMA = pa.schema(
-    {
-        "id": pa.string(),
-        "score": pa.float32(),
-        "threshold": pa.float32(),
-        "label": pa.int8(),  # 1, 0, or -1 for a row excluded from training
-        "weight": pa.float32(),
-    }
+    [
+        pa.field("id", pa.string(), nullable=False),
+        pa.field("score", pa.float32()),  # null where a row has none
+        pa.field("threshold", pa.float32(), nullable=False),
+        pa.field("label", pa.int8(), nullable=False),  # 1, 0, or -1: excluded from training
+        pa.field("weight", pa.float32(), nullable=False),
+    ]
 )
+"""What cannot be missing says so: to write that nothing is missing would take time."""
 pa.set_memory_pool(pa.system_memory_pool())
 """The others return freed pages between batches; getting them anew costs a tenth of stage two."""
 _NAME = re.compile(r"shard-(\d{5})-of-(\d{5})\.parquet")
@@ -157,6 +158,7 @@ def write_labels(
             use_dictionary=False,
             column_encoding={"label": "DELTA_BINARY_PACKED"},
             data_page_size=LABEL_PAGE_BYTES,
+            data_page_version="2.0",
             write_statistics=[name for name in schema.names if name != "id"],
             write_page_checksum=True,
             write_page_index=True,
