@@ -127,8 +127,7 @@ def check_labels(scored: Path, labelled: Path, rule: Label) -> dict[str, Any]:
     record = labelled / NAME
     if not record.exists():
         raise InputError(
-            f"{record}: is missing, so labels were never made or `tgo label` was stopped; run "
-            "`tgo label` (or `dvc repro`)"
+            f"{record}: is missing; run `tgo label` (it was never run, or was stopped)"
         )
     found = read(record)
     for key, value in _deciding(rule).items():
