@@ -12,34 +12,67 @@ import signal
 import sys
 from contextlib import AbstractContextManager
 from enum import StrEnum
+from importlib import metadata
 from pathlib import Path
 from types import FrameType
-from typing import TYPE_CHECKING, Annotated, Any, NoReturn
+from typing import Annotated, Any, NoReturn
 
 import typer
 from tgo.pipeline import data_commands, logs
+from tgo.pipeline.command_options import (
+    AsJson,
+    Changes,
+    Params,
+    checked,
+    finish,
+    loading,
+    pair,
+    print_json,
+)
 from tgo.pipeline.errors import InputError
 from tgo.pipeline.installation import check_source, explain_missing, missing_extras
-from tgo.pipeline.layout import EXPORT, PARAMS, PRESETS
+from tgo.pipeline.layout import (
+    EXPORT,
+    LABELLED,
+    METRICS,
+    PARAMS,
+    PRESETS,
+    REPORTS,
+    SCORED,
+    THRESHOLD,
+)
 from tgo.rewards.errors import RewardError
-
-if TYPE_CHECKING:
-    from tgo.pipeline.config.settings import Settings
+from typer.exceptions import TyperException
 
 app = typer.Typer(
     help="Align text-to-image models with scalar feedback: score, label, train, evaluate, report.",
-    no_args_is_help=True,
-    add_completion=False,
+    invoke_without_command=True,
     pretty_exceptions_enable=False,
 )
 app.add_typer(data_commands.app)
 _PROCESS = os.getpid()
-Params = Annotated[Path, typer.Option("--params", help="The settings file.")]
 
 
 @app.callback()
-def _common() -> None:
-    logs.configure()
+def _common(
+    context: typer.Context,
+    verbose: Annotated[
+        bool, typer.Option("--verbose", "-v", help="Say more, for finding a fault.")
+    ] = False,
+    quiet: Annotated[
+        bool, typer.Option("--quiet", "-q", help="Say nothing but warnings and errors.")
+    ] = False,
+    version: Annotated[
+        bool, typer.Option("--version", help="Print the version and exit.", is_eager=True)
+    ] = False,
+) -> None:
+    if version:
+        print(f"tgo {metadata.version('tgo')}")
+        raise typer.Exit
+    if context.invoked_subcommand is None:
+        print(context.get_help())
+        raise typer.Exit
+    logs.configure(logging.DEBUG if verbose else logging.WARNING if quiet else logging.INFO)
 
 
 class Device(StrEnum):
@@ -82,18 +115,24 @@ class Split(StrEnum):
 
 
 @app.command()
-def score(params: Params = PARAMS) -> None:
-    """Stage one: make images of the training prompts and score them."""
-    settings = _checked(params)
+def score(params: Params = PARAMS, changes: Changes = None) -> None:
+    """Make images of the training prompts and score them (stage one).
+
+    Example: tgo score --set score.prompts=64
+    """
+    settings = checked(params, changes)
+    loading("score")
     from tgo.pipeline.scoring import score
 
     with _recorded("score"):
         score.run(settings)
+    finish(f"{SCORED}: images with scores", "tgo label")
 
 
 @app.command()
 def label(
     params: Params = PARAMS,
+    changes: Changes = None,
     preview: Annotated[
         bool, typer.Option("--preview", help="Show what labels would be; write nothing.")
     ] = False,
@@ -102,13 +141,15 @@ def label(
         typer.Option("--try", help="With --preview: as percentile=60,ties=negative."),
     ] = None,
 ) -> None:
-    """Stage two: thresholds, labels and confidence weights."""
-    settings = _checked(params)
+    """Turn scores into labels and confidence weights (stage two).
+
+    Example: tgo label --preview --try percentile=60
+    """
+    settings = checked(params, changes)
     if variation and not preview:
         raise InputError("--try shows settings without writing them; add --preview")
     if preview:
         from tgo.pipeline.labelling import preview as shown
-        from tgo.pipeline.layout import SCORED
 
         shown.run(settings, SCORED, variation or [])
         return
@@ -116,20 +157,25 @@ def label(
 
     with _recorded("label"):
         label.run(settings)
+    finish(f"{LABELLED}: labels and {THRESHOLD.name}", "tgo train")
 
 
 @app.command()
-def train(params: Params = PARAMS) -> None:
-    """Stage three: fine-tune the generator on the labels."""
-    settings = _checked(params)
-    from tgo.pipeline.layout import LABELLED, SCORED
+def train(params: Params = PARAMS, changes: Changes = None) -> None:
+    """Fine-tune the generator on the labels (stage three).
+
+    Example: tgo train --set train.steps=30
+    """
+    settings = checked(params, changes)
     from tgo.pipeline.storage.label_record import check_labels
 
     check_labels(SCORED, LABELLED, settings.label)
+    loading("train")
     from tgo.trainer import train
 
     with _recorded("train"):
-        train.run(settings)
+        tuned = train.run(settings)
+    finish(f"{tuned}: the tuned model", "tgo evaluate")
 
 
 @app.command()
@@ -138,22 +184,34 @@ def evaluate(
     split: Annotated[
         Split, typer.Option(help="The test sets, or the prompts that settings are chosen on.")
     ] = Split.tests,
+    changes: Changes = None,
 ) -> None:
-    """Compare the tuned model with the base model: same prompts, same seeds."""
-    settings = _checked(params)
+    """Compare the tuned model with the base model on the same prompts and seeds.
+
+    Example: tgo evaluate --split validation
+    """
+    settings = checked(params, changes)
+    loading("evaluate")
     from tgo.pipeline.evaluation import evaluate
 
     with _recorded("evaluate"):
         evaluate.run(settings, split.value)
+    if split is Split.tests:
+        finish(f"{METRICS}: scores of base and tuned model", "tgo report")
 
 
 @app.command()
 def report(params: Params = PARAMS) -> None:
-    """Write reports/index.html, one page that shows everything."""
-    settings = _checked(params)
+    """Write reports/index.html, one page that shows everything.
+
+    Example: tgo report
+    """
+    settings = checked(params)
+    loading("report")
     from tgo.pipeline.page import report
 
     report.run(settings)
+    finish(f"{REPORTS / 'index.html'}: open it in a browser", "tgo export")
 
 
 @app.command()
@@ -167,8 +225,12 @@ def export(
         AdapterFormat, typer.Option(help="Whose names the LoRA file has: who is to read it.")
     ] = AdapterFormat.diffusers,
 ) -> None:
-    """Bundle the tuned model with its card, scores and evidence, ready for `hf upload`."""
-    settings = _checked(params)
+    """Bundle the tuned model with its card, scores and evidence, ready for `hf upload`.
+
+    Example: tgo export --output models/export --kind lora
+    """
+    output, params = output.absolute(), params.absolute()  # before `checked` changes the folder
+    settings = checked(params)
     from tgo.pipeline.publishing import export
 
     export.run(settings, params, output, kind.value, format.value)
@@ -176,20 +238,31 @@ def export(
 
 @app.command()
 def verify(params: Params = PARAMS) -> None:
-    """Check every shard and label on disk: checksums, images, ids, scores."""
-    settings = _checked(params)
+    """Check every shard and label on disk: checksums, images, ids, scores.
+
+    Example: tgo verify
+    """
+    settings = checked(params)
+    loading("verify")
     from tgo.pipeline.tools import verify
 
     verify.run(settings)
 
 
 @app.command()
-def rewards(params: Params = PARAMS) -> None:
-    """List the reward models: who offers them, what is loaded from where, what is missing."""
-    settings = _checked(params)
+def rewards(params: Params = PARAMS, as_json: AsJson = False) -> None:
+    """List the reward models: who offers them, what is loaded from where, what is missing.
+
+    Example: tgo rewards --json
+    """
+    settings = checked(params)
+    loading("rewards")
     from tgo.pipeline.scoring import list_rewards
 
-    list_rewards.show(settings.rewards)
+    if as_json:
+        print_json([row._asdict() for row in list_rewards.rows(settings.rewards)])
+    else:
+        list_rewards.show(settings.rewards)
 
 
 @app.command("score-images")
@@ -219,9 +292,11 @@ def score_images(
     ] = False,
 ) -> None:
     """Score images that are already there; goes on where it was when run again."""
-    sources: dict[str, Any] = dict(_name_and_source(pair) for pair in reward or ())
+    sources: dict[str, Any] = dict(
+        pair(text, "--reward", "NAME=SOURCE, such as clip=models/clip") for text in reward or ()
+    )
     if not sources:
-        entries = _checked(params).rewards
+        entries = checked(params).rewards
         sources = {name: entry.model_dump() for name, entry in entries.items()}
     from tgo.pipeline.scoring import score_images
     from tgo.pipeline.sources.image_table import Source
@@ -270,7 +345,7 @@ def plan(
     ] = None,
 ) -> None:
     """Say what a run would do and cost; checks the settings and loads nothing."""
-    settings = _checked(params)
+    settings = checked(params)
     from tgo.pipeline.tools import run_plan
 
     for line in run_plan.lines(settings, gpu=gpu, gpus=gpus, share=share):
@@ -302,7 +377,9 @@ def main() -> None:
         signal.signal(number, _stop)
     try:
         check_source(Path())
-        app()
+        raise SystemExit(app(standalone_mode=False))
+    except TyperException as error:
+        _fail(f"{error.format_message().replace('Value error, ', '')} (see tgo --help)")
     except (InputError, RewardError) as error:
         _fail(str(error))
     except ModuleNotFoundError as error:
@@ -325,20 +402,6 @@ def _recorded(stage: str) -> AbstractContextManager[None]:
     return recorded(STAGES, stage)
 
 
-def _checked(params: Path) -> Settings:
-    """The settings, before the stage is imported: torch takes seconds, a typo should not."""
-    from tgo.pipeline.config.settings import load
-
-    return load(params)
-
-
-def _name_and_source(pair: str) -> tuple[str, str]:
-    name, equals, source = pair.partition("=")
-    if not (name and equals and source):
-        raise InputError(f"--reward {pair}: write NAME=SOURCE, such as clip=models/clip")
-    return name, source
-
-
 def _stop(number: int, frame: FrameType | None) -> NoReturn:
     """Unwind as an exit does, so that temporary files and locks go; the conventional status."""
     if os.getpid() != _PROCESS:  # a worker that was forked and inherited this handler
@@ -351,3 +414,7 @@ def _stop(number: int, frame: FrameType | None) -> NoReturn:
 def _fail(line: str) -> NoReturn:
     print(f"tgo: error: {' '.join(line.split())}", file=sys.stderr)
     raise SystemExit(2)
+
+
+if __name__ == "__main__":
+    main()

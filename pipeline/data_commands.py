@@ -7,10 +7,14 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+from tgo.pipeline.command_options import checked, loading
 from tgo.pipeline.errors import InputError
 from tgo.pipeline.layout import LABELLED, PARAMS, SCORED
 
 app = typer.Typer()
+
+
+TABLES = (".csv", ".tsv", ".json", ".jsonl", ".parquet", ".txt")
 
 
 class Format(StrEnum):
@@ -120,9 +124,10 @@ def import_(
     params: Annotated[Path, typer.Option("--params", help="The settings file.")] = PARAMS,
 ) -> None:
     """Bring images with human ratings into data/scored; goes on where it was when run again."""
-    from tgo.pipeline.config import settings
-
-    chosen = settings.load(params)
+    if Path(source).suffix.lower() in TABLES and not Path(source).exists():
+        raise InputError(f"{source}: no such file; correct the path")
+    chosen = checked(params)
+    loading("import")
     from tgo.pipeline.scoring import import_ratings
     from tgo.pipeline.sources.image_table import Source
     from tgo.pipeline.sources.rating_values import parse_labels

@@ -42,22 +42,28 @@ def parse_json(text: str, path: Path, remedy: str) -> Any:
 
 def read_yaml(path: Path, remedy: str) -> Any:
     """The value of a YAML file; InputError names the line where it is no YAML."""
+    return parse_yaml(read_text(path, remedy), str(path), remedy)
+
+
+def parse_yaml(text: str, origin: str, remedy: str) -> Any:
+    """The value of a YAML text that comes from `origin`; InputError as `read_yaml`."""
     from ruamel.yaml import YAML
     from ruamel.yaml.error import MarkedYAMLError, YAMLError
 
-    text = read_text(path, remedy)
     if _depth(text) > MAX_DEPTH:
-        raise InputError(
-            f"{path}: brackets or indents are nested deeper than {MAX_DEPTH}; {remedy}"
-        )
+        raise InputError(f"{origin}: nested deeper than {MAX_DEPTH} brackets or indents; {remedy}")
     try:
         return YAML(typ="safe", pure=True).load(text)
     except MarkedYAMLError as error:
         mark = error.problem_mark
         line = f", line {mark.line + 1}" if mark else ""
-        raise InputError(f"{path}{line}: not valid YAML: {error.problem}; mend that line") from None
+        raise InputError(
+            f"{origin}{line}: not valid YAML: {error.problem}; mend that line"
+        ) from None
     except (YAMLError, ValueError, TypeError, RecursionError, AttributeError) as error:
-        raise InputError(f"{path}: not readable as YAML text: {_short(error)}; {remedy}") from None
+        raise InputError(
+            f"{origin}: not readable as YAML text: {_short(error)}; {remedy}"
+        ) from None
 
 
 def read_text(path: Path, remedy: str) -> str:

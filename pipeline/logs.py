@@ -30,3 +30,9 @@ def configure(level: int = logging.INFO) -> None:
     logger.setLevel(level)
     if _console not in logger.handlers:
         logger.addHandler(_console)
+
+
+def note(text: str) -> None:
+    """A line for a person who waits, to stderr: it is no result. Silent with `-q`."""
+    if logging.getLogger("tgo").isEnabledFor(logging.INFO):
+        print(text, file=sys.stderr, flush=True)

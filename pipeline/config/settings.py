@@ -7,7 +7,7 @@ stand, so what DVC tracks is what runs.
 from __future__ import annotations
 
 import difflib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, MutableMapping, Sequence
 from itertools import pairwise
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
@@ -19,7 +19,7 @@ from tgo.pipeline.config.label_settings import PROMPT, RATING, Label
 from tgo.pipeline.config.prompt_settings import Prompts
 from tgo.pipeline.config.renamed import refuse_old_keys
 from tgo.pipeline.config.train_settings import Train
-from tgo.pipeline.documents import read_yaml
+from tgo.pipeline.documents import parse_yaml, read_yaml
 from tgo.pipeline.errors import InputError
 from tgo.pipeline.generators import FAMILIES
 from tgo.rewards import registry
@@ -223,10 +223,22 @@ def _of_the_world(source: str) -> bool:
     return ("data", "world") in pairwise(Path(source).parts)
 
 
-def load(path: Path | str) -> Settings:
-    """Read and check a settings file; raise InputError with one line that names the key."""
+def load(path: Path | str, changes: Sequence[str] = ()) -> Settings:
+    """Read and check a settings file.
+
+    Args:
+        path: the file.
+        changes: settings to change, as `train.steps=10`; values are YAML.
+
+    Raises:
+        InputError: with one line that names the key.
+    """
     remedy = "run in the repository's root or pass --params"
-    return validate(read_yaml(Path(path), remedy), origin=str(path))
+    values = read_yaml(Path(path), remedy)
+    for change in changes:
+        _change(values, change)
+    origin = f"{path} with --set {' --set '.join(changes)}" if changes else str(path)
+    return validate(values, origin=origin)
 
 
 def validate(values: Any, origin: str) -> Settings:
@@ -242,6 +254,17 @@ def validate(values: Any, origin: str) -> Settings:
         raise InputError(f"{origin}: {_one_line(found[0])}{more}") from None
     except OverflowError as error:
         raise InputError(f"{origin}: holds a number beyond all bounds ({error})") from None
+
+
+def _change(values: Any, change: str) -> None:
+    """Change one setting in the values of the file; `validate` then checks them all."""
+    key, equals, text = change.partition("=")
+    keys = key.strip().split(".")
+    for name in keys[:-1]:
+        values = values.get(name) if isinstance(values, Mapping) else None
+    if not equals or not isinstance(values, MutableMapping):
+        raise InputError(f"--set {change}: write a setting as group.key=value: train.steps=10")
+    values[keys[-1]] = parse_yaml(text, f"--set {change}", "write a YAML value after the =")
 
 
 def _one_line(error: Any) -> str:

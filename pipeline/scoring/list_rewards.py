@@ -31,16 +31,10 @@ def rows(entries: Mapping[str, Reward]) -> list[Row]:
 
 
 def show(entries: Mapping[str, Reward]) -> None:
-    """The same as a table on the terminal."""
-    from rich.console import Console
-    from rich.table import Table
-
-    table = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False)
-    for heading in ("name", "offered by", "source", "state"):
-        table.add_column(heading, overflow="fold")
+    """The same for a terminal: two lines a model, which 80 columns hold."""
     for row in rows(entries):
-        table.add_row(*row)
-    Console().print(table)
+        print(f"{row.name}: {row.source} ({row.offered})")
+        print(f"    {row.state}")
 
 
 def _row(name: str, entry: Reward | None) -> Row:

@@ -42,7 +42,7 @@ def test_bad_settings_and_prompts(place: Path) -> None:
     refused(place / "empty", "score", "data/prompts/train.jsonl", "holds no prompts")
     refused(place / "empty", "label", "data/scored", "holds no shards", "dvc repro")
     (place / "params.yaml").unlink()
-    refused(place, "label", "params.yaml", "no such settings file")
+    refused(place, "label", "params.yaml", "is missing")
 
 
 def test_a_folder_held_by_another_run(place: Path) -> None:
