@@ -71,8 +71,8 @@ class Client:
     def post(self, body: dict[str, Any]) -> Any:
         """The JSON that the server answers.
 
-        Raises:
-            RewardError: it cannot be reached, refuses, answers no JSON, or the budget is spent.
+        Raises RewardError: it cannot be reached, refuses, answers no JSON, or the budget is
+        spent.
         """
         import requests
 

@@ -37,6 +37,9 @@ def load_network(place: Source, *, named: str, activation: str, path: Path) -> C
         activation: the one that model was trained with.
         path: the weights.
 
+    Returns:
+        The network.
+
     Raises:
         CheckpointError: the weights do not fit, or the activation is another.
     """

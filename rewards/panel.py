@@ -178,8 +178,7 @@ def library_versions() -> dict[str, str]:
 def _scored(name: str, model: RewardModel, batch: Batch) -> Tensor:
     """The scores of one model, float32 [B] on the CPU.
 
-    Raises:
-        RewardError: the model, which may be a plug-in, gave anything but B real numbers.
+    Raises RewardError: the model, which may be a plug-in, gave anything but B real numbers.
     """
     try:
         scores: object = model.score(batch)

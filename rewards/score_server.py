@@ -89,7 +89,10 @@ def load(
         unit: of its scores.
         key_variable: environment variable that holds a key.
         cache: file in which answers are kept.
-        connection: timeout, attempts, pause, per_minute, budget of `http_client.Client`.
+        **connection: timeout, attempts, pause, per_minute, budget of `http_client.Client`.
+
+    Returns:
+        The reward model.
 
     Raises:
         RewardError: the address is none, or the key is not in the environment.

@@ -70,8 +70,7 @@ class VlmJudge(Provenance):
     def _ask(self, request: dict[str, Any]) -> dict[str, float]:
         """The number of each criterion.
 
-        Raises:
-            RewardError: the model gave none that fit, however often it was asked.
+        Raises RewardError: the model gave none that fit, however often it was asked.
         """
         answer: Any = None
         for _ in range(MALFORMED_ATTEMPTS):
@@ -148,7 +147,10 @@ def load(
         key_variable: environment variable that holds the key.
         cache: file in which answers are kept.
         workers: images that are asked about at once.
-        connection: timeout, attempts, pause, per_minute, budget of `http_client.Client`.
+        **connection: timeout, attempts, pause, per_minute, budget of `http_client.Client`.
+
+    Returns:
+        The reward model.
 
     Raises:
         RewardError: the settings are incomplete, or the key is not in the environment.

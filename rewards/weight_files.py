@@ -54,8 +54,8 @@ def reading(path: Path, remedy: str = AGAIN, fault: str = "cannot be loaded") ->
 def read_json(path: Path, remedy: str = AGAIN) -> dict[str, Any]:
     """The object in a JSON file.
 
-    Raises:
-        CheckpointError: the file is absent, no JSON, no object, nested too deeply or too large.
+    Raises CheckpointError: the file is absent, no JSON, no object, nested too deeply or too
+    large.
     """
     with reading(path, remedy, "is no valid JSON"):
         if path.stat().st_size > LARGEST_CONFIG:
@@ -69,8 +69,7 @@ def read_json(path: Path, remedy: str = AGAIN) -> dict[str, Any]:
 def read_tensors(path: Path, remedy: str = AGAIN) -> dict[str, Any]:
     """What a `.safetensors` or pickled checkpoint holds, on the CPU, without running its code.
 
-    Raises:
-        CheckpointError: the file is damaged, or would execute code when it is read.
+    Raises CheckpointError: the file is damaged, or would execute code when it is read.
     """
     import torch
     from safetensors.torch import load_file
@@ -87,8 +86,7 @@ def read_tensors(path: Path, remedy: str = AGAIN) -> dict[str, Any]:
 def check_weights(folder: Path, remedy: str = AGAIN) -> None:
     """Look at the header of every safetensors file in `folder`.
 
-    Raises:
-        CheckpointError: one is truncated or damaged.
+    Raises CheckpointError: one is truncated or damaged.
     """
     from safetensors import safe_open
 

@@ -66,8 +66,7 @@ def load_generator(
 ) -> Family:
     """Load the model of `settings`, or another one (such as the tuned) of its family and sampler.
 
-    Raises:
-        InputError: names the folder or file that is missing, damaged or does not fit.
+    Raises InputError: names the folder or file that is missing, damaged or does not fit.
     """
     from tgo.pipeline.generators.folder_family import LoadOptions
     from tgo.pipeline.generators.model_folder import ModelFolder
@@ -96,8 +95,7 @@ def _require_family(folder: ModelFolder, family: str) -> None:
 def model_sha256(settings: Generator, model: Path | None = None) -> str:
     """The checksum by which shards and figures know a model; reads its files, loads no weights.
 
-    Raises:
-        InputError: the folder is missing or no model folder.
+    Raises InputError: the folder is missing or no model folder.
     """
     from tgo.pipeline.generators.model_folder import ModelFolder
 

@@ -59,8 +59,7 @@ class Family(Protocol):
     def load(cls, source: str, **options: Any) -> Self:
         """Load a model folder or hub repository; `options` are those of `LoadOptions`.
 
-        Raises:
-            InputError: a part is missing, damaged or does not fit.
+        Raises InputError: a part is missing, damaged or does not fit.
         """
         ...
 
@@ -192,5 +191,5 @@ def require_image_size(images: Tensor, expected: tuple[int, ...]) -> None:
     """InputError unless images [B, 3, H, W] have the height and width `expected`."""
     found = tuple(images.shape[-2:])
     if found != expected:
-        given, wanted = (" x ".join(map(str, size)) for size in (found, expected))
-        raise InputError(f"images: are {given} pixels, the model makes {wanted}; resize them")
+        found_size, wanted = (" x ".join(map(str, size)) for size in (found, expected))
+        raise InputError(f"images: are {found_size} pixels, the model makes {wanted}; resize them")

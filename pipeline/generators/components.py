@@ -36,8 +36,7 @@ _QUANTISERS = {
 def reading(path: Path, remedy: str) -> Iterator[None]:
     """As `weight_files.reading`, for this package's kind of error.
 
-    Raises:
-        InputError: whatever was raised inside, as one line that names `path`.
+    Raises InputError: whatever was raised inside, as one line that names `path`.
     """
     try:
         with weight_files.reading(path, remedy):
@@ -53,6 +52,9 @@ def component_class(entry: Any, place: Path, part: str) -> type[Any]:
         entry: what stands there, normally `[library, class name]`.
         place: the model folder, for messages.
         part: name of the component.
+
+    Returns:
+        The class.
 
     Raises:
         InputError: it is no class of `LIBRARIES`, or one that the installed version does not have.
@@ -86,7 +88,10 @@ def load_network(folder: Path, kind: type[Any], remedy: str, **options: Any) -> 
             read; a 16-bit copy where there is no other.
         kind: its class.
         remedy: advice for what is damaged.
-        options: what `from_pretrained` is told beside that: type, quantisation.
+        **options: what `from_pretrained` is told beside that: type, quantisation.
+
+    Returns:
+        The network.
 
     Raises:
         InputError: a weight is missing, surplus, misshapen or damaged, or the package that reads
@@ -113,8 +118,7 @@ def load_network(folder: Path, kind: type[Any], remedy: str, **options: Any) -> 
 def load_settings(folder: Path, kind: type[Any], remedy: str) -> Any:
     """A component without weights: a scheduler or a tokenizer.
 
-    Raises:
-        InputError: a file is missing or damaged, or a tokenizer has no vocabulary.
+    Raises InputError: a file is missing or damaged, or a tokenizer has no vocabulary.
     """
     with reading(folder, remedy):
         found = kind.from_pretrained(folder, local_files_only=True)

@@ -76,8 +76,8 @@ class Diffusion(Latent):
             inputs = scheduler.scale_model_input(inputs, timestep)
             prediction = self._predict(self.network, inputs, timestep, conditions)
             if guided:
-                without, given = prediction.chunk(2)
-                prediction = without + self._guidance_scale * (given - without)
+                baseline, conditional = prediction.chunk(2)
+                prediction = baseline + self._guidance_scale * (conditional - baseline)
             latents = scheduler.step(prediction, timestep, latents).prev_sample
         return latents.float()
 

@@ -66,10 +66,13 @@ class Flow(Latent):
             timestep: a number in 0 to 1000.
             given: conditions [B, ...] of the prompts.
             empty: conditions [...] of the empty prompt.
+
+        Returns:
+            The guided velocity, in the type of the latents.
         """
         both = with_unconditional(given, empty)
-        without, with_prompt = self._velocity(torch.cat([latents] * 2), timestep, both).chunk(2)
-        return self._guide(without, with_prompt)
+        baseline, conditional = self._velocity(torch.cat([latents] * 2), timestep, both).chunk(2)
+        return self._guide(baseline, conditional)
 
     def corrupt(self, latents: Tensor, generator: torch.Generator) -> Corruption:
         """Logit-normal sigmas, shifted as the sampler's are at this resolution.
@@ -108,14 +111,13 @@ class Flow(Latent):
     ) -> Tensor:
         """The velocity ``noise - x0`` [B, *latent_shape] that the network predicts.
 
-        Args:
-            noisy: [B, *latent_shape] in the network's type, as are the conditions.
-            timesteps: float32 [B] in 0 to 1000.
+        `noisy` [B, *latent_shape] and the conditions are in the network's type, `timesteps`
+        float32 [B] in 0 to 1000.
         """
         raise NotImplementedError
 
-    def _guide(self, without: Tensor, given: Tensor) -> Tensor:
-        return without + self._guidance_scale * (given - without)
+    def _guide(self, baseline: Tensor, conditional: Tensor) -> Tensor:
+        return baseline + self._guidance_scale * (conditional - baseline)
 
     def _timesteps(self) -> Tensor:
         """Set the scheduler for one run; its timesteps."""

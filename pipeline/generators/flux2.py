@@ -34,10 +34,10 @@ class Flux2(Flow):
 
     def __init__(self, folder: ModelFolder, options: LoadOptions) -> None:
         super().__init__(folder, options)
-        told = bool(self._config.guidance_embeds)
-        self.guidance_distilled = told or bool(folder.index.get("is_distilled"))
+        reads_guidance = bool(self._config.guidance_embeds)
+        self.guidance_distilled = reads_guidance or bool(folder.index.get("is_distilled"))
         self._guidance = (
-            torch.full((1,), self._guidance_scale, device=self._device) if told else None
+            torch.full((1,), self._guidance_scale, device=self._device) if reads_guidance else None
         )
         axes = [torch.arange(n) for n in (1, *self.latent_shape[1:], 1)]
         self._image_ids = torch.cartesian_prod(*axes).to(self._device)  # frame, row, column, token

@@ -76,7 +76,10 @@ class FolderFamily:
 
         Args:
             source: path of a model folder, or a hub repository id.
-            options: the fields of `LoadOptions`.
+            **options: the fields of `LoadOptions`.
+
+        Returns:
+            The model, ready to sample.
 
         Raises:
             InputError: a part is missing, damaged or does not fit.

@@ -186,8 +186,8 @@ class Latent(FolderFamily):
     def _default_side(self) -> int:
         """Latent pixels a side where `resolution` is not given.
 
-        Raises:
-            InputError: the network does not say, or was made for images that are not square.
+        Raises InputError: the network does not say, or was made for images that are not
+        square.
         """
         said = self._config.get("sample_size")
         sides = set(said) if isinstance(said, list | tuple) else {said}

@@ -118,8 +118,8 @@ class Masked(FolderFamily):
             timesteps = _timesteps(counts[step] / hidden[0].numel(), len(shown)).to(self._device)
             logits = self._logits(self.network, shown, conditions, timesteps)
             if guided:
-                without, given = logits.chunk(2)
-                logits = without + self._guidance_scale * (given - without)
+                baseline, conditional = logits.chunk(2)
+                logits = baseline + self._guidance_scale * (conditional - baseline)
             broken |= ~logits.isfinite().flatten(1).all(dim=1)
             drawn, confidence = draw_tokens(logits, draws[:, step, 0])
             tokens = torch.where(hidden, drawn, tokens)
@@ -168,8 +168,8 @@ class Masked(FolderFamily):
         timesteps, hidden = (part.to(self._device) for part in corruption)
         shown = tokens.masked_fill(hidden, self._mask)
         logits = self._logits(network, shown, conditions, timesteps)
-        told = logits.log_softmax(dim=1).gather(1, tokens[:, None])[:, 0]
-        total = told.masked_fill(~hidden, 0).sum(dim=(1, 2))
+        log_probabilities = logits.log_softmax(dim=1).gather(1, tokens[:, None])[:, 0]
+        total = log_probabilities.masked_fill(~hidden, 0).sum(dim=(1, 2))
         return LogLikelihood(total / hidden.sum(dim=(1, 2)) / temperature)
 
     def _load_vqvae(self) -> Any:

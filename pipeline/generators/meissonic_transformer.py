@@ -86,8 +86,8 @@ class MeissonicTransformer(ModelMixin, ConfigMixin, PeftAdapterMixin):
         )
         self.embed = UVit2DConvEmbed(width, width, vocab_size, True, EPSILON, bias)
         self.mlm_layer = ConvMlmLayer(width, width, bias, True, EPSILON, codebook_size)
-        told = MICRO_CONDITIONS * MICRO_WIDTH + pooled_projection_dim
-        self.cond_embed = TimestepEmbedding(told, width, sample_proj_bias=bias)
+        conditioning_width = MICRO_CONDITIONS * MICRO_WIDTH + pooled_projection_dim
+        self.cond_embed = TimestepEmbedding(conditioning_width, width, sample_proj_bias=bias)
         self.encoder_proj_layer_norm = RMSNorm(width, EPSILON, True)
         self.project_to_hidden_norm = RMSNorm(width, EPSILON, True)
         self.project_to_hidden = nn.Linear(width, width, bias=bias)
@@ -127,10 +127,10 @@ class MeissonicTransformer(ModelMixin, ConfigMixin, PeftAdapterMixin):
         size, _, rows, columns = places.shape
         image = places.flatten(2).transpose(1, 2)
         image = self.project_to_hidden(self.project_to_hidden_norm(image))
-        told = self._conditioning(pooled_projections, timesteps, micro_conds, image.dtype)
+        conditioning = self._conditioning(pooled_projections, timesteps, micro_conds, image.dtype)
         positions = self.pos_embed(_positions(words.shape[1], rows, columns, image.device))
         for block in [*self.transformer_blocks, *self.single_transformer_blocks]:
-            words, image = self._through(block, image, words, told, positions)
+            words, image = self._through(block, image, words, conditioning, positions)
         image = self.project_from_hidden(self.project_from_hidden_norm(image))
         places = image.transpose(1, 2).reshape(size, -1, rows, columns)
         return self.mlm_layer(self.up_block(places, None, None, None))
@@ -142,16 +142,18 @@ class MeissonicTransformer(ModelMixin, ConfigMixin, PeftAdapterMixin):
         micro = get_timestep_embedding(
             micro_conds.flatten(), MICRO_WIDTH, flip_sin_to_cos=True, downscale_freq_shift=0
         )
-        told = torch.cat([pooled, micro.view(len(pooled), -1).to(pooled.dtype)], dim=1)
+        conditioning = torch.cat([pooled, micro.view(len(pooled), -1).to(pooled.dtype)], dim=1)
         # as in FLUX, whose timesteps lie in 0 to 1, times 1000 once more
-        return self.time_text_embed(timesteps.to(dtype) * 1000, self.cond_embed(told.to(dtype)))
+        return self.time_text_embed(
+            timesteps.to(dtype) * 1000, self.cond_embed(conditioning.to(dtype))
+        )
 
     def _through(
-        self, block: nn.Module, image: Tensor, words: Tensor, told: Tensor, positions: Any
+        self, block: nn.Module, image: Tensor, words: Tensor, conditioning: Tensor, positions: Any
     ) -> tuple[Tensor, Tensor]:
         if torch.is_grad_enabled() and self.gradient_checkpointing:
-            return self._gradient_checkpointing_func(block, image, words, told, positions)
-        return block(image, words, told, positions)
+            return self._gradient_checkpointing_func(block, image, words, conditioning, positions)
+        return block(image, words, conditioning, positions)
 
 
 def _positions(words: int, rows: int, columns: int, device: torch.device) -> Tensor:

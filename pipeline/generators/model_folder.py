@@ -24,6 +24,9 @@ _TRAVEL = ("LICENSE*", "LICENCE*", "NOTICE*", "license*")
 class ModelFolder:
     """A folder in the layout that `DiffusionPipeline.save_pretrained` writes.
 
+    Args:
+        source: path of a folder, or a hub repository id.
+
     Attributes:
         path: where it lies on this machine.
         name: the last part of its path or hub id.
@@ -64,8 +67,7 @@ class ModelFolder:
     def check(self, parts: tuple[str, ...]) -> None:
         """Look for a part that is missing or holds a truncated file.
 
-        Raises:
-            InputError: names the part or file.
+        Raises InputError: names the part or file.
         """
         for part in parts:
             folder = self.path / part
@@ -92,16 +94,19 @@ class ModelFolder:
             quantization: one of `quantization.PACKAGES`, for weights of fewer bits.
             device: where quantised weights are placed; all others are read onto the CPU.
 
+        Returns:
+            The component.
+
         Raises:
             InputError: it is missing, damaged, of a class that is not installed, or has a weight
                 too many or too few: nothing is initialised at random.
         """
         self.check((part,))
-        given = kind is not None
+        has_own_kind = kind is not None
         kind = kind or components.component_class(self.index.get(part), self.path, part)
         if not issubclass(kind, torch.nn.Module):
             return components.load_settings(self.path / part, kind, self.remedy)
-        library = "diffusers" if given else self.index[part][0]
+        library = "diffusers" if has_own_kind else self.index[part][0]
         where = device or torch.device("cpu")
         options = quantizing.options(quantization, library, dtype or torch.float32, where)
         options |= {"torch_dtype" if library == "diffusers" else "dtype": dtype}

@@ -20,6 +20,9 @@ def unpacked(tokens: Tensor, shape: tuple[int, ...]) -> Tensor:
     Args:
         tokens: what `packed` gave.
         shape: of one sample's latents: C, H, W.
+
+    Returns:
+        The latents.
     """
     channels, height, width = shape
     squares = tokens.view(len(tokens), height // SIDE, width // SIDE, channels, SIDE, SIDE)

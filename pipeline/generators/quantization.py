@@ -28,6 +28,9 @@ def options(
         dtype: what the network computes in.
         device: where it will be.
 
+    Returns:
+        Keyword arguments; none without a method.
+
     Raises:
         InputError: the package is not installed, or the device cannot do it.
     """

@@ -55,12 +55,12 @@ class QwenImage(Flow):
         ``v = c |given| / |c|`` with ``c = empty + scale (given - empty)``, by token.
         """
         repeated = {name: value.expand(len(latents), *value.shape) for name, value in empty.items()}
-        with_prompt, without = (
+        conditional, baseline = (
             packing.packed(self._velocity(latents, timestep, conditions))
             for conditions in (given, repeated)
         )
-        combined = without + self._guidance_scale * (with_prompt - without)
-        kept, now = (torch.norm(part, dim=-1, keepdim=True) for part in (with_prompt, combined))
+        combined = baseline + self._guidance_scale * (conditional - baseline)
+        kept, now = (torch.norm(part, dim=-1, keepdim=True) for part in (conditional, combined))
         return packing.unpacked(combined * (kept / now), self.latent_shape)
 
     def _predict(

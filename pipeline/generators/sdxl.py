@@ -45,15 +45,15 @@ class StableDiffusionXL(Diffusion):
         embeddings = torch.cat([one.hidden_states[-2] for one in read], dim=-1).float()
         pooled = read[1].text_embeds.float()
         if self._folder.index.get("force_zeros_for_empty_prompt", True):
-            given = torch.tensor([prompt != "" for prompt in prompts], device=self._device)
-            embeddings, pooled = embeddings * given[:, None, None], pooled * given[:, None]
+            not_empty = torch.tensor([prompt != "" for prompt in prompts], device=self._device)
+            embeddings, pooled = embeddings * not_empty[:, None, None], pooled * not_empty[:, None]
         return {"embeddings": embeddings, "pooled": pooled}
 
     def _predict(
         self, network: nn.Module, noisy: Tensor, timesteps: Tensor, conditions: Conditions
     ) -> Tensor:
-        told = self._time_ids.to(noisy.dtype).expand(len(noisy), -1)
-        added = {"text_embeds": conditions["pooled"], "time_ids": told}
+        time_ids = self._time_ids.to(noisy.dtype).expand(len(noisy), -1)
+        added = {"text_embeds": conditions["pooled"], "time_ids": time_ids}
         prediction: Tensor = network(
             noisy,
             timesteps,
@@ -64,6 +64,6 @@ class StableDiffusionXL(Diffusion):
 
     def _vae_dtype(self) -> torch.dtype:
         """The published VAE overflows in float16 and says so."""
-        told = self._folder.config("vae").get("force_upcast", True)
-        upcast = self._dtype == torch.float16 and told
+        overflows = self._folder.config("vae").get("force_upcast", True)
+        upcast = self._dtype == torch.float16 and overflows
         return torch.float32 if upcast else self._dtype

@@ -39,8 +39,8 @@ class TextEncoders:
     def part(self, name: str) -> Any:
         """A tokenizer, or a text encoder on the device.
 
-        Raises:
-            InputError: it is damaged, or the tokenizer has words that its encoder does not know.
+        Raises InputError: it is damaged, or the tokenizer has words that its encoder does
+        not know.
         """
         if name not in self._parts:
             # CLIP's are small, and are not quantised in public recipes

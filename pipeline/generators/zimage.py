@@ -59,8 +59,10 @@ class ZImage(Flow):
         found = network(images, (STEPS - timesteps) / STEPS, texts, return_dict=False)[0]
         return -torch.stack(found).squeeze(2)
 
-    def _guide(self, without: Tensor, given: Tensor) -> Tensor:
-        return given + (self._guidance_scale - 1) * (given - without)  # rounds as its pipeline does
+    def _guide(self, baseline: Tensor, conditional: Tensor) -> Tensor:
+        return conditional + (self._guidance_scale - 1) * (
+            conditional - baseline
+        )  # rounds as its pipeline does
 
     def _noise_dtype(self) -> torch.dtype:
         return torch.float32

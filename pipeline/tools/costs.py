@@ -54,6 +54,19 @@ MODELS = {
     "black-forest-labs/FLUX.1-dev": Cost(
         74.4, 10.47, 1024, 16 * 128 * 128 * 2, (512 * 4096 + 768) * 2, distilled=True
     ),
+    "black-forest-labs/FLUX.2-dev": Cost(
+        282.6, 10.47, 1024, 128 * 64 * 64 * 2, 512 * 15360 * 2, distilled=True
+    ),
+    "black-forest-labs/FLUX.2-klein-base-4B": Cost(
+        34.8, 10.47, 1024, 128 * 64 * 64 * 2, 512 * 7680 * 2
+    ),
+    "black-forest-labs/FLUX.2-klein-base-9B": Cost(
+        75.5, 10.47, 1024, 128 * 64 * 64 * 2, 512 * 12288 * 2
+    ),
+    "Qwen/Qwen-Image": Cost(69.3, 11.68, 1024, 16 * 128 * 128 * 2, 512 * (3584 * 2 + 1)),
+    "Efficient-Large-Model/Sana_1600M_1024px_diffusers": Cost(
+        2.97, 8.37, 1024, 32 * 32 * 32 * 2, 300 * (2304 * 2 + 1)
+    ),
     "amused/amused-512": Cost(0.227, 1.91, 512, 32 * 32 * 4, (77 * 768 + 768) * 2),
     "MeissonFlow/Meissonic": Cost(1.48, 7.64, 1024, 64 * 64 * 4, 78 * 1024 * 2),
     "data/world/diffusion": Cost(0.00023, 0.00031, 64, 4 * 16 * 16 * 2, 24 * 96 * 2, png=0.87),
