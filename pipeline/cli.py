@@ -325,12 +325,21 @@ def rate(arguments: Annotated[list[str] | None, typer.Argument()] = None) -> Non
 
 @app.command()
 def preset(
-    name: Annotated[str, typer.Argument(help="A file of presets/, without .yaml.")],
+    name: Annotated[
+        str | None, typer.Argument(help="A file of presets/, without .yaml; left out: list them.")
+    ] = None,
     params: Params = PARAMS,
 ) -> None:
-    """Fill params.yaml from presets/NAME.yaml; comments stay."""
+    """Fill params.yaml from presets/NAME.yaml and show what changes; comments stay.
+
+    Example: tgo preset sdxl-lora
+    """
     from tgo.pipeline.tools import preset
 
+    if name is None:
+        for line in preset.listed(PRESETS):
+            print(line)
+        return
     for change in preset.apply(name, PRESETS, params) or [f"{params}: already as {name} says"]:
         print(change)
 

@@ -90,8 +90,7 @@ class Work(NamedTuple):
 
 def scoring(settings: Settings, cost: Cost) -> Work:
     """Stage one: sampling, decoding, scoring."""
-    images = settings.score.prompts * settings.score.images_per_prompt
-    return Work(images, _image(settings, cost))
+    return Work(_generated(settings), _image(settings, cost))
 
 
 def training(settings: Settings, cost: Cost) -> Work:
@@ -111,12 +110,17 @@ def evaluating(settings: Settings, cost: Cost) -> Work:
 
 def storage(settings: Settings, cost: Cost) -> dict[str, float]:
     """Bytes of stage one's files, by kind."""
-    images = settings.score.prompts * settings.score.images_per_prompt
+    images = _generated(settings)
     return {
         "images": images * cost.png * cost.side**2,
         "latents": float(images * cost.latents),
         "embeddings": float(settings.score.prompts * cost.conditions),
     }
+
+
+def _generated(settings: Settings) -> int:
+    """Images of stage one; none where they are imported."""
+    return 0 if settings.imported else settings.score.prompts * settings.score.images_per_prompt
 
 
 def _image(settings: Settings, cost: Cost) -> float:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import copy
 import difflib
 import io
+import itertools
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,15 @@ from tgo.pipeline.storage.atomic import replacing
 EXTENDS = "extends"
 REPLACED = ("prompts.tests", "rewards", "label.reward")
 """Groups whose keys are names of one's own: a preset's take their place instead of joining them."""
+
+
+def listed(presets: Path) -> Iterator[str]:
+    """Every preset with the comment that its file begins with."""
+    for path in sorted(presets.glob("*.yaml")):
+        said = itertools.takewhile(
+            lambda line: line.startswith("#"), path.read_text(encoding="utf-8").splitlines()
+        )
+        yield f"{path.stem}: {' '.join(line.lstrip('# ') for line in said)}"
 
 
 def apply(name: str, presets: Path, params: Path) -> list[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -11,6 +12,8 @@ from tgo.pipeline.tools import costs
 from tgo.pipeline.tools.costs import CPU_TFLOPS, GPUS, MODELS, SHARES, Cost, Work
 
 DEFAULT_GPU = "h200"
+HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
+FILES = (".txt", ".tsv", ".csv", ".jsonl", ".json", ".parquet", ".pt", ".pth", ".safetensors")
 
 
 def lines(
@@ -41,11 +44,18 @@ def lines(
         yield from _hours(settings, cost, gpu, gpus, share)
         yield _storage(settings, cost)
     yield f"launch     score: {settings.launch.score}; train: {settings.launch.train}"
-    yield from _unchecked(settings)
+    yield from _absent(settings)
 
 
 def _stage_one(settings: Settings) -> Iterator[str]:
     score, generator = settings.score, settings.generator
+    if settings.imported:
+        yield (
+            f"generator  {generator.family}: {generator.model}, {generator.steps} steps, "
+            f"guidance {generator.guidance_scale:g}, {generator.dtype}"
+        )
+        yield "score      nothing to generate: the images and their ratings are imported"
+        return
     images = score.prompts * score.images_per_prompt
     per_shard = score.rows_per_shard // score.images_per_prompt
     shards = -(-score.prompts // per_shard)
@@ -63,7 +73,6 @@ def _hours(
     settings: Settings, cost: Cost, gpu: str, gpus: int, share: float | None
 ) -> Iterator[str]:
     on_cpu = settings.device == "cpu" or cost.side < 128  # the miniatures
-    unit = "hours on two cores" if on_cpu else "GPU hours"
     total = 0.0
     for name, work, kind in (
         ("score", costs.scoring(settings, cost), "sample"),
@@ -73,13 +82,15 @@ def _hours(
         speed = CPU_TFLOPS if on_cpu else GPUS[gpu] * (share or SHARES[kind])
         hours = work.hours(speed)
         total += hours
-        yield f"{name:<10} {_work(work)}, {speed / work.each:,.3g} images/s: {hours:,.3g} {unit}"
+        took = f"{_duration(hours)} on two cores" if on_cpu else f"{hours:,.3g} GPU hours"
+        yield f"{name:<10} {_work(work)}, {speed / work.each:,.3g} images/s: {took}"
     if on_cpu:
-        yield f"together   {total:,.3g} {unit}, at {CPU_TFLOPS} TFLOP/s"
+        yield f"together   {_duration(total)} on two cores, at {CPU_TFLOPS} TFLOP/s"
         return
     reached = f"{share:.0%}" if share else ", ".join(f"{k} {v:.0%}" for k, v in SHARES.items())
     yield (
-        f"together   {total:,.3g} {unit}: {total / gpus / 24:,.3g} days on {gpus} {gpu.upper()}, "
+        f"together   {total:,.3g} GPU hours: {total / gpus / 24:,.3g} days on "
+        f"{gpus} {gpu.upper()}, "
         f"assuming {reached} of {GPUS[gpu]:g} TFLOP/s"
     )
 
@@ -90,17 +101,43 @@ def _work(work: Work) -> str:
 
 def _storage(settings: Settings, cost: Cost) -> str:
     parts = costs.storage(settings, cost)
-    told = ", ".join(f"{kind} {size / 1e12:,.3g}" for kind, size in parts.items())
-    return f"storage    {sum(parts.values()) / 1e12:,.3g} TB ({told})"
+    listed = ", ".join(f"{kind} {_size(size)}" for kind, size in parts.items())
+    return f"storage    {_size(sum(parts.values()))} ({listed})"
 
 
-def _unchecked(settings: Settings) -> Iterator[str]:
-    """Files that are not there: perhaps a name of the hub, perhaps a mistake."""
+def _duration(hours: float) -> str:
+    """Hours in the unit a person would use."""
+    if hours < 1:
+        return f"{60 * hours:,.2g} min"
+    return f"{hours:,.3g} hours" if hours < 48 else f"{hours / 24:,.3g} days"
+
+
+def _size(size: float) -> str:
+    """Bytes in the unit a person would use."""
+    for unit, scale in (("TB", 1e12), ("GB", 1e9), ("MB", 1e6)):
+        if size >= scale:
+            return f"{size / scale:,.3g} {unit}"
+    return f"{size / 1e3:,.3g} kB"
+
+
+def _absent(settings: Settings) -> Iterator[str]:
+    """What is not on this machine: names of the hub, and files that are missing."""
     sources = {
         "generator.model": settings.generator.model,
         "prompts.train": settings.prompts.train.source,
+        "prompts.validation": settings.prompts.validation.source,
+        **{f"prompts.tests.{name}": entry.source for name, entry in settings.prompts.tests.items()},
         **{f"rewards.{name}": entry.source for name, entry in settings.rewards.items()},
     }
-    absent = [f"{key} = {source}" for key, source in sources.items() if not Path(source).exists()]
-    if absent:
-        yield f"not here   {', '.join(absent)}: fetched from the hub, or missing"
+    absent = {key: source for key, source in sources.items() if not Path(source).exists()}
+    fetched = {key: source for key, source in absent.items() if _on_the_hub(source)}
+    for word, keys in (("download", fetched), ("MISSING", absent.keys() - fetched.keys())):
+        if keys:
+            yield f"{word:<10} {', '.join(f'{key} = {sources[key]}' for key in sorted(keys))}"
+
+
+def _on_the_hub(source: str) -> bool:
+    """Whether a source has the form of a hub id, `owner/name`, and is no place on this disk."""
+    owner = source.partition("/")[0]
+    is_file = Path(source).suffix.lower() in FILES
+    return HUB_ID.fullmatch(source) is not None and not is_file and not Path(owner).is_dir()

@@ -77,3 +77,10 @@ def test_an_unknown_or_wrong_preset_changes_nothing(params: Path, tmp_path: Path
     with pytest.raises(InputError, match="did you mean label"):
         preset.apply("typo", tmp_path, params)
     assert params.read_text() == before
+
+
+def test_every_preset_is_listed_with_what_it_is_for() -> None:
+    lines = dict(line.split(": ", 1) for line in preset.listed(ROOT / "presets"))
+    assert lines.keys() == {path.stem for path in (ROOT / "presets").glob("*.yaml")}
+    assert lines["ci"].startswith("A short run of every stage")
+    assert all(len(said) > 20 for said in lines.values())

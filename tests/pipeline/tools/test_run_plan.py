@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import re
 import shutil
 import socket
 import subprocess
@@ -81,7 +82,10 @@ def test_an_unknown_model_or_gpu_is_named(params: Path) -> None:
     other = settings.validate(values, "params.yaml")
     told = "\n".join(run_plan.lines(other))
     assert "generator.model = 'someone/else' is not among" in told
-    assert "not here   generator.model = someone/else" in told
+    assert "download   generator.model = someone/else" in told
+    values["prompts"]["validation"] = "data/prompts/none.txt"
+    lines = run_plan.lines(settings.validate(values, "params.yaml"))
+    assert "MISSING    prompts.validation = data/prompts/none.txt" in list(lines)
     with pytest.raises(InputError, match="--gpu h300: not known; use one of h200"):
         list(run_plan.lines(other, gpu="h300"))
     with pytest.raises(InputError, match="--share"):
@@ -106,3 +110,18 @@ def test_a_launch_command_must_run_its_stage(params: Path) -> None:
     values["launch"]["score"] = "torchrun --nproc-per-node 8"
     with pytest.raises(InputError, match=r"launch\.score = .* runs no `tgo score`"):
         settings.validate(values, "params.yaml")
+
+
+def test_imported_ratings_leave_nothing_to_generate(params: Path) -> None:
+    values = settings.load(params).model_dump()
+    values["label"]["reward"] = "rating"
+    imported = settings.validate(values, "params.yaml")
+    lines = list(run_plan.lines(imported))
+    assert any("nothing to generate" in line for line in lines)
+    assert costs.scoring(imported, costs.MODELS["data/world/diffusion"]).images == 0
+
+
+def test_durations_and_sizes_have_a_unit_that_a_person_uses(params: Path) -> None:
+    lines = "\n".join(run_plan.lines(settings.load(params)))
+    assert " min on two cores" in lines
+    assert re.search(r"storage .* MB \(images", lines)
