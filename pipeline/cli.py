@@ -417,7 +417,23 @@ def _stop(number: int, frame: FrameType | None) -> NoReturn:
         os._exit(128 + number)
     name = signal.Signals(number).name
     print(f"tgo: {name}: stopped; run the same command again to continue", file=sys.stderr)
+    if _is_importing(frame):
+        sys.stderr.flush()
+        os._exit(128 + number)
     raise SystemExit(128 + number)
+
+
+def _is_importing(frame: FrameType | None) -> bool:
+    """Whether a module is being imported: an exception in there is caught or aborts the process.
+
+    Nothing is lost by leaving at once: locks end with the process, and what an outer call may have
+    half written lies under a temporary name that the next run removes.
+    """
+    while frame:
+        if frame.f_code.co_filename.startswith("<frozen importlib"):
+            return True
+        frame = frame.f_back
+    return False
 
 
 def _fail(line: str) -> NoReturn:

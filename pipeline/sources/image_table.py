@@ -83,8 +83,8 @@ class ImageTable:
         return self._table.name
 
     @property
-    def unit(self) -> str:
-        return self._table.unit
+    def units(self) -> str:
+        return self._table.units
 
     @property
     def fixed(self) -> bool:

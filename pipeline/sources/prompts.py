@@ -148,12 +148,14 @@ def _add(
 
 
 def _notes(table: Table, empty: list[int], repeated: list[int], keep: bool) -> Iterable[str]:
-    units = {"entry": "entries"}.get(table.unit, f"{table.unit}s")
     if empty:
-        yield (f"{table.name}: {len(empty):,} without a prompt left out ({units} {listed(empty)})")
+        yield (
+            f"{table.name}: {len(empty):,} without a prompt left out ({table.units} {listed(empty)})"
+        )
     if repeated:
         how = "kept" if keep else "taken once (those with ids of their own are kept)"
-        yield f"{table.name}: {len(repeated):,} repeated prompts {how} ({units} {listed(repeated)})"
+        numbers = f"{table.units} {listed(repeated)}"
+        yield f"{table.name}: {len(repeated):,} repeated prompts {how} ({numbers})"
 
 
 def _parse(

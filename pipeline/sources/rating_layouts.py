@@ -337,7 +337,8 @@ def _is_ranking(table: ImageTable) -> bool:
     columns = set(table.columns)
     asked = table.source.columns.get("rating")
     ranked = asked in _RANKS if asked else bool(columns & set(_RANKS))
-    return ranked and bool(columns & set(_LISTS)) and not columns & {"image", "file_name"}
+    rated = {"image", "file_name", "overall_rating"}  # of ImageRewardDB, beside a rank of its own
+    return ranked and bool(columns & set(_LISTS)) and not columns & rated
 
 
 LAYOUTS = (

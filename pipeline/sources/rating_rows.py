@@ -62,7 +62,7 @@ class RatingRows:
     def notes(self) -> list[str]:
         """What was left out, with its places, a line a kind; after the ratings were read."""
         return [
-            f"{self.table.name}: {len(rows):,} {what} left out ({self.table.unit}s {listed(rows)})"
+            f"{self.table.name}: {len(rows):,} {what} left out ({self.table.units} {listed(rows)})"
             for what, rows in self._left_out.items()
         ]
 

@@ -30,6 +30,11 @@ class Table:
     lists: list[str] = field(default_factory=list)
     """Columns of lists, which the records hold only where they were asked for."""
 
+    @property
+    def units(self) -> str:
+        """The unit in the plural."""
+        return "entries" if self.unit == "entry" else f"{self.unit}s"
+
     def where(self, number: int) -> str:
         """A row's place in words, for messages."""
         return f"{self.name}, {self.unit} {number}"

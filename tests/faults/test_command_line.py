@@ -4,6 +4,7 @@ import os
 import shutil
 import signal
 import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -110,6 +111,38 @@ def test_a_stopped_stage_leaves_whole_files_and_goes_on(
     verified = tgo(place, "verify")
     assert verified.returncode == 0
     assert "data/scored: ok" in verified.stdout
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_stopped_inside_an_import_that_catches_everything(
+    tmp_path: Path, number: signal.Signals
+) -> None:
+    (tmp_path / "slow.py").write_text(
+        "import os, time\n"
+        "try:\n"
+        f"    os.kill(os.getpid(), {int(number)})\n"
+        "    time.sleep(5)\n"
+        "except BaseException:\n"
+        "    print('swallowed')\n"
+    )
+    code = (
+        "import signal, sys\n"
+        "from tgo.pipeline import cli\n"
+        f"signal.signal({int(number)}, cli._stop)\n"
+        "import slow\n"
+        "print('went on')\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=tmp_path, check=False, capture_output=True, text=True
+    )
+    assert (done.returncode, done.stdout) == (128 + number, "")
+    assert done.stderr == (f"tgo: {number.name}: stopped; run the same command again to continue\n")
+
+
+def test_names_of_rewards_that_collide_with_columns(place: Path) -> None:
+    for name in ("prompt", "Status", "latents", "rating", "a/b", "../x", ""):
+        change(place, {"rewards": {"clip": "x", name: {"module": "mine.py"}}})
+        refused(place, "label", f"rewards.{name}: is ")
 
 
 def test_help_and_wrong_use_need_no_models(place: Path) -> None:

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 from tgo.rewards.base import Batch
 from tgo.rewards.errors import PictureError
 from tgo.rewards.images import View
@@ -45,6 +46,13 @@ def floating() -> Image.Image:
     return Image.fromarray(np.ones((9, 9), dtype=np.float32))
 
 
+def with_text(size: int) -> bytes:
+    """A PNG whose compressed text is `size` bytes long when it is unpacked."""
+    info = PngInfo()
+    info.add_text("parameters", "a" * size, zip=True)
+    return encoded(colours(9, 9), "PNG", pnginfo=info)
+
+
 BAD: dict[str, tuple[Callable[[], bytes], str]] = {
     "empty": (lambda: b"", "zero bytes"),
     "text": (lambda: b"this is no image", "no image"),
@@ -61,6 +69,9 @@ BAD: dict[str, tuple[Callable[[], bytes], str]] = {
     ),
     "large": (lambda: bomb(int(MAX_PIXELS**0.5) + 1), "too many pixels"),
     "bomb": (lambda: bomb(60_000), "too many pixels"),
+    "strip": (lambda: encoded(Image.new("RGB", (8000, 1))), "a strip of 8000 x 1"),
+    "eps": (lambda: encoded(colours(9, 9), "EPS"), "no image of a format"),
+    "text bomb": (lambda: with_text(2 << 20), "cannot be decoded"),
 }
 
 

@@ -218,6 +218,63 @@ def test_pictures_are_cut_around_their_middle(tmp_path: Path) -> None:
     assert image[0, 2:-2, 2:-2].max() < 5
 
 
+def test_a_picture_is_what_its_rater_saw(tmp_path: Path) -> None:
+    sideways = Image.new("RGB", (20, 10), "blue")
+    sideways.paste((255, 0, 0), (0, 0, 10, 10))
+    exif = Image.Exif()
+    exif[0x0112] = 6  # turned by a quarter: what is left in the file is above on the screen
+    sideways.save(tmp_path / "turned.jpg", exif=exif, quality=100)
+    image = import_images.fit(ratings.Pictures(), tmp_path / "turned.jpg", (20, 10)).image
+    assert image is not None
+    assert image[0, 2].min() > 200
+    assert image[2, -2].min() > 200
+    clear = Image.new("RGBA", (8, 8), (0, 0, 0, 0))
+    clear.save(tmp_path / "clear.png")
+    image = import_images.fit(ratings.Pictures(), tmp_path / "clear.png", (8, 8)).image
+    assert image is not None
+    assert image.min() == 255
+
+
+def test_a_source_without_one_usable_picture_changes_nothing(
+    whole: dict[str, bytes], tiny_family: Diffusion, tmp_path: Path
+) -> None:
+    put_back(tmp_path / "run", whole)
+    table = tmp_path / "r.csv"
+    table.write_text("file,prompt,rating\nhttps://example.org/a.png,a,1\n../b.png,b,2\n")
+    with pytest.raises(InputError, match=r"none of its 2 pictures can be read .* on the web"):
+        import_into(tmp_path / "run", tiny_family, table)
+    assert contents(tmp_path / "run") == whole
+    (tmp_path / "a.png").write_bytes(b"no picture")
+    table.write_text("file,prompt,rating\na.png,a,1\n")
+    with pytest.raises(InputError, match="none of its 1 pictures could be used"):
+        import_into(tmp_path / "fresh", tiny_family, table)
+    assert not shards.present(tmp_path / "fresh/scored")
+
+
+def test_kept_columns_and_changed_ones(tiny_family: Diffusion, tmp_path: Path) -> None:
+    Image.new("RGB", (16, 16), "red").save(tmp_path / "a.png")
+    table = tmp_path / "r.csv"
+
+    def bring(style: str) -> import_ratings.Summary:
+        table.write_text(f"file,prompt,rating,style\na.png,a,1,{style}\n")
+        found = ratings.read(Source(str(table), keep=("style",)))
+        return import_ratings.import_ratings(
+            tiny_family,
+            found,
+            tmp_path / "scored",
+            embeddings_folder=tmp_path / "embeddings",
+            batch_size=4,
+            rows_per_shard=6,
+        )
+
+    assert bring("oil").made == 1
+    assert bring("ink").rated == 1
+    (path,) = shards.shard_paths(tmp_path / "scored")
+    assert shards.read_shard(path, ["style", "rating"]).to_pylist() == [
+        {"style": "ink", "rating": 1.0}
+    ]
+
+
 @pytest.mark.slow
 def test_from_ratings_to_a_tuned_model(
     tiny_generator: Path,
