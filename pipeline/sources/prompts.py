@@ -149,9 +149,8 @@ def _add(
 
 def _notes(table: Table, empty: list[int], repeated: list[int], keep: bool) -> Iterable[str]:
     if empty:
-        yield (
-            f"{table.name}: {len(empty):,} without a prompt left out ({table.units} {listed(empty)})"
-        )
+        numbers = f"{table.units} {listed(empty)}"
+        yield f"{table.name}: {len(empty):,} without a prompt left out ({numbers})"
     if repeated:
         how = "kept" if keep else "taken once (those with ids of their own are kept)"
         numbers = f"{table.units} {listed(repeated)}"

@@ -14,11 +14,14 @@ import numpy as np
 import pyarrow.parquet as pq
 from markupsafe import Markup
 from tgo.pipeline.page import atlas, plots, score_plots
-from tgo.pipeline.storage import shards
+from tgo.pipeline.storage import ownership, shards
 from tgo.pipeline.storage.atomic import replacing
 from tgo.pipeline.templates import template
 from tgo.pipeline.tools.inspection import QUANTILES, Column, Overview
 from tgo.pipeline.wording import harmless
+
+_TITLE_END = b"scored images</title>"
+"""What every page of this command has near its beginning."""
 
 
 @dataclass(frozen=True)
@@ -41,10 +44,17 @@ class Shown:
 
 def write(found: Overview, path: Path, images: int) -> Path:
     """Write the page with `images` best, median and worst images a reward model; returns it."""
+    ownership.require_replaceable_file(path, _is_ours)
     page = render(found, images)
     with replacing(path) as file:
         file.write(page.encode())
     return path
+
+
+def _is_ours(path: Path) -> bool:
+    """Whether a file is a page of this command."""
+    with path.open("rb") as file:
+        return _TITLE_END in file.read(4096)
 
 
 def render(found: Overview, images: int) -> str:
