@@ -8,7 +8,6 @@ once, however many tuned models are compared with them.
 from __future__ import annotations
 
 import importlib
-import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -21,6 +20,7 @@ from tgo.pipeline.evaluation.paired_images import Pairs
 from tgo.pipeline.seeds import evaluation_seed
 from tgo.pipeline.sources import prompts
 from tgo.pipeline.sources.prompts import Prompt
+from tgo.pipeline.storage import aside, shards
 from tgo.pipeline.storage.atomic import write_json
 from tgo.pipeline.storage.results import FACTS, TRUTH
 
@@ -39,7 +39,7 @@ def run(settings: Settings, split: Split = "tests") -> dict[str, Any]:
     """
     metrics, pairs = _compare(settings, layout.TUNED, TUNED, split)
     if split == "tests":
-        _remove_other_sets(settings.prompts.tests)
+        _set_other_sets_aside(settings.prompts.tests)
         pairs_table.write(layout.PAIRS, pairs, metrics[FACTS])
         write_json(layout.EVALUATION, metrics)
         write_json(layout.METRICS, compared.headline(rows_of(metrics), settings.shown_reward))
@@ -209,13 +209,16 @@ def _generate(
     return made
 
 
-def _remove_other_sets(sets: Mapping[str, Any]) -> None:
+def _set_other_sets_aside(sets: Mapping[str, Any]) -> None:
     """Images of test sets that the settings no longer name would stay beside the metrics."""
     for name in (BASE, TUNED):
-        for place in (layout.EVALUATED / name, layout.EVALUATED / EMBEDDINGS / name):
-            for old in sorted(place.glob("*/")):
+        for root in (layout.EVALUATED / name, layout.EVALUATED / EMBEDDINGS / name):
+            for old in sorted(root.glob("[!.]*/")):
                 if old.name not in sets:
-                    shutil.rmtree(old)
+                    ours = shards.present(old) or any(old.glob("shard-*.safetensors"))
+                    kind: aside.Kind = "superseded" if ours else "foreign"
+                    reason = "not among prompts.tests of params.yaml"
+                    aside.set_aside([old], root, reason, kind=kind)
 
 
 def _facts(settings: Settings, base: Mapping[str, Any], tuned: Mapping[str, Any]) -> dict[str, Any]:
