@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -10,6 +11,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from tgo.pipeline.config import settings
+from tgo.pipeline.errors import InputError
 from tgo.pipeline.storage import shards
 from tgo.pipeline.storage.locks import hold
 
@@ -142,7 +145,8 @@ def test_stopped_inside_an_import_that_catches_everything(
 def test_names_of_rewards_that_collide_with_columns(place: Path) -> None:
     for name in ("prompt", "Status", "latents", "rating", "a/b", "../x", ""):
         change(place, {"rewards": {"clip": "x", name: {"module": "mine.py"}}})
-        refused(place, "label", f"rewards.{name}: is ")
+        with pytest.raises(InputError, match=f"rewards.{re.escape(name)}: is "):
+            settings.load(place / "params.yaml")
 
 
 def test_help_and_wrong_use_need_no_models(place: Path) -> None:

@@ -255,9 +255,9 @@ def test_kept_columns_and_changed_ones(tiny_family: Diffusion, tmp_path: Path) -
     Image.new("RGB", (16, 16), "red").save(tmp_path / "a.png")
     table = tmp_path / "r.csv"
 
-    def bring(style: str) -> import_ratings.Summary:
-        table.write_text(f"file,prompt,rating,style\na.png,a,1,{style}\n")
-        found = ratings.read(Source(str(table), keep=("style",)))
+    def bring(medium: str) -> import_ratings.Summary:
+        table.write_text(f"file,prompt,rating,medium\na.png,a,1,{medium}\n")
+        found = ratings.read(Source(str(table), keep=("medium",)))
         return import_ratings.import_ratings(
             tiny_family,
             found,
@@ -270,8 +270,8 @@ def test_kept_columns_and_changed_ones(tiny_family: Diffusion, tmp_path: Path) -
     assert bring("oil").made == 1
     assert bring("ink").rated == 1
     (path,) = shards.shard_paths(tmp_path / "scored")
-    assert shards.read_shard(path, ["style", "rating"]).to_pylist() == [
-        {"style": "ink", "rating": 1.0}
+    assert shards.read_shard(path, ["medium", "rating"]).to_pylist() == [
+        {"medium": "ink", "rating": 1.0}
     ]
 
 
