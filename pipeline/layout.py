@@ -31,4 +31,5 @@ PAIRS = REPORTS / "pairs.parquet"  # every pair of the test sets with its scores
 STAGES = REPORTS / "stages.jsonl"  # when and where each stage ran, for people
 TRAIN_LOG = REPORTS / "train_log.jsonl"
 SAMPLES = REPORTS / "samples"  # stage three: images of fixed prompts on the way
+TRAINING_CURVES = PLOTS / "training.csv"  # the log for `dvc plots`
 SCORE_DISTRIBUTION = PLOTS / "score_distribution.csv"

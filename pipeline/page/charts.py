@@ -16,6 +16,9 @@ from tgo.pipeline.storage.results import GOLD, TRUTH
 from tgo.pipeline.training_log.health import BANDS
 from tgo.pipeline.wording import TITLES
 
+PLOTTED = ("step", "loss", "margin", "accuracy", "kl", "grad_norm")
+"""Columns of the log that `dvc plots` draws."""
+
 
 class Figure(NamedTuple):
     """A chart in the page: its caption, a quieter note beside it, and the drawing."""
@@ -163,3 +166,10 @@ def _column(log: list[dict[str, Any]], name: str) -> list[float] | None:
     if all(value is None for value in values):
         return None
     return [float("nan") if value is None else float(value) for value in values]
+
+
+def as_csv(log: list[dict[str, Any]]) -> str:
+    """The log's curves as a table for `dvc plots`; a number that a line lacks is left empty."""
+    lines = [",".join(PLOTTED)]
+    lines += [",".join(str(line.get(key, "")) for key in PLOTTED) for line in log]
+    return "\n".join(lines) + "\n"

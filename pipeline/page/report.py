@@ -45,7 +45,10 @@ Figures = dict[str, dict[str, charts.Figure]]
 
 
 def run(settings: Settings) -> Path:
-    """Write reports/index.html and reports/figures; returns the page's path.
+    """Write reports/index.html, reports/figures and the curves for `dvc plots`.
+
+    Returns:
+        The page's path.
 
     Raises:
         InputError: a file of an earlier stage is missing or damaged, was made with other
@@ -58,6 +61,7 @@ def run(settings: Settings) -> Path:
     for kind, drawn in figures.items():
         for name, figure in drawn.items():
             _write(FIGURES / f"{kind}_{name}.svg", plots.standalone(figure.svg))
+    _write(layout.TRAINING_CURVES, charts.as_csv(found.log))
     _write(INDEX, template("report.html.j2").render(_context(found, figures)))
     print(f"report: {INDEX}")
     return INDEX
