@@ -75,12 +75,10 @@ def test_a_colleague_pulls_and_makes_the_report_alone(repository: Path, tmp_path
     (tmp_path / "remote").mkdir()
     dvc(repository, "remote", "add", "-f", "-d", "store", str(tmp_path / "remote"))
     assert dvc(repository, "push").returncode == 0
-    shared, mine = tmp_path / "shared", repository / "data/checkpoints"
-    shutil.rmtree(mine)  # finished: nothing needs it
-    skipped = shutil.ignore_patterns(
-        "scored", "prompt_embeddings", "evaluated", "labelled", "cache"
-    )
-    shutil.copytree(repository, shared, symlinks=True, ignore=skipped)
+    shared = tmp_path / "shared"
+    shutil.rmtree(repository / "data/checkpoints")  # finished: nothing needs it
+    made = ("scored", "prompt_embeddings", "evaluated", "labelled", "cache")
+    shutil.copytree(repository, shared, symlinks=True, ignore=shutil.ignore_patterns(*made))
     shutil.rmtree(shared / "reports")
     shutil.rmtree(shared / "models")
     pulled = dvc(shared, "pull")
