@@ -201,17 +201,46 @@ def evaluate(
 
 
 @app.command()
-def report(params: Params = PARAMS) -> None:
+def report(
+    params: Params = PARAMS,
+    show: Annotated[bool, typer.Option("--open", help="Open it in the browser.")] = False,
+) -> None:
     """Write reports/index.html, one page that shows everything.
 
-    Example: tgo report
+    Example: tgo report --open
     """
     settings = checked(params)
     loading("report")
     from tgo.pipeline.page import report
 
-    report.run(settings)
+    page = report.run(settings)
+    if show:
+        import webbrowser
+
+        webbrowser.open(page.resolve().as_uri())
     finish(f"{REPORTS / 'index.html'}: open it in a browser", "tgo export")
+
+
+@app.command()
+def compare(
+    runs: Annotated[
+        list[str],
+        typer.Argument(help="Folders of runs, commits or experiments; the first is the measure."),
+    ],
+    params: Params = PARAMS,
+) -> None:
+    """Hold the tuned models of several runs against each other, pair by pair.
+
+    Example: tgo compare . other-experiment
+    """
+    if len(runs) < 2:
+        raise InputError("compare: name two runs or more, such as `tgo compare . other-experiment`")
+    settings = checked(params)
+    loading("compare")
+    from tgo.pipeline.tools import compare
+
+    found = compare.lines({run: compare.read(run) for run in runs}, settings.seed)
+    compare.show(found)
 
 
 @app.command()

@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 import pyarrow as pa
@@ -31,21 +31,26 @@ def write(path: Path, sets: Mapping[str, Pairs], facts: Mapping[str, Any]) -> No
         pq.write_table(table, file, compression="zstd", write_page_checksum=True)
 
 
-def read(path: Path) -> tuple[dict[str, Any], dict[str, Pairs]]:
+def read(path: Path | BinaryIO, name: str | None = None) -> tuple[dict[str, Any], dict[str, Pairs]]:
     """What ``write`` was given: the facts, and the pairs by set.
+
+    Args:
+        path: the file, or its content.
+        name: what errors call it; left out, its path.
 
     Raises:
         InputError: the file is missing, damaged, or no such table.
     """
+    told = name or str(path)
     try:
         table = pq.read_table(path, page_checksum_verification=True)
         facts = json.loads((table.schema.metadata or {})[_KEY])
         return facts, _by_set(table, facts["sets"])
     except FileNotFoundError:
-        raise InputError(f"{path}: is missing; run `tgo evaluate` first") from None
+        raise InputError(f"{told}: is missing; run `tgo evaluate` first") from None
     except (pa.ArrowException, OSError, KeyError, TypeError, ValueError) as error:
         reason = " ".join(str(error).split())[:160]
-        raise InputError(f"{path}: is damaged ({reason}); run `tgo evaluate` again") from None
+        raise InputError(f"{told}: is damaged ({reason}); run `tgo evaluate` again") from None
 
 
 def _table(name: str, pairs: Pairs) -> pa.Table:

@@ -220,6 +220,19 @@ def test_stage_compares_and_repeats_itself_to_the_byte(chosen: Settings) -> None
     assert layout.EVALUATION.read_bytes() == text
 
 
+def test_without_any_reward_model_the_judge_compares(chosen: Settings) -> None:
+    disturb(chosen, layout.TUNED, 0.1)
+    label = chosen.label.model_copy(update={"reward": {"rating": 1.0}})
+    metrics = evaluate.run(chosen.model_copy(update={"rewards": {}, "label": label}))
+    assert set(metrics["seen"]) == {"truth", "gold"}
+    assert set(json.loads(layout.METRICS.read_text())["seen"]) == {"truth_change"}
+    alone = chosen.evaluate.model_copy(update={"judge": None})
+    update = {"rewards": {}, "label": label, "evaluate": alone}
+    metrics = evaluate.run(chosen.model_copy(update=update))
+    assert metrics["seen"] == {}
+    assert metrics["generator"]["sets"]["seen"]["images"] == 6
+
+
 def test_base_and_tuned_share_seeds_that_training_never_used(chosen: Settings) -> None:
     evaluate.compare(chosen, disturb(chosen, Path("tuned"), 0.1))
     seeds = {}

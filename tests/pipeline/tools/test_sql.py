@@ -81,3 +81,9 @@ def test_answers_as_tables_lines_and_csv(data: Path) -> None:
     text = runner.invoke(app, ["sql", "select id, null from scored", "--csv", *folders]).stdout
     assert text.splitlines()[:2] == ["id,NULL", "r0,"]
     assert len(text.splitlines()) == 21
+
+
+def test_a_spreadsheet_takes_no_cell_for_a_formula(capsys: pytest.CaptureFixture[str]) -> None:
+    query = "select '=1+1' as a, ' @x' as b, '-2' as c, -2 as d, 'plain' as e"
+    sql.write_csv(sql.ask(query, scored=Path("none"), labelled=Path("none")))
+    assert capsys.readouterr().out == "a,b,c,d,e\n'=1+1,' @x,'-2,-2,plain\n"

@@ -1,0 +1,67 @@
+"""Runs against each other: pairs by prompt and seed, whatever their order in the file."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from tgo.pipeline import layout
+from tgo.pipeline.errors import InputError
+from tgo.pipeline.evaluation import pairs_table
+from tgo.pipeline.evaluation.paired_images import Pairs
+from tgo.pipeline.tools import compare
+
+
+def pairs_of(tuned: list[float]) -> Pairs:
+    count = len(tuned)
+    prompts = [f"p{i // 2}" for i in range(count)]
+    return Pairs(
+        ids=[str(i) for i in range(count)],
+        prompts=prompts,
+        prompt_ids=prompts,
+        domains=["all"] * count,
+        seeds=list(range(count)),
+        base={"clip": np.zeros(count)},
+        tuned={"clip": np.array(tuned)},
+        excluded=0,
+    )
+
+
+def write(folder: Path, pairs: Pairs) -> str:
+    facts = {"sets": {"seen": {"excluded": 0}}}
+    pairs_table.write(folder / layout.PAIRS, {"seen": pairs}, facts)
+    return str(folder)
+
+
+def test_runs_are_paired_by_prompt_and_seed(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    one = write(tmp_path / "one", pairs_of([1.0, 2.0, 3.0, 4.0]))
+    turned = pairs_of([3.0, 3.0, 5.0, 4.0])
+    order = [3, 1, 0, 2]
+    texts = {
+        name: [getattr(turned, name)[row] for row in order]
+        for name in ("ids", "prompts", "prompt_ids", "domains", "seeds")
+    }
+    values = {side: {"clip": getattr(turned, side)["clip"][order]} for side in ("base", "tuned")}
+    other = write(tmp_path / "other", replace(turned, **texts, **values))
+    first, second = compare.lines({run: compare.read(run) for run in (one, other)}, seed=0)
+    assert (first.run, first.mean, first.difference) == (one, 2.5, None)
+    assert second.mean == 3.75
+    assert second.difference is not None
+    assert second.win_rate is not None
+    assert second.difference.value == 1.25  # 2, 1 and 2, 0
+    assert second.win_rate.value == 0.875
+    compare.show([first, second])
+    assert "+1.2500" in capsys.readouterr().out
+
+
+def test_runs_that_cannot_be_paired_or_found_are_named(tmp_path: Path) -> None:
+    one = write(tmp_path / "one", pairs_of([1.0, 2.0]))
+    other = write(tmp_path / "other", replace(pairs_of([1.0, 2.0]), seeds=[5, 6]))
+    with pytest.raises(InputError, match="not of the prompts and seeds"):
+        compare.lines({run: compare.read(run) for run in (one, other)}, seed=0)
+    with pytest.raises(InputError, match=r"pairs\.parquet: is missing"):
+        compare.read(str(tmp_path))
