@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 from tgo.pipeline.cards.threshold_facts import threshold_facts
-from tgo.pipeline.config.label_settings import RATING
 from tgo.pipeline.config.settings import Settings
 from tgo.pipeline.storage import label_record
 from tgo.pipeline.storage.results import FACTS, GOLD, TRUTH
@@ -87,7 +86,6 @@ def render(
             for name in settings.label.reward
             if name in settings.rewards
         },
-        ratings=_ratings(threshold) if settings.imported else None,
         title=score_title,
         metrics=_tables(metrics),
         facts=metrics[FACTS] if metrics else None,
@@ -125,12 +123,6 @@ def _public(source: str) -> str:
     """A source as it may leave this machine: an absolute path by its last part."""
     path = Path(source).expanduser()
     return path.name if path.is_absolute() else source
-
-
-def _ratings(threshold: Mapping[str, Any] | None) -> Mapping[str, Any]:
-    """What is known of the imported table: its checksum, images, ratings, raters."""
-    found = (threshold or {}).get("rewards", {}).get(RATING, {})
-    return found if isinstance(found, Mapping) else {}
 
 
 def _is_repository(source: str) -> bool:

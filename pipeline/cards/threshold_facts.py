@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from tgo.pipeline.config.label_settings import RATING
 from tgo.pipeline.wording import TITLES, decimals_for, minus, percent
 
 Facts = list[tuple[str, str]]
@@ -25,6 +26,7 @@ def threshold_facts(facts: Mapping[str, Any]) -> Facts:
     score = _scores(facts)
     weights = facts["weight_quantiles"]
     rows = [
+        *_imported(facts),
         ("feedback", f"{scalar_title(facts)} ({facts['unit']})"),
         ("threshold", score(facts["threshold"])),
         ("estimator", _estimator(facts)),
@@ -51,6 +53,19 @@ def threshold_facts(facts: Mapping[str, Any]) -> Facts:
         shift = facts["threshold_shift"]
         rows.append(("shift since the earlier threshold", _scores(facts, "+")(shift["shift"])))
         rows.append(("labels that the shift changes", percent(shift["labels_changed_share"])))
+    return rows
+
+
+def _imported(facts: Mapping[str, Any]) -> Facts:
+    """The table of ratings that people gave, where there was one."""
+    found = facts["rewards"].get(RATING)
+    if found is None:
+        return []
+    rows = [("ratings of people", str(found.get("model", "imported")))]
+    for key in ("images", "ratings", "raters"):
+        if key in found:
+            rows.append((key, f"{found[key]:,}"))
+    rows.append(("checksum of the ratings", str(found["checkpoint_sha256"])[:12]))
     return rows
 
 

@@ -244,11 +244,17 @@ def _rewards(labeller: Labeller) -> dict[str, dict[str, Any]]:
             "unit": model["unit"],
             "version": model["version"],
             "checkpoint_sha256": model["checkpoint_sha256"],
+            **(_table(model) if "ratings" in model else {}),
             "missing": labeller.statistics.missing[name],
             "mean": moments.mean() if moments else None,
             "std": moments.std() if moments else None,
         }
     return found
+
+
+def _table(model: Mapping[str, Any]) -> dict[str, Any]:
+    """What is known of the table that ratings of people came from."""
+    return {key: model[key] for key in ("model", "images", "ratings")}
 
 
 def _groups(labeller: Labeller, found: Diagnosis, counts: LabelCounts) -> dict[str, dict[str, Any]]:

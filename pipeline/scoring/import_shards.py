@@ -61,6 +61,8 @@ class Job:
                 "unit": ratings.unit,
                 "checkpoint_sha256": hashlib.sha256(canonical(rated).encode()).hexdigest(),
                 "dtype": "float32",
+                "images": len(ratings.images),
+                "ratings": sum(image.n_ratings for image in ratings.images),
             }
         }
         self.readable = 0
