@@ -47,7 +47,6 @@ def run(settings: Settings, split: Split = "tests") -> dict[str, Any]:
         write_json(VALIDATION_METRICS, metrics)
     print_table(metrics)
     print(f"evaluate: {verdict.sentence(metrics, settings.shown_reward)}")
-    print(f"evaluate: {layout.EVALUATION if split == 'tests' else VALIDATION_METRICS}")
     return metrics
 
 

@@ -63,7 +63,6 @@ def run(settings: Settings) -> Path:
             _write(FIGURES / f"{kind}_{name}.svg", plots.standalone(figure.svg))
     _write(layout.TRAINING_CURVES, charts.as_csv(found.log))
     _write(INDEX, template("report.html.j2").render(_context(found, figures)))
-    print(f"report: {INDEX}")
     return INDEX
 
 
