@@ -129,7 +129,7 @@ def test_adapters_train_on_weights_of_8_bits(kind: str, place: Place, precision:
     settings = settings_of(kind, place.root / "model", **options)
     generator = settings.generator.model_copy(update={"quantization": "int8"})
     settings = settings.model_copy(update={"generator": generator})
-    tuned = train.run(settings, **place.inputs, **place.outputs(f"int8-{precision}"))
+    tuned = train.run(settings, place.paths(f"int8-{precision}"))
     plain = generator.model_copy(update={"quantization": None})
     base, found = (load_generator(plain, model).network.state_dict() for model in (None, tuned))
     changed = [name for name in base if not torch.equal(base[name], found[name])]
