@@ -197,6 +197,15 @@ class LabelledRows:
             self.groups.append(RowGroup(shard, index, first, places, *columns))
             start += size
 
+    def require_different_scores(self) -> None:
+        """InputError where all scores are equal, so that none is better than another."""
+        scores = np.concatenate([group.score for group in self.groups])
+        if scores.min() == scores.max():
+            raise InputError(
+                f"train.objective: learns from differences of scores, and all {len(scores)} are "
+                f"{scores[0]:g}; choose another label.reward, or objective sft"
+            )
+
     def of_class(self, positive: bool) -> LabelledRows:
         """The rows with a target of at least 0.5, or those below; numbered after one another."""
         found = copy.copy(self)

@@ -28,13 +28,22 @@ class Adapters(NamedTuple):
 
 
 def take(network: nn.Module, *, adapter: str = NAME) -> Adapters:
-    """The adapters that ``network`` has now; it stays as it is."""
+    """The adapters that ``network`` has now; it stays as it is.
+
+    B is multiplied by ``alpha / rank``, and alpha set to the rank: every reader then applies them
+    at the strength they were trained at, those as well that know of no alpha.
+    """
     from peft import get_peft_model_state_dict
 
     config = network.peft_config[adapter].to_dict()  # type: ignore[index,union-attr]
     state = get_peft_model_state_dict(network, adapter_name=adapter)
+    scale = config["lora_alpha"] / config["r"]
+    config["lora_alpha"] = config["r"]
     return Adapters(
-        {name: tensor.detach().cpu().clone() for name, tensor in state.items()},
+        {
+            name: tensor.detach().cpu() * (scale if ".lora_B." in name else 1.0)
+            for name, tensor in state.items()
+        },
         {key: sorted(value) if isinstance(value, set) else value for key, value in config.items()},
     )
 

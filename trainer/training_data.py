@@ -29,13 +29,16 @@ def load_rows(paths: Paths, objective: Objective) -> LabelledRows:
     Raises:
         InputError: shards, labels or embeddings are missing, damaged or do not belong together.
     """
-    return LabelledRows(
+    rows = LabelledRows(
         paths.scored,
         paths.labelled,
         paths.embeddings,
         rows=objective.rows,
         per_row_value=objective.per_row_value,
     )
+    if objective.per_row_value is not None:
+        rows.require_different_scores()
+    return rows
 
 
 def condition_negatives(

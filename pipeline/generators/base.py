@@ -181,10 +181,11 @@ def concatenate(parts: Sequence[Conditions]) -> Conditions:
 
 def with_unconditional(conditions: Conditions, unconditional: Conditions) -> Conditions:
     """[2 B, ...]: the unconditional ones [...] B times, then the given, as guidance needs them."""
-    return {
-        name: torch.cat([unconditional[name].to(value).expand_as(value), value])
-        for name, value in conditions.items()
-    }
+    with torch.autocast("cpu", enabled=False):  # which cannot join float16, as they are stored
+        return {
+            name: torch.cat([unconditional[name].to(value).expand_as(value), value])
+            for name, value in conditions.items()
+        }
 
 
 def require_image_size(images: Tensor, expected: tuple[int, ...]) -> None:

@@ -12,8 +12,10 @@ from tgo.pipeline.errors import InputError
 from tgo.pipeline.storage import embeddings, shards
 from tgo.pipeline.storage.embeddings import path_for
 from tgo.trainer.dataset import LabelledRows, PromptTable, pair
+from tgo.trainer.objectives import load_objective
+from tgo.trainer.training_data import load_rows
 
-from tests.trainer.miniature import SHAPE, TOKENS, WIDTH, Place
+from tests.trainer.miniature import SHAPE, TOKENS, WIDTH, Place, make_settings
 
 
 def test_rows_are_joined_by_order(place: Place) -> None:
@@ -215,3 +217,14 @@ def test_negatives_take_other_tables(place: Place) -> None:
     for number, group in enumerate(rows.groups):
         expected = group.shard + 3 * (group.target == 0)
         np.testing.assert_array_equal(rows.tables_of(number), expected)
+
+
+def test_scores_that_are_all_equal_teach_nothing(place: Place) -> None:
+    for path in shards.shard_paths(place.root / "labelled"):
+        table = shards.read_shard(path)
+        same = pa.array(np.ones(len(table)), pa.float32())
+        index = table.column_names.index("score")
+        shards.write_shard(path, table.set_column(index, table.schema.field("score"), same))
+    objective = load_objective(make_settings(Path("none"), objective="rwr").train)
+    with pytest.raises(InputError, match="learns from differences of scores, and all 108 are 1"):
+        load_rows(place.paths(), objective)
