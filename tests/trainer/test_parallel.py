@@ -86,7 +86,7 @@ def test_several_processes_train_as_one(
 @pytest.mark.slow
 @pytest.mark.parametrize("mode", ["ddp", "fsdp"])
 def test_another_number_of_processes_continues(
-    model: Path, place: Place, mode: str, capsys: pytest.CaptureFixture[str]
+    model: Path, place: Place, mode: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     options: dict[str, Any] = {"checkpoint_every": 2, "log_every": 1, "parallel": mode}
     test_train.run(make_settings(model, steps=4, **options), place, "one")
@@ -99,5 +99,5 @@ def test_another_number_of_processes_continues(
     if mode == "ddp":  # and so does a single one, with what the processes left
         test_train.run(make_settings(model, steps=6, **options), place, "several")
         test_train.run(make_settings(model, steps=6, **options), place, "one")
-        assert "continuing after step 4 of 6" in capsys.readouterr().err
+        assert "continuing after step 4 of 6" in caplog.text
         assert_alike(place, "one", "several")

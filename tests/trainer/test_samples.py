@@ -89,14 +89,12 @@ def test_averaging_gives_the_parameters_back_to_the_bit(model: Path, place: Plac
 
 
 def test_other_prompts_or_a_fresh_run_leave_no_image_of_before(
-    model: Path, place: Place, capsys: pytest.CaptureFixture[str]
+    model: Path, place: Place, caplog: pytest.LogCaptureFixture
 ) -> None:
     run(sampling(model, place.root, prompts=2), place)
     run(sampling(model, place.root, prompts=3, steps=15), place)  # continues after step 12
     assert list(images(place, "run")) == ["prompts.json", "step-00000015.png"]
-    assert "images after 0, 3, 6, 9, 12 steps are of other settings or gone" in (
-        capsys.readouterr().err
-    )
+    assert "images after 0, 3, 6, 9, 12 steps are of other settings or gone" in caplog.text
     run(sampling(model, place.root, prompts=3, seed=9), place)
     fresh = images(place, "run")
     run(sampling(model, place.root, prompts=3, seed=9), place, "fresh")
