@@ -68,7 +68,7 @@ def test_a_reward_is_a_source_or_more(values: dict[str, Any]) -> None:
         ("generator.family", "flow", ["generator.family = 'flow'", "diffusion"]),
         ("generator.guidance_scale", 0.5, ["generator.guidance_scale = 0.5", "at least 1"]),
         ("rewards.pikscore", "x", ["rewards.pikscore", "did you mean rewards.pickscore?"]),
-        ("rewards", {}, ["rewards = {}", "reward models"]),
+        ("rewards", {}, ["label.reward = 'pickscore' is not among rewards ()"]),
         ("rewards.clip", "", ["rewards.clip: missing", "hub id"]),
         ("rewards.clip", {"sauce": "x"}, ["rewards.clip.sauce: unknown key", "source"]),
         ("rewards.clip", {"source": "x", "backend": "mine"}, ["rewards.clip.backend", "official"]),
