@@ -1,6 +1,6 @@
 # make repro   everything: environment, images, scores, labels, training, evaluation, report
 # make test    environment and every test
-# make check   lint and the quick tests, in about two minutes
+# make check   lint and the quick tests of the rooms that load no model
 # make lint    ruff, imports between rooms, mypy       make world   build the embedded world's checkpoints again
 # make faults  damaged files and killed stages; TRIES=100000 for the long form (docs/reliability.md)
 # make docs    the pages of docs/ as a site in build/site; a broken link is an error
@@ -17,6 +17,8 @@ export PATH := $(CURDIR)/$(BIN):$(PATH)
 SOURCE := .venv/source
 # PRESET=ci fills params.yaml from presets/ci.yaml before the run
 PRESET ?=
+# rooms whose tests load no model: two minutes of one core
+QUICK := $(addprefix tests/pipeline/,config labelling sources training_log) tests/trainer/test_objectives.py
 # damaged files that `make faults` tries
 TRIES ?= 2000
 # one thread a worker: the models of tests are too small for more
@@ -59,7 +61,7 @@ test: setup
 	$(PYTEST)
 
 check: lint
-	$(PYTEST) -m "not slow"
+	$(PYTEST) -m "not slow" $(QUICK)
 
 faults: setup
 	OMP_NUM_THREADS=1 python -m tests.faults.damage --tries $(TRIES)
