@@ -196,7 +196,9 @@ class Checkpoints:
     def _take_back(self, at_most: int) -> None:
         """Bring back what was set aside of this very run."""
         entry = aside.find(self._folder, aside.key_of(self._fingerprint))
-        for name in entry.names if entry else ():
+        if entry is None:
+            return
+        for name in entry.names:
             target = self._folder / name
             if NAME.fullmatch(name) and step_of(target) <= at_most and not target.exists():
                 aside.take_back(entry, name, target)

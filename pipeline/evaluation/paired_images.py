@@ -53,11 +53,11 @@ class Pairs:
     def only(self, kept: NDArray[np.bool_]) -> Pairs:
         """The pairs at which ``kept`` ``[N]`` is true."""
         rows = np.flatnonzero(kept).tolist()
-        texts = {
+        texts: dict[str, Any] = {
             name: [getattr(self, name)[row] for row in rows]
             for name in ("ids", "prompts", "prompt_ids", "domains", "seeds")
         }
-        sides = {
+        sides: dict[str, Any] = {
             side: {name: values[kept] for name, values in getattr(self, side).items()}
             for side in ("base", "tuned")
         }
