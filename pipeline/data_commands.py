@@ -196,3 +196,27 @@ def sql(
         sql.write_csv(answer)
     else:
         sql.show(answer, rows)
+
+
+@app.command()
+def clean(
+    yes: Annotated[bool, typer.Option("--yes", help="Remove what is listed.")] = False,
+) -> None:
+    """List work of other settings that was set aside, and remove it on request.
+
+    Without --yes nothing is removed: shards and checkpoints come back by themselves when their
+    settings do. Files that tgo did not write are never removed.
+    """
+    from tgo.pipeline.tools import clean
+    from tgo.pipeline.wording import size
+
+    ours, foreign = clean.removable()
+    for line in clean.lines(ours, foreign):
+        print(line)
+    total = size(sum(entry.bytes for entry in ours))
+    if not ours:
+        print("clean: nothing to remove")
+    elif yes:
+        print(f"clean: {size(clean.remove(ours))} freed")
+    else:
+        print(f"clean: {total} could be freed; `tgo clean --yes` removes it")

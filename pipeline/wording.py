@@ -87,3 +87,11 @@ def _steers(letter: str) -> bool:
 def minus(text: str) -> str:
     """With a minus sign in place of each hyphen."""
     return text.replace("-", "\N{MINUS SIGN}")
+
+
+def size(count: float) -> str:
+    """A number of bytes in the unit a person would use."""
+    for unit, scale in (("TB", 1e12), ("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
+        if count >= scale:
+            return f"{count / scale:,.3g} {unit}"
+    return f"{count:.0f} B"

@@ -10,6 +10,7 @@ from tgo.pipeline.config.settings import Settings
 from tgo.pipeline.errors import InputError
 from tgo.pipeline.tools import costs
 from tgo.pipeline.tools.costs import CPU_TFLOPS, GPUS, MODELS, SHARES, Cost, Work
+from tgo.pipeline.wording import size
 
 DEFAULT_GPU = "h200"
 HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
@@ -101,8 +102,8 @@ def _work(work: Work) -> str:
 
 def _storage(settings: Settings, cost: Cost) -> str:
     parts = costs.storage(settings, cost)
-    listed = ", ".join(f"{kind} {_size(size)}" for kind, size in parts.items())
-    return f"storage    {_size(sum(parts.values()))} ({listed})"
+    listed = ", ".join(f"{kind} {size(part)}" for kind, part in parts.items())
+    return f"storage    {size(sum(parts.values()))} ({listed})"
 
 
 def _duration(hours: float) -> str:
@@ -110,14 +111,6 @@ def _duration(hours: float) -> str:
     if hours < 1:
         return f"{60 * hours:,.2g} min"
     return f"{hours:,.3g} hours" if hours < 48 else f"{hours / 24:,.3g} days"
-
-
-def _size(size: float) -> str:
-    """Bytes in the unit a person would use."""
-    for unit, scale in (("TB", 1e12), ("GB", 1e9), ("MB", 1e6)):
-        if size >= scale:
-            return f"{size / scale:,.3g} {unit}"
-    return f"{size / 1e3:,.3g} kB"
 
 
 def _absent(settings: Settings) -> Iterator[str]:
