@@ -1,0 +1,46 @@
+"""Runs many trainings, compares them, and writes docs/claims.md.
+
+    python -m benchmarks.claims explore    levers one by one, on the validation prompts
+    python -m benchmarks.claims claims     methods tuned on validation, then the test sets
+    python -m benchmarks.claims page       docs/claims.json and docs/claims.md from the results
+
+Every run that is done is kept, so the same command goes on where it was killed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+
+from benchmarks.claims import plans
+from benchmarks.claims.page import page
+from benchmarks.claims.summary import summarise
+from benchmarks.claims.workers import Crew
+
+PLANS = {"explore": plans.explore, "claims": plans.claims}
+SUMMARY, PAGE = Path("docs/claims.json"), Path("docs/claims.md")
+
+
+def main() -> None:
+    """The command line; see the module."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("what", choices=(*PLANS, "page"))
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
+    parser.add_argument("--workers", type=int, default=1, help="processes at once")
+    parser.add_argument("--seconds", type=float, help="begin no run that would end after this")
+    parser.add_argument("--root", type=Path, default=Path("data/claims"))
+    options = parser.parse_args()
+    if options.what == "page":
+        found = summarise(options.root / "results")
+        SUMMARY.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+        PAGE.write_text(page(found), encoding="utf-8")
+        return
+    crew = Crew(options.root, options.device, options.workers, options.seconds)
+    crew.do(PLANS[options.what]())
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,420 @@
+"""Which runs answer which question."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import replace
+from typing import Any
+
+from benchmarks.claims.run import Run
+
+Changes = Mapping[str, Any]
+
+
+def levels(mean: float, std: float = 0.8, *, snr_gamma: float | None = None) -> Changes:
+    """Noise levels of training drawn logit-normally: above 0 more noise than picture."""
+    drawn = {"draw": "logit_normal", "mean": mean, "std": std, "snr_gamma": snr_gamma}
+    return {"train.timesteps": drawn}
+
+
+FAMILY: Changes = {
+    "train.timesteps": {"draw": "family", "mean": 0.0, "std": 1.0, "snr_gamma": None}
+}
+PER_PROMPT: Changes = {"label.scope": "prompt", "label.shrinkage": 1.0}
+ALL_FIVE: Changes = {
+    "label.reward": dict.fromkeys(("pickscore", "hpsv2", "imagereward", "clip", "aesthetic"), 1.0),
+    "label.standardise": "z-score",
+}
+COSINE: Changes = {"train.schedule": {"name": "cosine", "warmup": 0}}
+
+# what is varied one by one in `explore`
+CENTRE: dict[str, Changes] = {
+    "diffusion": {**PER_PROMPT, **levels(1.2), "train.learning_rate": 3e-4},
+    "masked": {"label.scope": "prompt"},
+}
+
+
+def base(split: str = "validation") -> list[Run]:
+    """The base models, eight images a prompt: two that are compared, twice four to choose from."""
+    guidances = {"diffusion": (1.0, 1.5, 3.0, 4.0), "masked": (1.0, 2.0, 4.0, 6.0)}
+    return [
+        Run(
+            f"{split}-{paradigm}-base",
+            paradigm,
+            split,
+            None,
+            measured=8,
+            guidances=guidances[paradigm] if split == "validation" else (),
+        )
+        for paradigm in ("diffusion", "masked")
+    ]
+
+
+def _feedback(name: str) -> Changes:
+    return {"label.reward": {name: 1.0}}
+
+
+def explore() -> list[Run]:
+    """The levers, one by one from a centre and some together, on the validation prompts."""
+    runs = [*base(), *_shipped(), *_explore_diffusion(), *_explore_masked()]
+    return sorted(runs, key=_cost)
+
+
+LATER = ("dropout", "ema", "cosine", "batch", "weights", "confidence", "sft", "rwr")
+"""What may be missed where time is short."""
+
+
+def _cost(run: Run) -> int:
+    """Order of doing: base models, then what takes longest, or it would end last."""
+    if run.changes is None:
+        return -9
+    steps = run.changes.get("train.steps", 300) * run.rounds
+    return 1 if run.name.startswith(LATER) else -min(steps // 900, 3)
+
+
+def _shipped() -> Iterator[Run]:
+    yield Run("shipped-diffusion", guidances=(1.0, 1.5, 3.0, 4.0))
+    yield Run("shipped-masked", "masked", guidances=(1.0, 2.0, 4.0, 6.0))
+
+
+def _explore_diffusion() -> Iterator[Run]:
+    centre = Run("centre", changes=CENTRE["diffusion"], guidances=(1.0, 1.5, 3.0, 4.0))
+
+    def vary(name: str, changes: Changes | None = None, **run: Any) -> Run:
+        found = {**CENTRE["diffusion"], **(changes or {})}
+        return replace(centre, name=name, changes=found, guidances=(), **run)
+
+    yield centre
+    yield vary("scope-global", {"label.scope": "global", "label.shrinkage": None})
+    yield vary("scope-domain", {"label.scope": "domain", "label.shrinkage": None})
+    yield vary("shrinkage-none", {"label.shrinkage": None})
+    yield vary("levels-family", FAMILY)
+    yield vary("levels-0.5", levels(0.5, 1.0))
+    yield vary("levels-2", levels(2.0))
+    yield vary("levels-3", levels(3.0))
+    yield vary("levels-snr5", levels(1.2, snr_gamma=5.0))
+    for rate in (1e-4, 1e-3):
+        yield vary(f"rate-{rate:g}", {"train.learning_rate": rate})
+    for beta in (0.02, 0.05, 0.1, 0.5, 1.0, 5.0):
+        yield vary(f"beta-{beta:g}", {"train.beta": beta})
+    yield vary("beta-auto", {"train.beta": "auto"})
+    for draws in (2, 4):
+        yield vary(f"draws-{draws}", {"train.draws": draws})
+    yield vary("dropout", {"train.prompt_dropout": 0.1})
+    for decay in (0.9, 0.995):
+        yield vary(f"ema-{decay:g}", {"train.ema_decay": decay})
+    yield vary("cosine", COSINE)
+    yield vary("batch-256", {"train.batch_size": 256})
+    for name in ("hpsv2", "imagereward", "clip", "aesthetic"):
+        yield vary(f"feedback-{name}", _feedback(name))
+    yield vary("feedback-five", ALL_FIVE)
+    yield vary("weights-none", {"label.weights": "none", "label.confidence": None})
+    yield vary("confidence-20", {"label.confidence": 20.0})
+    for share in (25.0, 75.0):
+        yield vary(f"percentile-{share:g}", {"label.percentile": share})
+    for steps in (100, 1000, 3000):
+        yield vary(f"steps-{steps}", {"train.steps": steps})
+        yield vary(f"more-{steps}", {"train.steps": steps}, prompts=2048)
+    yield vary("more-300", prompts=2048)
+    yield vary("more-1000-cosine", {"train.steps": 1000, **COSINE}, prompts=2048)
+    for beta in (0.05, 1.0):
+        yield vary(
+            f"more-1000-beta-{beta:g}", {"train.steps": 1000, "train.beta": beta}, prompts=2048
+        )
+    slow = {"train.steps": 1000, "train.learning_rate": 1e-4}
+    yield vary("more-1000-rate-1e-4", slow, prompts=2048)
+    yield vary("more-1000-family", {"train.steps": 1000, **FAMILY}, prompts=2048)
+    yield vary("more-1000-five", {"train.steps": 1000, **ALL_FIVE}, prompts=2048)
+    single = {"label.scope": "domain", "label.shrinkage": None}
+    yield vary("single-domain", single, prompts=2048, images=1)
+    for reference in ("last", "first"):
+        for steps in (100, 300):
+            name = f"rounds-3-{reference}-{steps}"
+            yield vary(name, {"train.steps": steps}, rounds=3, reference=reference)
+    yield vary("rounds-4-last-five", {"train.steps": 200, **ALL_FIVE}, rounds=4)
+    yield vary("rounds-3-last-rate-1e-4", {"train.learning_rate": 1e-4}, rounds=3)
+    for penalty in (0.1, 1.0, 10.0):
+        own = {"train.objectives": _objectives(lair={"penalty": penalty})}
+        yield vary(f"lair-{penalty:g}", {"train.objective": "lair", **own})
+    for mix in (0.1, 1.0):
+        own = {"train.objectives": _objectives(nft={"mix": mix, "clip": 1.0})}
+        yield vary(f"nft-{mix:g}", {"train.objective": "nft", **own})
+    for beta in (0.2, 1.0, 2.5):
+        yield vary(f"dpo-{beta:g}", {"train.objective": "dpo", "train.beta": beta})
+    yield vary("dpo-more-1000", {"train.objective": "dpo", "train.steps": 1000}, prompts=2048)
+    lair = {"train.objective": "lair", "train.steps": 1000}
+    yield vary("lair-more-1000", lair, prompts=2048)
+    for rate in (3e-4, 1e-3):
+        sft = {"train.objective": "sft", "train.learning_rate": rate}
+        yield vary(f"sft-{rate:g}", sft)
+        yield vary(f"sft-best-{rate:g}", {**sft, "label.percentile": 75.0})
+    yield vary("rwr", {"train.objective": "rwr"})
+
+
+def _explore_masked() -> Iterator[Run]:
+    centre = Run("masked-centre", "masked", changes=CENTRE["masked"])
+
+    def vary(name: str, changes: Changes | None = None, **run: Any) -> Run:
+        found = {**CENTRE["masked"], **(changes or {})}
+        return replace(centre, name=f"masked-{name}", changes=found, **run)
+
+    for beta in (10.0, 100.0, 300.0):
+        yield vary(f"beta-{beta:g}", {"train.beta": beta})
+        yield vary(f"beta-{beta:g}-rate-3e-4", {"train.beta": beta, "train.learning_rate": 3e-4})
+    yield vary("rate-3e-4", {"train.learning_rate": 3e-4})
+    yield vary("shrinkage-1", {"label.shrinkage": 1.0})
+    yield vary("scope-domain", {"label.scope": "domain"})
+    for draws in (2, 4):
+        yield vary(f"draws-{draws}", {"train.draws": draws})
+    yield vary("steps-1000", {"train.steps": 1000})
+    yield vary("more-300", prompts=2048)
+    yield vary("more-1000", {"train.steps": 1000}, prompts=2048)
+    fast = {"train.steps": 1000, "train.beta": 100.0, "train.learning_rate": 3e-4}
+    yield vary("more-1000-beta-100-rate-3e-4", fast, prompts=2048)
+    yield vary("more-1000-beta-100", {"train.steps": 1000, "train.beta": 100.0}, prompts=2048)
+    yield vary("five", ALL_FIVE)
+    for name in ("imagereward", "clip"):
+        yield vary(f"feedback-{name}", _feedback(name))
+    for reference in ("last", "first"):
+        yield vary(f"rounds-3-{reference}", rounds=3, reference=reference)
+    for penalty in (0.1, 1.0):
+        own = {"train.objectives": _objectives(lair={"penalty": penalty})}
+        yield vary(f"lair-{penalty:g}", {"train.objective": "lair", **own})
+    for beta in (10.0, 30.0):
+        yield vary(f"dpo-{beta:g}", {"train.objective": "dpo", "train.beta": beta})
+
+
+def _objectives(**own: Any) -> dict[str, Any]:
+    """All objectives' settings as shipped, some of them changed."""
+    shipped: dict[str, Any] = {
+        "tgo": {"shift_decay": None},
+        "bco": {"shift_decay": 0.99},
+        "csft": {"negative_prefix": "Weird image. "},
+        "dpo": {"pairs": "all"},
+        "dspo": {"pairs": "all", "beta": 0.001},
+        "mapo": {"pairs": "all", "beta": 0.1, "scale": 0.5, "steps": 1000.0},
+        "rwr": {"beta": 1.0},
+        "lair": {"penalty": 1.0},
+        "nft": {"mix": 1.0, "clip": 5.0},
+    }
+    return shipped | own
+
+
+METHODS = ("sft", "csft", "dpo", "kto", "dspo", "mapo", "rwr", "lair", "nft", "bco")
+ADVISED, PUBLISHED, ROUNDS = "tgo, as advised", "tgo, as published", "tgo, in rounds"
+REGRESSION_ONLY = ("dspo", "nft")
+SEEDS = (0, 1, 2)
+BUDGET: Changes = {"train.steps": 200, "train.draws": 2}
+"""Of every training in the table: 200 steps of 64 images, each corrupted twice."""
+
+
+def _own(method: str, paradigm: str) -> list[Changes]:
+    """Two values of what is a method's own; one where it has nothing."""
+    betas = (10.0, 30.0) if paradigm == "masked" else (0.2, 1.0)
+    if method in ("dpo", "kto", "bco", ADVISED):
+        return [{"train.beta": beta} for beta in betas]
+    if method == "lair":
+        beta = {"train.beta": betas[0]}
+        return [beta | _with(lair={"penalty": penalty}) for penalty in (0.1, 1.0)]
+    choices: dict[str, list[dict[str, Any]]] = {
+        "dspo": [{"dspo": {"pairs": "all", "beta": beta}} for beta in (0.001, 0.02)],
+        "mapo": [
+            {"mapo": {"pairs": "all", "beta": beta, "scale": 0.5, "steps": 1000.0}}
+            for beta in (0.1, 0.5)
+        ],
+        "rwr": [{"rwr": {"beta": beta}} for beta in (0.5, 1.0)],
+        "nft": [{"nft": {"mix": 1.0, "clip": clip}} for clip in (1.0, 5.0)],
+    }
+    return [_with(**own) for own in choices[method]] if method in choices else [{}]
+
+
+def _with(**own: Any) -> dict[str, Any]:
+    return {"train.objectives": _objectives(**own)}
+
+
+def noise(paradigm: str) -> Changes:
+    """Where noise is drawn in the table's runs; a masked family draws its own."""
+    return levels(1.2) if paradigm == "diffusion" else {}
+
+
+def grid(method: str, paradigm: str) -> list[Changes]:
+    """The four settings among which a method's are chosen.
+
+    Two step sizes times two values of the method's own parameter, or four step sizes where it has
+    none. Methods on labels have thresholds per prompt, as the advised TGO; the published one has
+    the paper's: one threshold, raw weights, beta 1 and the family's noise levels.
+    """
+    own = _own(method, paradigm)
+    rates = (3e-5, 1e-4, 3e-4, 1e-3) if len(own) == 1 else (1e-4, 3e-4)
+    if paradigm == "masked":
+        rates = (1e-5, 3e-5, 1e-4, 3e-4) if len(own) == 1 else (5e-5, 2e-4)
+    start = {**BUDGET, "train.objective": method, **PER_PROMPT, **noise(paradigm)}
+    if method == ADVISED:
+        start["train.objective"] = "tgo"
+    if method == PUBLISHED:
+        start = {**BUDGET, "train.objective": "tgo", "label.weights": "raw", "train.beta": 1.0}
+        start |= {"label.scope": "global", "label.shrinkage": None}
+    return [{**start, **mine, "train.learning_rate": rate} for rate in rates for mine in own]
+
+
+def methods(paradigm: str) -> list[str]:
+    """The rows of the table that are trained, ours first."""
+    masked = paradigm == "masked"
+    return [
+        ADVISED,
+        PUBLISHED,
+        *(name for name in METHODS if not (masked and name in REGRESSION_ONLY)),
+    ]
+
+
+def tune(paradigm: str) -> list[Run]:
+    """Every method of the table on the validation prompts, by the same small budget."""
+    return [
+        Run(name, paradigm, changes=changes)
+        for method in methods(paradigm)
+        for name, changes in zip(tuned(method, paradigm), grid(method, paradigm), strict=True)
+    ]
+
+
+def tuned(method: str, paradigm: str) -> tuple[str, ...]:
+    """Names of the validation runs among which a method's settings are chosen."""
+    if method == ROUNDS:
+        return tuple(run.name for run in _rounds(paradigm))
+    return tuple(f"tune-{paradigm}-{_slug(method)}-{n}" for n in range(len(grid(method, paradigm))))
+
+
+def _slug(method: str) -> str:
+    return method.replace(", ", "-").replace(" ", "-")
+
+
+def _rounds(paradigm: str) -> list[Run]:
+    """Rounds that make as many images and steps in all as one round of the others, or nearly."""
+    rates = (2e-4, 1e-4) if paradigm == "diffusion" else (1e-4,)
+    start = {**BUDGET, **PER_PROMPT, **noise(paradigm)}
+    return [
+        Run(
+            f"rounds-{paradigm}-{rounds}x{prompts}-{steps}-{rate:g}",
+            paradigm,
+            changes={**start, "train.steps": steps, "train.learning_rate": rate},
+            prompts=prompts,
+            rounds=rounds,
+        )
+        for rounds, prompts, steps in ((3, 256, 70), (2, 256, 100))
+        for rate in rates
+    ]
+
+
+def levers(paradigm: str) -> list[Run]:
+    """What else may help at the table's budget, on the validation prompts."""
+    rate = 2e-4 if paradigm == "diffusion" else 1e-4
+    start = {**BUDGET, **PER_PROMPT, **noise(paradigm), "train.learning_rate": rate}
+
+    def vary(name: str, changes: Changes, **run: Any) -> Run:
+        return Run(f"lever-{paradigm}-{name}", paradigm, changes={**start, **changes}, **run)
+
+    more = {"train.steps": 600, "train.learning_rate": 1e-4}
+    found = [
+        vary("three-rounds-of-2048", {"train.learning_rate": 1e-4}, rounds=3),
+        vary("start", {}),
+        vary("scope-global", {"label.scope": "global", "label.shrinkage": None}),
+        vary("scope-domain", {"label.scope": "domain", "label.shrinkage": None}),
+        vary("draws-1", {"train.draws": 1}),
+        vary("draws-4", {"train.draws": 4}),
+        vary("draws-4-batch-32", {"train.draws": 4, "train.batch_size": 32}),
+        vary("feedback-five", ALL_FIVE),
+    ]
+    if paradigm == "diffusion":
+        found += [
+            vary("one-round-of-6144", more, prompts=1536),
+            vary("beta-0.05", {"train.beta": 0.05}),
+            vary("levels-family", FAMILY),
+            vary("levels-0.5", levels(0.5, 1.0)),
+            vary("cosine", {**COSINE, "train.learning_rate": 3e-4}),
+            vary("batch-128-draws-1", {"train.batch_size": 128, "train.draws": 1}),
+            vary("more-images", {}, prompts=1536),
+        ]
+    else:
+        found += [vary("beta-100", {"train.beta": 100.0}), vary("beta-10", {"train.beta": 10.0})]
+    return found
+
+
+def table(paradigm: str, seeds: Iterable[int] = SEEDS) -> list[Run]:
+    """The claims table: each method's best setting of validation on the test sets, seed by seed."""
+    return [
+        Run(
+            f"test-{paradigm}-{_slug(method)}-{seed}",
+            paradigm,
+            "tests",
+            {"train.seed": seed},
+            best_of=tuned(method, paradigm),
+            prompts=256 if method == ROUNDS else 512,
+        )
+        for seed in seeds
+        for method in (*methods(paradigm), ROUNDS)
+    ]
+
+
+def test_names(method: str, paradigm: str) -> list[str]:
+    """Names of a method's runs on the test sets, by seed."""
+    return [f"test-{paradigm}-{_slug(method)}-{seed}" for seed in SEEDS]
+
+
+def questions() -> list[Run]:
+    """What the paper claims or leaves open, with the advised settings, on the test sets."""
+    found = []
+
+    def ask(name: str, changes: Changes, seeds: Iterable[int] = (0,), **run: Any) -> None:
+        found.extend(
+            Run(
+                f"ask-{name}-{seed}",
+                "diffusion",
+                "tests",
+                {**changes, "train.seed": seed},
+                best_of=tuned(ADVISED, "diffusion"),
+                **run,
+            )
+            for seed in seeds
+        )
+
+    unweighted = {"label.weights": "none", "label.confidence": None}
+    single = {"label.scope": "global", "label.shrinkage": None}
+    for prompts in (32, 128, 2048):
+        ask(f"images-{4 * prompts}", {}, (0, 1), prompts=prompts)
+        ask(f"images-{4 * prompts}-unweighted", unweighted, (0, 1), prompts=prompts)
+    ask("images-2048-unweighted", unweighted, (0, 1))
+    for name in ("hpsv2", "imagereward", "clip", "aesthetic"):
+        ask(f"feedback-{name}", _feedback(name))
+    ask("feedback-five", ALL_FIVE)
+    for percentile in (10.0, 30.0, 50.0, 70.0, 90.0):
+        ask(f"percentile-{percentile:g}", {**single, "label.percentile": percentile})
+    ask("scope-domain", {"label.scope": "domain", "label.shrinkage": None})
+    ask("scope-prompt", {"label.scope": "prompt", "label.shrinkage": None})
+    ask("one-image-a-prompt", single, prompts=2048, images=1)
+    ask("images-200", {}, prompts=50)
+    ask("positives-5", {"label.percentile": 95.0, **single, "train.positives": 0.5})
+    ask("ordinal", {"label.ordinal": [20.0, 40.0, 60.0, 80.0], **single})
+    ask("beta-auto", {"train.beta": "auto"})
+    ask("draws-1", {"train.draws": 1})
+    ask("draws-4", {"train.draws": 4})
+    return found
+
+
+def claims() -> list[Run]:
+    """Everything that docs/claims.md tells, what later runs wait for first."""
+    paradigms = ("diffusion", "masked")
+    measured = [replace(run, measured=4) for run in base("tests")]
+    early = [run for paradigm in paradigms for run in tune(paradigm)]
+    rounds = [run for paradigm in paradigms for run in _rounds(paradigm)]
+    tried = [run for paradigm in paradigms for run in levers(paradigm)]
+    last = [replace(run, guidances=()) for run in base()]
+    return [
+        *last,
+        *measured,
+        *(run for run in tried if run.rounds > 1 or "6144" in run.name),
+        *early,
+        *rounds,
+        *table("diffusion"),
+        *table("masked"),
+        *(run for run in tried if run.rounds == 1 and "6144" not in run.name),
+        *questions(),
+    ]
