@@ -60,7 +60,7 @@ def _tables(rows: Mapping[str, Any]) -> Iterator[str]:
         yield _row(*["---"] * (len(names) + 3))
         for name, row in rows.items():
             if not row.get("sets"):
-                told = "collapsed" if row["collapsed"] else "no model"
+                told = "collapsed" if row["collapsed"] or row.get("untuned") else "not run"
                 yield _row(name, *[told] * len(REWARDS), *[""] * 7)
                 continue
             yield _row(name, *_cells(row["sets"][set_name]))

@@ -93,6 +93,8 @@ def _table(results: Results, paradigm: str) -> dict[str, Any]:
         row: dict[str, Any] = {"collapsed": sum(bool(f.get("collapsed")) for f in done)}
         row |= {"seeds": len(after[name]), "chosen": done[0]["changes"] if done else None}
         row["log"] = done[0].get("log", []) if done else []
+        tried = [results.facts[n] for n in plans.tuned(name, paradigm) if n in results.facts]
+        row["untuned"] = bool(tried) and all(facts.get("collapsed") for facts in tried)
         if after[name]:
             row["sets"] = {
                 set_name: compare(
