@@ -67,7 +67,7 @@ def test_hours_and_terabytes_follow_from_the_settings(params: Path) -> None:
     # 16 steps, twice for guidance; the miniature rewards count nothing
     assert costs.scoring(found, cost) == (2048, 16 * 2 * 0.5 + 1.0)
     assert costs.scoring(found, cost).hours(17.0) == pytest.approx(2048 / 3600)
-    assert costs.training(found, cost) == (300 * 64, 4 * 0.5)
+    assert costs.training(found, cost) == (200 * 64 * 2, 4 * 0.5)  # two corruptions a sample
     assert costs.evaluating(found, cost).images == 2 * 3 * 128 * 2
     assert costs.storage(found, cost) == {
         "images": 2048 * 2.0 * 512**2,

@@ -1,0 +1,89 @@
+"""The claims: plans that can run, gains and intervals that say what they should."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from benchmarks.changes import changed
+from benchmarks.claims import plans
+from benchmarks.claims.compare import best_of, compare, interval
+from benchmarks.claims.run import Run, load, save
+from benchmarks.claims.workers import best, result, start_settings
+
+KEYS = ("pickscore", "share", "all_right")
+
+
+def measured(prompts: int, images: int, seed: int = 0) -> dict[str, np.ndarray]:
+    rng = np.random.default_rng(seed)
+    return {key: rng.random((prompts, images), np.float32) for key in KEYS}
+
+
+@pytest.mark.parametrize("plan", [plans.explore, plans.claims])
+def test_every_run_has_a_name_of_its_own_and_settings_that_are_accepted(
+    plan: object, tmp_path: Path
+) -> None:
+    runs: list[Run] = plan()  # type: ignore[operator]
+    assert len({run.name for run in runs}) == len(runs)
+    names = {run.name for run in runs}
+    shipped = {name: start_settings(tmp_path, name) for name in ("diffusion", "masked")}
+    for run in runs:
+        assert names >= set(run.best_of)
+        if run.changes is not None and not run.best_of:
+            changed(shipped[run.paradigm], run.changes)
+
+
+def test_methods_have_equal_budgets() -> None:
+    for paradigm in ("diffusion", "masked"):
+        assert {len(plans.grid(name, paradigm)) for name in plans.methods(paradigm)} == {4}
+
+
+def test_an_interval_covers_prompts_and_seeds_and_widens_with_comparisons() -> None:
+    rng = np.random.default_rng(1)
+    gains = 0.5 + rng.normal(size=(1, 400))
+    one, many = interval(gains), interval(gains, comparisons=100)
+    assert one["high"] - one["gain"] == pytest.approx(1.96 / 20, rel=0.1)
+    assert many["corrected_low"] < one["low"] < one["gain"] == pytest.approx(gains.mean())
+    apart = np.array([[0.0] * 400, [1.0] * 400])  # two seeds that disagree
+    assert interval(apart)["high"] > 1.0
+
+
+def test_worse_pairs_that_the_feedback_prefers_are_counted() -> None:
+    base = {key: np.full((4, 1), 0.5, np.float32) for key in KEYS}
+    base["pickscore"] = np.array([[0], [1], [0], [1]], np.float32)
+    tuned = base | {
+        "share": np.array([[0.4], [0.4], [0.6], [0.5]], np.float32),
+        "pickscore": np.array([[1], [0], [1], [1]], np.float32),
+    }
+    found = compare(base, [tuned], "pickscore")
+    assert found["truth"] == {"better": 0.25, "worse": 0.5, "worse_preferred": 0.5}
+    assert found["pickscore"]["wins"] == 0.625
+
+
+def test_best_of_takes_every_score_of_the_chosen_image() -> None:
+    base = measured(5, 8)
+    chosen = best_of(base, "pickscore")
+    first = base["pickscore"][:, :4].argmax(axis=1)
+    assert chosen["share"].shape == (5, 2)
+    assert np.array_equal(chosen["share"][:, 0], base["share"][np.arange(5), first])
+
+
+def test_settings_come_from_the_best_run_of_validation(tmp_path: Path) -> None:
+    (tmp_path / "results").mkdir()
+    base = Run("validation-diffusion-base", changes=None)
+    gains = [(base, 0.0), (Run("weak"), 0.1), (Run("strong"), 0.3), (Run("lost"), 9.0)]
+    before = measured(6, 2)
+    for run, gain in gains:
+        path = result(tmp_path, run)
+        after = before | {"pickscore": before["pickscore"] + np.float32(gain)}
+        save(path.with_suffix(".npz"), {"validation": after})
+        facts = run.facts() | ({"collapsed": "it fell"} if run.name == "lost" else {})
+        path.write_text(json.dumps(facts))
+    chosen = best(tmp_path, base, ("weak", "strong", "lost"))
+    assert chosen is not None
+    assert chosen["name"] == "strong"
+    assert set(load(tmp_path / "results" / "weak.npz")["validation"]) == set(KEYS)
+    assert best(tmp_path, base, ("lost",)) is None
