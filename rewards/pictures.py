@@ -53,6 +53,12 @@ def decode(source: bytes | str | Path | Image.Image) -> Picture:
 
     `rgb` drops transparency, and EXIF rotation is ignored, as the official packages do.
 
+    Args:
+        source: the encoded image's bytes, its path, or an image that Pillow has opened.
+
+    Returns:
+        The pixels, and the Pillow image where models resize it in its own mode.
+
     Raises:
         PictureError: what is broken, animated, deeper than 8 bits, too large or long, or no image.
     """

@@ -25,12 +25,17 @@ BATCH = 64
 def prefixed_tables(
     family: Family, prefix: str, scored: Path, plain: Path, folder: Path
 ) -> list[PromptTable]:
-    """Embedding tables of all shards' prompts with ``prefix`` before them, by shard.
+    """Embed all shards' prompts with ``prefix`` before them.
 
     Args:
+        family: the generator, whose text encoders are used and then released.
+        prefix: goes before each prompt as it is.
         scored: the scored shards, which hold the prompts' texts.
         plain: the folder of their embeddings, whose prompts and order are kept.
         folder: where the tables are written (made anew at each start; they stay memory-mapped).
+
+    Returns:
+        A table a shard, in the shards' order.
 
     Raises:
         InputError: a file of stage one is missing or damaged.

@@ -203,6 +203,9 @@ def load_loggers(settings: Settings, reports: Path, *, run: str, continues: bool
         reports: The folder that holds the loggers' folders.
         run: The name of the run, the same whenever the same run goes on.
         continues: Whether an earlier process got part of the way.
+
+    Returns:
+        One object that passes everything on to each of them.
     """
     make: dict[str, Callable[[Path], Logger]] = {
         "tensorboard": lambda folder: TensorBoard(folder / run),

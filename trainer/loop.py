@@ -64,6 +64,10 @@ class TrainingLoop:
     def run(self, stream: Stream | BalancedStream, stop: StopRequest) -> None:
         """Do the steps that are left, logging and saving on the way.
 
+        Args:
+            stream: the labelled rows in batches.
+            stop: whether a signal asked this process to end.
+
         Raises:
             InputError: the loss diverged, or the model collapsed.
             SystemExit: a signal asked the run to end; a checkpoint was written.

@@ -69,6 +69,9 @@ class NoiseSampler:
             step: Number of the step, from 1.
             start: Position of the first sample in the global batch.
             latents: ``[n, ...]`` of those samples; only the shape counts.
+
+        Returns:
+            Noise levels, noise, emptied prompts and weights of the n samples.
         """
         unit = self.unit
         first, last = start // unit, (start + len(latents)) // unit

@@ -34,6 +34,9 @@ class Samples:
     """The sample images of a run in ``folder``.
 
     Args:
+        settings: those of the run; ``train.samples`` says how many and how often.
+        family: the generator.
+        folder: where the images go.
         loggers: are shown every image, those of an earlier process first.
         done: steps done by an earlier process; images of later ones go.
 

@@ -48,7 +48,15 @@ class TrainLog:
         self._clock += seconds
 
     def write(self, line: dict[str, Any], images: int, speed: Speed) -> dict[str, float | None]:
-        """Append a line that tells of ``images`` images; returns its timing (`Speed.of`).
+        """Append a line, and give it to the loggers with its timing.
+
+        Args:
+            line: what the line says, ``step`` among it.
+            images: images trained on since the line before.
+            speed: turns them and the seconds since then into figures.
+
+        Returns:
+            The line's timing, as `Speed.of` gives it.
 
         Raises:
             InputError: the disk is full or forbids it; the lines stay in the next checkpoint.

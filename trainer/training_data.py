@@ -26,6 +26,13 @@ __all__ = ["condition_negatives", "load_cache", "load_rows", "make_stream"]
 def load_rows(paths: Paths, objective: Objective) -> LabelledRows:
     """The rows that the objective trains on, with what it asks of each.
 
+    Args:
+        paths: where shards, labels and embeddings lie.
+        objective: says which rows it trains on, and what it asks of each.
+
+    Returns:
+        The labelled rows, single or in pairs.
+
     Raises:
         InputError: shards, labels or embeddings are missing, damaged or do not belong together.
     """

@@ -81,11 +81,17 @@ def _exchange(rng: np.random.Generator, scene: Scene) -> Scene:
 def merits(
     promised: Sequence[Scene], drawn: Sketch, noise: Array, decoded: NDArray[np.bool_]
 ) -> Array:
-    """What each picture is worth to a rater, float32 [B, len(MERITS)].
+    """What each picture is worth to a rater.
 
     Args:
-        noise: [B] on the latents; decoded: [B], which pictures went through the autoencoder: it
-            softens edges and swallows specks.
+        promised: what the B prompts promise.
+        drawn: what the B pictures show.
+        noise: [B] on the latents.
+        decoded: [B], which pictures went through the autoencoder: it softens edges and swallows
+            specks.
+
+    Returns:
+        float32 [B, len(MERITS)].
     """
     quality = drawn.layout.quality.copy()
     quality[:, 1] *= np.where(decoded, 0.75, 1.0)

@@ -80,13 +80,21 @@ def fit(
     average: float = 0.0,
     save_every_seconds: float = 60.0,
 ) -> nn.Module:
-    """Minimise `loss` over the parameters of `module`; returns it in evaluation mode.
+    """Minimise `loss` over the parameters of `module`.
 
     Args:
         name: the run's name; its state lies in `data/world/build/<name>.pt` and is continued.
+        module: is trained in place.
         loss: from the generators of one step to a scalar.
+        steps: optimiser steps in all.
+        learning_rate: the highest; linear warm-up to it, then a cosine down to 5 %.
+        warmup: steps of the warm-up.
+        weight_decay: AdamW's.
         average: decay of an exponential moving average of the weights, which then is the result.
         save_every_seconds: at most this much work is lost when the run is killed.
+
+    Returns:
+        `module`, in evaluation mode.
     """
     path = BUILD / f"{name}.pt"
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -215,7 +215,14 @@ def judge_scene(scene: Scene, background: str, things: list[Seen]) -> Verdict:
 
 
 def judge(images: NDArray[np.uint8], prompts: Sequence[str]) -> list[Verdict]:
-    """Verdicts for images uint8 [B, 64, 64, 3] on their prompts.
+    """Judge how images keep what their prompts promise.
+
+    Args:
+        images: uint8 [B, 64, 64, 3].
+        prompts: B captions of the world.
+
+    Returns:
+        B verdicts.
 
     Raises:
         ValueError: a picture of another size, or a prompt outside the world.

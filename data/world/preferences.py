@@ -57,6 +57,9 @@ def preference_loss(scores: Tensor, chosen: Tensor) -> Tensor:
     Args:
         scores: logits [B, K] of the K pictures of each row.
         chosen: [B, K, K], share of the raters that preferred picture i to picture j.
+
+    Returns:
+        The mean over all pairs, a scalar in nats.
     """
     first, second = torch.triu_indices(scores.shape[1], scores.shape[1], offset=1)
     logits = scores[:, first] - scores[:, second]
@@ -86,7 +89,14 @@ def judged_loss(
     Every visit to a prompt asks new people, so no rater's noise can be learned by heart.
 
     Args:
-        scores: logits [B, K]; merits: [B, K, 7] of the same pictures.
+        rng: draws the noise of the judgements.
+        people: the raters asked.
+        scores: logits [B, K] of the K pictures of each of B prompts.
+        merits: [B, K, 7] of the same pictures.
+        raters: people asked about each comparison.
+
+    Returns:
+        A scalar in nats.
     """
     felt = np.stack([people.judge(rng, merits) for _ in range(raters)])
     within = preference_loss(scores, choices(felt))

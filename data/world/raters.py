@@ -46,6 +46,9 @@ def kept(promised: Scene, drawn: Scene, wear: Sequence[Wear] | None = None) -> K
         drawn: the scene in the picture, sizes and places said; its `relation` is that of the
             first two things, and it may hold things that nobody promised.
         wear: one for each drawn thing; None where all are flawless.
+
+    Returns:
+        The share of the promises kept, and their product.
     """
     worn = list(wear) if wear is not None else [Wear()] * len(drawn.things)
     pairs = _match(promised, drawn)

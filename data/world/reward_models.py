@@ -76,7 +76,10 @@ def _embed(model: CLIPModel, images: NDArray[np.uint8]) -> Tensor:
 
 
 def measure(folder: Path) -> dict[str, dict[str, float]]:
-    """How well the panel under `folder` does on held-out pictures.
+    """How well the panel does on held-out pictures.
+
+    Args:
+        folder: holds the folder of each reward model, under its name.
 
     Returns:
         `ranks_like_raters`: share of pairs of pictures of one prompt that a model ranks like its

@@ -131,9 +131,13 @@ def draw_scene(
     """A random scene.
 
     Args:
+        rng: what is drawn with.
         unseen: the first thing is one of the held-out colour-shape pairs.
         relation: True for two things, False for one, None for either (40 % two things).
         sized: whether sizes are said; None for either.
+
+    Returns:
+        One or two things on a background.
     """
     first = _draw_thing(rng, unseen)
     background = _pick(rng, BACKGROUNDS)

@@ -98,7 +98,11 @@ def same_words(rows: Tensor, tokenizer: CLIPTokenizer) -> Tensor:
     A word that OpenAI's vocabulary has only in pieces gets their mean, an unknown one zeros.
 
     Args:
-        rows: [49408, D].
+        rows: [49408, D], the embeddings of OpenAI's vocabulary.
+        tokenizer: has the smaller vocabulary, of V tokens.
+
+    Returns:
+        [V, D].
     """
     theirs = SimpleTokenizer()
     known = dict(theirs.encoder)

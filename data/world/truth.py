@@ -43,7 +43,14 @@ class Graded(Verdict):
 
 
 def judge(images: NDArray[np.uint8], prompts: Sequence[str]) -> list[Graded]:
-    """Graded verdicts for images uint8 [B, 64, 64, 3] on their prompts.
+    """Judge images on their prompts, with what the raters would think of them.
+
+    Args:
+        images: uint8 [B, 64, 64, 3].
+        prompts: B captions of the world.
+
+    Returns:
+        B verdicts with merits and utilities.
 
     Raises:
         ValueError: a picture of another size, or a prompt outside the world.

@@ -23,6 +23,9 @@ def learn_tokenizer(texts: Iterable[str], length: int) -> CLIPTokenizer:
     Args:
         texts: ASCII, words parted by spaces.
         length: tokens that a prompt is cut to.
+
+    Returns:
+        The tokenizer, with CLIP's interface.
     """
     letters = sorted(pre_tokenizers.ByteLevel.alphabet())
     last = {letter: chr(_PRIVATE + at) for at, letter in enumerate(letters)}
