@@ -75,6 +75,9 @@ def fit(pictures: Pictures, location: Location, size: tuple[int, int]) -> Fitted
         pictures: What reads it.
         location: Where it lies.
         size: Height and width in pixels.
+
+    Returns:
+        uint8 [3, height, width], or the reason why there is no picture.
     """
     height, width = size
     try:

@@ -66,6 +66,9 @@ def run(settings: Settings, source: Source, *, dry_run: bool = False) -> Summary
         source: The source, with the options of the command.
         dry_run: Show what was recognised and the first rows, and write nothing.
 
+    Returns:
+        What was made, kept and left out; None of a dry run.
+
     Raises:
         InputError: as `import_ratings`; or the source cannot be read.
     """
@@ -119,6 +122,18 @@ def import_ratings(
     """Make the scored shards of rated pictures in `folder`, doing only what is not done yet.
 
     A picture that cannot be read gets a row with status and error.
+
+    Args:
+        family: The generator, which encodes pictures and prompts.
+        found: The rated pictures.
+        folder: Where the shards go; its lock is held meanwhile.
+        embeddings_folder: Where the prompt embeddings go.
+        batch_size: Pictures encoded at once.
+        rows_per_shard: What a kill can cost at most.
+        threads: Pictures read at once.
+
+    Returns:
+        How many shards were made, rated anew or kept, and the failed rows by reason.
 
     Raises:
         InputError: someone else holds the folder, it holds generated images, no picture at all

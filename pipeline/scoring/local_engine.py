@@ -108,6 +108,9 @@ def score_prompts(
         compiled: Whether the family's network is.
         share: The part that this process makes.
 
+    Returns:
+        How many shards were made, completed or kept, and the images in them.
+
     Raises:
         InputError: someone else holds the folder, the disk is full or cannot be read (finished
             shards stay), or a reward model gives NaN or an infinity.

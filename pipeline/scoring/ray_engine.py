@@ -77,6 +77,13 @@ def run(settings: Settings, share: Share) -> Summary:
 
     Where there is none, one is started here.
 
+    Args:
+        settings: the checked settings.
+        share: must be the whole: Ray hands out the shards itself.
+
+    Returns:
+        How many shards were made, completed or kept, and the images in them.
+
     Raises:
         InputError: as `local_engine.score_prompts`; Ray is not installed; the cluster has no room
             for one worker; or a worker died too often.

@@ -22,6 +22,9 @@ log = logging.getLogger(__name__)
 def run(settings: Settings) -> None:
     """Stage `score`: the first prompts of the train list into data/scored.
 
+    Args:
+        settings: the checked settings.
+
     Raises:
         InputError: as `local_engine.score_prompts`, or data/scored holds imported ratings.
     """

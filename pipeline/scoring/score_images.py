@@ -69,6 +69,9 @@ def score_images(
         device: auto, cpu or cuda.
         dtype: What the towers compute in.
 
+    Returns:
+        The table, its rows in the order of the data.
+
     Raises:
         InputError: what cannot be read as a whole, a name that no column can have, an output that
             this command did not write, or a reward model that gives NaN or an infinity.

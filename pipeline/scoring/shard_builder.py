@@ -77,6 +77,9 @@ class ShardBuilder:
             shard: The plan.
             state: What is there and may stay of it, if anything.
 
+        Returns:
+            How the shard came to be whole, and its entry of the manifest if it was written.
+
         Raises:
             InputError: the disk is full (finished shards stay), or a reward model gives NaN or an
                 infinity.

@@ -96,6 +96,10 @@ def reconcile(planned: Sequence[Planned], folder: Path) -> None:
     All of it happens before anything is made, so that shards of two plans never lie side by side.
     The caller holds the folder's lock. What was set aside is logged with its reason.
 
+    Args:
+        planned: The run's shards.
+        folder: The folder of scored shards.
+
     Raises:
         InputError: a file cannot be read just now; nothing was moved because of it.
     """
@@ -143,7 +147,13 @@ def inspect_shard(shard: PlannedShard, entry: Entry | None) -> ShardState | None
 
 
 def read_own_metadata(path: Path) -> dict[str, Any]:
-    """The metadata of a shard.
+    """Read the metadata of a shard of this program.
+
+    Args:
+        path: The shard.
+
+    Returns:
+        Its metadata by key, with the fingerprint and the checksum of its embeddings.
 
     Raises:
         InputError: it cannot be read; a DamagedError where its content is at fault, a ForeignError
@@ -160,6 +170,10 @@ def read_own_metadata(path: Path) -> dict[str, Any]:
 
 def check_bytes(path: Path, entry: Entry | None) -> None:
     """Check a shard by the manifest's sha256, or by the checksums of its pages.
+
+    Args:
+        path: The shard.
+        entry: The manifest's entry of it; None reads the whole shard and checks its pages.
 
     Raises:
         DamagedError: its bytes are not those that were written.

@@ -61,7 +61,14 @@ def of_dataset(name: str, rows: Any, lists: Sequence[str] = ()) -> Table:
 
 
 def load_dataset(name: str, split: str) -> Any:
-    """A `datasets.Dataset`: a Parquet file, a saved or any other dataset folder, or one of the hub.
+    """Open a dataset: a Parquet file, a saved or any other dataset folder, or one of the hub.
+
+    Args:
+        name: a .parquet file, a folder, or an id of the hub.
+        split: the part of it to read, such as train.
+
+    Returns:
+        The `datasets.Dataset`.
 
     Raises:
         InputError: naming the damaged one of several files, the splits where it has not the one

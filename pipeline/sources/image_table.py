@@ -67,6 +67,9 @@ class ImageTable:
     def __init__(self, source: Source) -> None:
         """Open a source.
 
+        Args:
+            source: where the table and its pictures lie.
+
         Raises:
             InputError: nothing there can be read as a table of pictures.
         """
@@ -110,6 +113,13 @@ class ImageTable:
     def column(self, key: str, names: Sequence[str]) -> str | None:
         """The column asked for under a key of `Source.columns`, else the first of usual names.
 
+        Args:
+            key: what the column is for: image, prompt, rating.
+            names: the usual names in lower case, the likeliest first.
+
+        Returns:
+            The column's name; None where none was asked for and no usual name is there.
+
         Raises:
             InputError: there is no column of the name that was asked for.
         """
@@ -126,6 +136,9 @@ class ImageTable:
 
     def use_pictures(self, columns: Sequence[str]) -> None:
         """Read pictures from those of the columns that hold some; texts are names of files.
+
+        Args:
+            columns: names of columns of pictures, or of names of their files.
 
         Raises:
             InputError: a column of a dataset holds neither.

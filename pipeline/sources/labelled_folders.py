@@ -46,6 +46,14 @@ def find(source: Source) -> Classes | None:
 def read(source: Source, classes: Classes) -> Iterator[Rating]:
     """A rating for every picture in the classes' folders.
 
+    Args:
+        source: the folder that holds the classes.
+        classes: its subfolders, and what their pictures are worth.
+
+    Yields:
+        Rating: one a picture; the classes in order and in each the files by name (2.png before
+        10.png).
+
     Raises:
         InputError: a picture has no prompt, neither in a text beside it nor in prompts.csv.
     """

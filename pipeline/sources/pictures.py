@@ -65,6 +65,15 @@ class Pictures:
     ) -> Pictures:
         """The columns of pictures of a dataset: image features, bytes, or both as they are stored.
 
+        Args:
+            name: the dataset's, for the error.
+            rows: a `datasets.Dataset`.
+            columns: those that hold pictures.
+            folder: what files that the rows name must lie in; None allows any place.
+
+        Returns:
+            What reads the pictures of these columns.
+
         Raises:
             InputError: a column holds something else.
         """

@@ -59,6 +59,12 @@ class Layout:
 def detect(table: ImageTable) -> Layout:
     """The layout that a source asks for by name, else the first that matches its columns.
 
+    Args:
+        table: the rows of the source.
+
+    Returns:
+        What reads the ratings.
+
     Raises:
         InputError: a name that no layout has.
     """

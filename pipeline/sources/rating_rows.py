@@ -85,6 +85,9 @@ class RatingRows:
     def columns(self) -> dict[str, str]:
         """The columns of a plain table by key; those that are missing are empty texts.
 
+        Returns:
+            Column names under id, image, prompt, rating and so on.
+
         Raises:
             InputError: there is no column of pictures, prompts or ratings.
         """
@@ -99,6 +102,9 @@ class RatingRows:
 
     def prompt_column(self) -> str:
         """The column of prompts.
+
+        Returns:
+            Its name.
 
         Raises:
             InputError: there is none.
@@ -184,13 +190,16 @@ class RatingRows:
         pair: tuple[str, str],
         values: Mapping[str, Any],
     ) -> float:
-        """What the first picture of a pair won: 1, 0, or 0.5 for a tie.
+        """What the first picture of a pair won.
 
         Args:
             number: The row.
             answer: What the row says; a word, a number from 0 to 1, or a picture's name.
             pair: The columns of the two pictures.
             values: The row.
+
+        Returns:
+            1, 0, or 0.5 for a tie.
 
         Raises:
             InputError: the answer means neither.

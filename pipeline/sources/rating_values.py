@@ -55,7 +55,15 @@ class RatingValues:
         return "" if self._out_of is None else f" of {self._out_of:g}"
 
     def read(self, where: str, column: str, value: Any) -> list[float]:
-        """The ratings of a cell: none where it is empty, several where it lists them.
+        """Read the ratings of a cell.
+
+        Args:
+            where: the row's place in the source, for the error.
+            column: the column of the cell.
+            value: what the cell holds.
+
+        Returns:
+            The numbers; none where the cell is empty, several where it lists them.
 
         Raises:
             InputError: `where` and the column, for what is no rating.
@@ -133,6 +141,12 @@ class RatingValues:
 
 def parse_labels(text: str | None) -> dict[str, float]:
     """The mapping of an option such as `good=1,bad=0`.
+
+    Args:
+        text: the option; None and an empty text give no labels.
+
+    Returns:
+        Numbers by word.
 
     Raises:
         InputError: a part of it is no word with a number.

@@ -60,6 +60,12 @@ class Ratings:
 def read(source: Source) -> Ratings:
     """The ratings of a source; nothing is decoded.
 
+    Args:
+        source: a table, a dataset, tar files, or a folder of good and bad pictures.
+
+    Returns:
+        The rated pictures, each with the mean of its ratings.
+
     Raises:
         InputError: naming source and row where it cannot be read, has no column of pictures,
             prompts or ratings, or holds a rating that is no finite number; and if it rates nothing.

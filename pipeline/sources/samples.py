@@ -61,6 +61,9 @@ def open_samples(source: Source, prompts: Path | None) -> Samples:
         prompts: A .jsonl, .csv or .tsv file with a file name and a prompt a row, or a .txt with
             one prompt a line, in the order of the files' names (2.png before 10.png).
 
+    Returns:
+        The pictures and their prompts.
+
     Raises:
         InputError: nothing there can be read, or prompts and files do not go together.
     """
@@ -124,7 +127,14 @@ def _of_folder(source: Source, prompts: Path) -> Samples:
 
 
 def read_prompts(path: Path, names: Sequence[str]) -> dict[str, str]:
-    """Prompts by file name; those of a .txt belong to `names` in order.
+    """Read a list of prompts; those of a .txt belong to `names` in order.
+
+    Args:
+        path: The .jsonl, .csv, .tsv or .txt file.
+        names: The pictures' file names in order.
+
+    Returns:
+        Prompts by file name.
 
     Raises:
         InputError: naming file and row for what is no list of prompts.

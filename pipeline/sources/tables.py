@@ -48,6 +48,14 @@ def read(source: str, format: str | None = None, *, split: str = "train") -> Tab
 
     Files are checked as they are read.
 
+    Args:
+        source: The file, the folder, or the id.
+        format: What to read it as; None goes by its name.
+        split: The part of a dataset to read; files have none.
+
+    Returns:
+        The columns, and the rows as they are asked for.
+
     Raises:
         InputError: naming file and line, for what is not UTF-8, not of the format, holds half of
             a surrogate pair, or cannot be read at all.
@@ -56,12 +64,15 @@ def read(source: str, format: str | None = None, *, split: str = "train") -> Tab
 
 
 def parse_json(text: str, where: str, *, one_line: bool = False) -> Any:
-    """The value of a JSON text.
+    """Read a JSON text.
 
     Args:
         text: The text.
         where: Its file or place, for the error.
         one_line: Whether `where` names the line already.
+
+    Returns:
+        The value.
 
     Raises:
         InputError: for what is no JSON, nested too deeply, has a number of thousands of
@@ -227,6 +238,12 @@ def _hub(source: str, split: str) -> Table:
 
 def read_lines(source: str) -> list[str]:
     """The lines of a UTF-8 file with their ends.
+
+    Args:
+        source: The file.
+
+    Returns:
+        The lines; a byte order mark is left out.
 
     Raises:
         InputError: the file cannot be read, or naming the lines that are not UTF-8.

@@ -29,6 +29,12 @@ def read(tars: Sequence[Path]) -> Table:
 
     Columns are `__key__`, `image`, `txt` and the fields of the samples' JSON.
 
+    Args:
+        tars: the files, of which there is at least one.
+
+    Returns:
+        The table, named after the file or, of several, after the folder of the first.
+
     Raises:
         InputError: a file is no whole tar, or holds no picture.
     """

@@ -107,7 +107,13 @@ def entries_of(folder: Path) -> list[Entry]:
 
 
 def remove(entry: Entry) -> int:
-    """Remove what an entry lists, and nothing else that lies there; returns the bytes freed.
+    """Remove what an entry lists, and nothing else that lies there.
+
+    Args:
+        entry: What was set aside.
+
+    Returns:
+        The bytes that became free.
 
     Raises:
         InputError: the entry holds what this program did not write.

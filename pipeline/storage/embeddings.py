@@ -49,7 +49,13 @@ def write(path: Path, embeddings: Embeddings, prompt_ids: Sequence[str]) -> str:
 
 
 def read(path: Path) -> Embeddings:
-    """Read embeddings.
+    """Read the embeddings of a shard.
+
+    Args:
+        path: the .safetensors file.
+
+    Returns:
+        The conditions of the shard's prompts and of the empty prompt.
 
     Raises:
         InputError: naming the file; a DamagedError where its content is at fault.
@@ -70,6 +76,13 @@ def tensors_of(file: Any) -> Embeddings:
 
 def is_intact(path: Path, sha256: str) -> bool:
     """Whether the file is the one whose checksum its shard recorded.
+
+    Args:
+        path: the embeddings file.
+        sha256: the recorded checksum.
+
+    Returns:
+        False also where there is no file.
 
     Raises:
         InputError: it is there and cannot be read just now.

@@ -96,7 +96,10 @@ def code_sha256(*modules: str) -> str:
     layout do not count, so tidying code keeps what it made.
 
     Args:
-        modules: Dotted names of the modules that compute a result.
+        *modules: Dotted names of the modules that compute a result.
+
+    Returns:
+        The SHA-256 in hexadecimal digits.
     """
     reached = {name: _source(name)[0] for name in reached_modules(*modules)}
     return hashlib.sha256(canonical(reached).encode()).hexdigest()

@@ -100,10 +100,18 @@ def read(
     remedy: str = "run `tgo label` again",
     model: type[EarlierThreshold] = ThresholdRecord,
 ) -> dict[str, Any]:
-    """A threshold.json, checked.
+    """Read and check a threshold.json.
+
+    Args:
+        path: the file.
+        remedy: what to do about a bad file; ends the line of an error.
+        model: the keys that it must have; others are kept unchecked.
+
+    Returns:
+        Everything that the file says.
 
     Raises:
-        InputError: the file is missing, damaged or lacks a key; the line ends with `remedy`.
+        InputError: the file is missing, damaged or lacks a key.
     """
     found = read_json(path, remedy)
     try:
@@ -117,9 +125,17 @@ def read(
 
 
 def check_labels(scored: Path, labelled: Path, rule: Label) -> dict[str, Any]:
-    """The record of a labelled folder that is whole and made of these scores by this rule.
+    """Check that a labelled folder is whole and made of these scores by this rule.
 
     Reads footers only.
+
+    Args:
+        scored: the folder of scored shards.
+        labelled: the folder of labelled shards.
+        rule: the settings of stage two.
+
+    Returns:
+        What threshold.json says.
 
     Raises:
         InputError: it is not; the line says which setting or shard differs, and what to run.

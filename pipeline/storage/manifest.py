@@ -31,7 +31,13 @@ log = logging.getLogger(__name__)
 
 
 def read(folder: Path) -> dict[str, Entry]:
-    """Entries by file name; empty if there is no manifest, or none with its own checksum.
+    """Read the manifest of a folder.
+
+    Args:
+        folder: the folder of shards.
+
+    Returns:
+        Entries by file name; empty if there is no manifest, or none with its own checksum.
 
     Raises:
         InputError: it is there and cannot be read just now.
@@ -54,6 +60,12 @@ def read(folder: Path) -> dict[str, Entry]:
 
 def entry(path: Path) -> Entry:
     """The entry of a shard as it lies there.
+
+    Args:
+        path: the shard.
+
+    Returns:
+        Its rows, bytes and SHA-256.
 
     Raises:
         InputError: it cannot be read, or (a DamagedError) is no shard.

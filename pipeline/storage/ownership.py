@@ -36,6 +36,9 @@ def replacing_folder(folder: Path, kind: str) -> Iterator[Path]:
         kind: What the folder holds, in a word such as "export"; only a folder that was written as
             this kind is replaced.
 
+    Yields:
+        Path: the empty folder.
+
     Raises:
         InputError: `folder` holds what this program did not write, or is (or contains) the
             working folder.
@@ -61,6 +64,10 @@ def replacing_folder(folder: Path, kind: str) -> Iterator[Path]:
 
 def remove_folder(folder: Path, kind: str) -> None:
     """Remove a folder of ours, if it is there.
+
+    Args:
+        folder: The folder to remove.
+        kind: As in `replacing_folder`.
 
     Raises:
         InputError: as `replacing_folder`; nothing has been removed then.
@@ -94,6 +101,10 @@ def require_replaceable(folder: Path, kind: str) -> None:
 
     A file that a killed writer had not yet listed counts as ours in a `.partial` folder alone.
 
+    Args:
+        folder: The folder.
+        kind: As in `replacing_folder`.
+
     Raises:
         InputError: naming the first thing that is not ours, and the remedy.
     """
@@ -122,6 +133,10 @@ def require_replaceable(folder: Path, kind: str) -> None:
 
 def require_replaceable_file(path: Path, is_ours: Callable[[Path], bool]) -> None:
     """Check that a file may be written: absent, or one that `is_ours` recognises.
+
+    Args:
+        path: The file to write.
+        is_ours: Tells of a file that is not empty whether this program wrote it.
 
     Raises:
         InputError: the path is somebody else's file, a folder, or a device.

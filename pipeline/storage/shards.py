@@ -105,6 +105,9 @@ def scored_schema(
         metadata: Goes into the file as canonical JSON values.
         counts: Further columns of whole numbers.
         texts: Further columns of text.
+
+    Returns:
+        The schema, with `datasets` features and the metadata in it.
     """
     from datasets import Features, Image, List, Value
 
