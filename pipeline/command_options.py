@@ -38,6 +38,13 @@ def checked(params: Path, changes: Sequence[str] | None = None) -> Settings:
     With the settings file of a project elsewhere (`--params ../params.yaml`), the command works
     in that project, and not in the folder where it was called.
 
+    Args:
+        params: the settings file.
+        changes: settings to change, as `train.steps=10`.
+
+    Returns:
+        The checked settings.
+
     Raises:
         InputError: the file or a changed setting is wrong.
     """

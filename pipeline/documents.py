@@ -26,6 +26,9 @@ def read_json(path: Path, remedy: str) -> Any:
         path: the file.
         remedy: ends the line of an error: "run `tgo label` again".
 
+    Returns:
+        Whatever the file holds: a mapping, a list or a plain value.
+
     Raises:
         InputError: the file cannot be read, or is no JSON.
     """

@@ -32,6 +32,9 @@ def check_source(folder: Path) -> None:
     The environment of a project that was copied still names the first folder: its old code would
     run, and DVC would record the hashes of the new.
 
+    Args:
+        folder: where the command was called.
+
     Raises:
         InputError: `folder` holds the source code of tgo, and other code is running.
     """

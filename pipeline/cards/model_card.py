@@ -45,15 +45,19 @@ def render(
     lora: str | None = None,
     lora_format: str = "diffusers",
 ) -> str:
-    """The card's text: YAML header and Markdown.
+    """Write the card of a model for the hub.
 
     Args:
+        settings: those of the run; the card tells what was trained on what, and how.
         threshold: data/labelled/threshold.json; None where labels came without one.
         metrics: reports/evaluation.json, for scores before and after.
         pipeline: the diffusers class that loads the model (or, for ``lora``, its base model).
         outcome: the evaluation in a sentence.
         lora: the file of a card of adapters alone; None for a whole model.
         lora_format: the program that the file is for: diffusers, comfyui or kohya.
+
+    Returns:
+        The text: a YAML header and Markdown.
     """
     import diffusers
     from huggingface_hub import ModelCardData

@@ -40,6 +40,10 @@ def why_not(name: str) -> str | None:
 def check_new_columns(origin: str, names: Collection[str]) -> None:
     """Check names of columns that are added to shards.
 
+    Args:
+        origin: where the names come from, such as an option; begins the line of an error.
+        names: the columns; two that differ in capitals alone are the same.
+
     Raises:
         InputError: naming `origin` and the first name that cannot be used.
     """

@@ -230,6 +230,9 @@ def load(path: Path | str, changes: Sequence[str] = ()) -> Settings:
         path: the file.
         changes: settings to change, as `train.steps=10`; values are YAML.
 
+    Returns:
+        The checked settings.
+
     Raises:
         InputError: with one line that names the key.
     """

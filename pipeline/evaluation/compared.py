@@ -20,6 +20,10 @@ FEWEST = 8
 def rows(pairs: Pairs, seed: int) -> dict[str, Row]:
     """The figures of every score of a test set.
 
+    Args:
+        pairs: the image pairs of the set, with their scores.
+        seed: of the bootstrap.
+
     Returns:
         By score ``base``, ``tuned`` (means over prompts), ``difference`` with ``low`` and ``high``,
         ``std`` (of the base model's scores over images) and the three in units of it as

@@ -56,6 +56,7 @@ def compare(
     """Evaluate any tuned model folder against ``settings.generator.model``.
 
     Args:
+        settings: name the base model, the reward models and the prompt sets.
         tuned_model: a pipeline folder as the train stage writes it.
         name: the folder of the tuned model's images, beside "base". Images of other weights
             under the same name are made anew; the base model's are made once for all names.

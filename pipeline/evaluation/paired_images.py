@@ -69,6 +69,15 @@ def read_pairs(
 ) -> Pairs:
     """Join two evaluated folders, and ask the judge about every image of a pair.
 
+    Args:
+        base: folder of scored shards of the base model's images.
+        tuned: the same of the tuned model's.
+        rewards: the reward models whose scores are read.
+        judge: gives `truth` and `gold`; None leaves both out.
+
+    Returns:
+        The pairs in which both images succeeded, in the order of the shards.
+
     Raises:
         InputError: they hold different images, or no pair in which both images succeeded; or the
             judge cannot judge them.

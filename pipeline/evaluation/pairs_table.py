@@ -32,11 +32,14 @@ def write(path: Path, sets: Mapping[str, Pairs], facts: Mapping[str, Any]) -> No
 
 
 def read(path: Path | BinaryIO, name: str | None = None) -> tuple[dict[str, Any], dict[str, Pairs]]:
-    """What ``write`` was given: the facts, and the pairs by set.
+    """Read back what ``write`` was given.
 
     Args:
         path: the file, or its content.
         name: what errors call it; left out, its path.
+
+    Returns:
+        The facts of the evaluation, and the pairs by prompt set.
 
     Raises:
         InputError: the file is missing, damaged, or no such table.

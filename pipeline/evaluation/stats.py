@@ -40,10 +40,19 @@ def bootstrap_mean(
     resamples: int = RESAMPLES,
     confidence: float = CONFIDENCE,
 ) -> Interval:
-    """Mean of ``values`` ``[P]`` with its percentile-bootstrap interval over the P entries.
+    """Mean of ``values`` with its percentile-bootstrap interval over the P entries.
 
     Deterministic in ``seed``. One value, or values that are all equal, give an interval of zero
     width. Efron and Tibshirani, *An Introduction to the Bootstrap*, section 13.3.
+
+    Args:
+        values: ``[P]``, one number a prompt.
+        seed: of the resampling.
+        resamples: how often the values are drawn anew.
+        confidence: of the interval, between 0 and 1.
+
+    Returns:
+        The mean, and the interval's two ends.
 
     Raises:
         ValueError: ``values`` is empty, not one-dimensional, or not finite.
@@ -70,7 +79,14 @@ def bootstrap_mean(
 
 
 def mean_by_prompt(values: ArrayLike, prompt_ids: Sequence[str]) -> Floats:
-    """Average ``values`` ``[N]`` within each prompt: ``[P]``, prompts in order of appearance.
+    """Average ``values`` within each prompt.
+
+    Args:
+        values: ``[N]``, one number an image.
+        prompt_ids: the prompt of each of the N images.
+
+    Returns:
+        float64 ``[P]``, the prompts in order of first appearance.
 
     Raises:
         ValueError: the two have different lengths.

@@ -36,14 +36,20 @@ class MeissonicTransformer(ModelMixin, ConfigMixin, PeftAdapterMixin):
     """Tokens with some hidden, and a prompt, to logits over the codebook.
 
     Args:
+        patch_size: must be 1.
+        in_channels: of published configurations; not used.
         num_layers: blocks in which image and text have weights of their own.
         num_single_layers: blocks in which they share them.
+        attention_head_dim: width of a head.
+        num_attention_heads: heads of a block; the network's width is heads times head width.
         joint_attention_dim: width of the prompt's word embeddings.
         pooled_projection_dim: width of its pooled embedding; the width of the network, too.
+        guidance_embeds: must be False.
         axes_dims_rope: parts of a head that tell nothing, row and column by rotation.
         vocab_size: tokens that can be shown, the hidden one among them.
         codebook_size: tokens that can be predicted.
-        downsample, upsample: halve rows and columns inside, as the model for 1024 px does.
+        downsample: halve rows and columns before the blocks, as the model for 1024 px does.
+        upsample: double them again after the blocks.
         sample_size: tokens a side; as published 64 with `downsample` and 32 without.
     """
 
@@ -113,7 +119,7 @@ class MeissonicTransformer(ModelMixin, ConfigMixin, PeftAdapterMixin):
         timesteps: Tensor,
         micro_conds: Tensor,
     ) -> Tensor:
-        """Logits [B, K, H, W].
+        """Predict the tokens of every place.
 
         Args:
             tokens: int64 [B, H, W], hidden ones as the mask token.
@@ -121,6 +127,9 @@ class MeissonicTransformer(ModelMixin, ConfigMixin, PeftAdapterMixin):
             pooled_projections: the prompt as one vector [B, pooled_projection_dim].
             timesteps: [B], in thousandths of hidden tokens.
             micro_conds: [B, 5]: width, height, crop, aesthetic score.
+
+        Returns:
+            Logits [B, K, H, W] over the K tokens of the codebook.
         """
         words = self.encoder_proj_layer_norm(self.context_embedder(encoder_hidden_states))
         places = self.down_block(self.embed(tokens), None, None, None)

@@ -47,7 +47,17 @@ def run(settings: Settings) -> dict[str, Any]:
 def label_folder(
     scored: Path, labelled: Path, rule: Label, *, seed: int, threads: int = 1
 ) -> dict[str, Any]:
-    """Label every row of a scored folder; returns what threshold.json says.
+    """Label every row of a scored folder.
+
+    Args:
+        scored: the folder of scored shards.
+        labelled: the folder for the labelled shards and threshold.json.
+        rule: the settings of stage two.
+        seed: of the resampling behind intervals and flip rates.
+        threads: shards worked on at once.
+
+    Returns:
+        What threshold.json says.
 
     Raises:
         InputError: a shard is missing, damaged or lacks a column, a usable row has no finite

@@ -128,6 +128,9 @@ def fit(
         threads: shards read at once.
         cache: keeps what later rules of the same scalar can use.
 
+    Returns:
+        What labels the rows: the scalar, its thresholds and its weights.
+
     Raises:
         InputError: a shard is missing, damaged or lacks a column, a row lacks a score and the
             rule refuses that, no row is usable, or the rule cannot be applied to them.

@@ -139,6 +139,12 @@ def expected_errors(
     k = (1 - between) / between (the best linear predictor of the baseline). `prompt` is with
     k = `shrinkage`, `prompt, shrunken` with the best k.
 
+    Args:
+        between: share of the variance between prompts, 0 to 1.
+        between_column: share of the variance between values of the column, at most `between`.
+        images: images a prompt, at least 1.
+        shrinkage: k of the scope `prompt`; 0 takes each prompt's own mean.
+
     Returns:
         Per scope (share, k to set as shrinkage or None).
     """

@@ -97,8 +97,10 @@ class Pictures:
     """The thumbnails of the pairs that the page shows, read once.
 
     Args:
+        pairs: the image pairs by set.
         folders: where the images of the base and of the tuned model lie, by set.
         full: a folder for pictures that are larger than the page shows them.
+        seed: chooses the pairs of a set that has more than the page has room for.
     """
 
     def __init__(
@@ -147,7 +149,13 @@ def data(pictures: Pictures, scores: Sequence[tuple[str, str]], main: str | None
     """What the gallery's script works on: columns over all pairs, set after set.
 
     Args:
+        pictures: the pairs that the page shows.
         scores: name and title of every score, the main one first.
+        main: name of the main score; None if there is none.
+
+    Returns:
+        Values for JSON: sets with their sizes, prompts, domains, and a list over all pairs for each
+        property and score.
     """
     pairs = pictures.pairs
     prompts = list(dict.fromkeys(text for joined in pairs.values() for text in joined.prompts))

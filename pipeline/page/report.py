@@ -47,6 +47,9 @@ Figures = dict[str, dict[str, charts.Figure]]
 def run(settings: Settings) -> Path:
     """Write reports/index.html, reports/figures and the curves for `dvc plots`.
 
+    Args:
+        settings: the checked settings.
+
     Returns:
         The page's path.
 

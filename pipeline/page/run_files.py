@@ -63,7 +63,13 @@ class RunFiles:
 
 
 def read(settings: Settings) -> RunFiles:
-    """Read everything.
+    """Read everything that the page tells of.
+
+    Args:
+        settings: those of the run; its files must have been made with them.
+
+    Returns:
+        Evaluation, threshold, training log, labelled images, models and image pairs.
 
     Raises:
         InputError: a file is missing or damaged, was made with other settings, or is of another

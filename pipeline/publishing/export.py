@@ -45,7 +45,17 @@ def run(
     kind: Kind = "auto",
     format: Format = "diffusers",
 ) -> Path:
-    """Write the folder ``output`` anew and return it.
+    """Write the tuned model with its card and evidence, as a folder for the hub.
+
+    Args:
+        settings: those of the run.
+        params: the file that holds them; the export has a copy without private paths.
+        output: the folder to write; an earlier export there is replaced.
+        kind: the whole model or its adapters; auto is the adapters where training made some.
+        format: the program that reads the adapters: diffusers, comfyui or kohya.
+
+    Returns:
+        The folder ``output``.
 
     Raises:
         InputError: there is no tuned model, or no figures of it; no adapters where ``kind`` or

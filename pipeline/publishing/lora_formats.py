@@ -48,6 +48,12 @@ def check(format: Format, family: str) -> None:
 def write(source: Path, target: Path, format: Format, family: str) -> None:
     """Write the adapters of a training run, a file of diffusers, in another program's format.
 
+    Args:
+        source: the adapters' .safetensors, as training writes it.
+        target: the file to write; one that is there is replaced.
+        format: the program that will read it.
+        family: the generator's, such as sdxl.
+
     Raises:
         InputError: the program does not read this family, or the file is damaged.
     """

@@ -13,7 +13,13 @@ DATA = Path("data")
 
 
 def removable(below: Path = DATA) -> tuple[list[Entry], list[Entry]]:
-    """What was set aside below a folder: entries that this program wrote, and those of others.
+    """What was set aside below a folder.
+
+    Args:
+        below: the folder to search, with all folders in it.
+
+    Returns:
+        The entries that this program wrote, and those of others.
 
     Raises:
         InputError: the note beside an entry is damaged.

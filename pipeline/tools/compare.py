@@ -37,7 +37,13 @@ class Line:
 
 
 def read(run: str) -> dict[str, Pairs]:
-    """The pairs of a run by test set.
+    """Read the pairs of a run.
+
+    Args:
+        run: a folder with a run's reports, or a commit or experiment of DVC.
+
+    Returns:
+        The image pairs by test set.
 
     Raises:
         InputError: there is no such run, or its file is missing or damaged.
@@ -61,6 +67,13 @@ def read(run: str) -> dict[str, Pairs]:
 
 def lines(runs: Mapping[str, Mapping[str, Pairs]], seed: int) -> list[Line]:
     """Every score of every set that all runs have, the first run being what others differ from.
+
+    Args:
+        runs: the pairs by test set, of each run by its name.
+        seed: of the bootstrap.
+
+    Returns:
+        For each set and score a line for each run, in the order of `runs`.
 
     Raises:
         InputError: two runs evaluated other prompts or seeds, so that nothing pairs.

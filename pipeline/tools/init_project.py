@@ -32,12 +32,15 @@ They depend on data and settings. After another version of tgo is installed, run
 
 
 def create(folder: Path, *, world: bool) -> Path:
-    """Make a new project, whole or not at all; returns its folder.
+    """Make a new project, whole or not at all.
 
     Args:
         folder: is made; it may exist if it is empty.
         world: with the miniature models (22 MB) that the shipped settings name, so that
             `dvc repro` runs at once.
+
+    Returns:
+        The folder.
 
     Raises:
         InputError: `folder` is a file, or holds something already.

@@ -20,12 +20,16 @@ FILES = (".txt", ".tsv", ".csv", ".jsonl", ".json", ".parquet", ".pt", ".pth", "
 def lines(
     settings: Settings, *, gpu: str = DEFAULT_GPU, gpus: int = 1, share: float | None = None
 ) -> Iterator[str]:
-    """The plan, a line each.
+    """The plan of a run: what it computes, costs, stores and lacks.
 
     Args:
+        settings: what is planned.
         gpu: a name of `costs.GPUS`; settings with ``device: cpu`` are reckoned on two cores.
         gpus: how many of them; hours stay GPU hours, days are those of the clock.
         share: of the peak that is reached; None takes `costs.SHARES`.
+
+    Yields:
+        str: a line without its end.
 
     Raises:
         InputError: `gpu` is not known, or `share` is not between 0 and 1.

@@ -181,6 +181,7 @@ def percentiles(
 
     Args:
         chunks: gives the same scores, float32 [n] each, every time it is called.
+        wanted: the percentiles, 0 to 100.
 
     Returns:
         The percentiles, how many scores there are, and how many NaN were left out.
