@@ -138,7 +138,7 @@ class ImageTable:
         """Read pictures from those of the columns that hold some; texts are names of files.
 
         Args:
-            columns: names of columns of pictures, or of names of their files.
+            columns: columns of pictures, or of the names of their files.
 
         Raises:
             InputError: a column of a dataset holds neither.
