@@ -14,6 +14,7 @@ from typing import ClassVar
 import torch
 from tgo.rewards import checkpoint, weight_files
 from tgo.rewards.base import Batch, Provenance
+from tgo.rewards.checksum import file_sha256
 from tgo.rewards.clip import PUBLISHED, Tower, load_tower
 from tgo.rewards.cosine import ImageTower
 from tgo.rewards.errors import CheckpointError
@@ -86,7 +87,7 @@ def load(
         )
     head = LinearHead(EMBEDDING)
     checkpoint.load_strict(head, weight_files.read_tensors(path), path)
-    digest = checkpoint.sha256(path)
+    digest = file_sha256(path)
     if not place.has(CONFIG):
         remedy = f"put an {CONFIG} beside a head of your own"
         checkpoint.require_published(path, digest, WEIGHTS, remedy)

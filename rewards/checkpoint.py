@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Collection, Mapping
 from contextlib import AbstractContextManager
 from pathlib import Path
 
 from tgo.rewards import weight_files
+from tgo.rewards.checksum import file_sha256
 from tgo.rewards.errors import CheckpointError
 from torch import Tensor, nn
 
@@ -37,15 +37,9 @@ def described_by(path: Path) -> AbstractContextManager[None]:
     return weight_files.reading(path, remedy, "describes no model")
 
 
-def sha256(path: Path) -> str:
-    """Hexadecimal sha256 of a file."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
 def checksums(folder: Path, *names: str) -> dict[str, str]:
     """sha256 of those of the small files `names` that `folder` has."""
-    return {name: sha256(folder / name) for name in names if (folder / name).is_file()}
+    return {name: file_sha256(folder / name) for name in names if (folder / name).is_file()}
 
 
 def version_of(digest: str, versions: Mapping[str, str]) -> str:

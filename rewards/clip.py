@@ -11,6 +11,7 @@ from typing import ClassVar, NamedTuple
 
 import torch
 from tgo.rewards import checkpoint, ftfy_tokens, huggingface
+from tgo.rewards.checksum import file_sha256
 from tgo.rewards.cosine import CosineModel, ImageTower
 from tgo.rewards.errors import CheckpointError
 from tgo.rewards.images import View
@@ -52,7 +53,7 @@ def load_tower(
     """The CLIP in a Hugging Face folder or repository; raises CheckpointError."""
     place = Source(source, FILES)
     path = place.weights()
-    digest = checkpoint.sha256(path)
+    digest = file_sha256(path)
     if place.repo == PUBLISHED:
         checkpoint.require_published(path, digest, PUBLISHED, "name a folder with other weights")
     network = huggingface.load_network(place, named=PUBLISHED, activation="quick_gelu", path=path)

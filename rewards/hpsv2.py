@@ -16,6 +16,7 @@ import open_clip
 import torch
 from open_clip.model import CLIP
 from tgo.rewards import checkpoint, ftfy_tokens, weight_files
+from tgo.rewards.checksum import file_sha256
 from tgo.rewards.cosine import CosineModel, ImageTower
 from tgo.rewards.errors import CheckpointError
 from tgo.rewards.images import View
@@ -65,7 +66,7 @@ def load(
     """
     place = Source(source, FILES)
     path = place.weights()
-    digest = checkpoint.sha256(path)
+    digest = file_sha256(path)
     model_cfg = architecture(place, path, digest)
     with checkpoint.described_by(place.folder / CONFIG):
         network = build(model_cfg)

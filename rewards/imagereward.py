@@ -15,6 +15,7 @@ import torch
 from tgo.rewards import checkpoint, weight_files
 from tgo.rewards.base import Batch, Provenance
 from tgo.rewards.blip import TextConfig, TextEncoder, VisionConfig, VisionEncoder
+from tgo.rewards.checksum import file_sha256
 from tgo.rewards.errors import CheckpointError
 from tgo.rewards.heads import Affine, LinearHead, collapse
 from tgo.rewards.images import View
@@ -146,7 +147,7 @@ def load(
     """
     place = Source(source, FILES)
     path = place.weights()
-    digest = checkpoint.sha256(path)
+    digest = file_sha256(path)
     vision = vision_config(place, path, digest)
     with checkpoint.described_by(place.folder / TEXT_CONFIG):
         network = ImageRewardNetwork(TextConfig.from_med_config(place.json(TEXT_CONFIG)), vision)

@@ -31,6 +31,7 @@ import torch
 from tgo.rewards import checkpoint, hpsv2, imagereward, weight_files
 from tgo.rewards.base import Batch, Provenance
 from tgo.rewards.blip import TextConfig, VisionConfig
+from tgo.rewards.checksum import file_sha256
 from tgo.rewards.errors import CheckpointError
 from tgo.rewards.source import Source
 from torch import Tensor
@@ -109,7 +110,7 @@ def load(
 def _load_hpsv2(source: str | Path, device: str) -> OfficialHPSv2:
     place = Source(source, hpsv2.FILES)
     path = place.weights()
-    digest = checkpoint.sha256(path)
+    digest = file_sha256(path)
     model_cfg = hpsv2.architecture(place, path, digest)
     import_hpsv2()
     from hpsv2.src.open_clip import factory
@@ -139,7 +140,7 @@ def _load_hpsv2(source: str | Path, device: str) -> OfficialHPSv2:
 def _load_imagereward(source: str | Path, device: str) -> OfficialImageReward:
     place = Source(source, imagereward.FILES)
     path, words = place.weights(), imagereward.vocabulary(place)
-    digest = checkpoint.sha256(path)
+    digest = file_sha256(path)
     vision = imagereward.vision_config(place, path, digest)
     text = TextConfig.from_med_config(place.json(imagereward.TEXT_CONFIG))
     package = import_imagereward()

@@ -12,6 +12,7 @@ from typing import ClassVar
 
 import torch
 from tgo.rewards import checkpoint, huggingface, weight_files
+from tgo.rewards.checksum import file_sha256
 from tgo.rewards.cosine import CosineModel
 from tgo.rewards.errors import CheckpointError
 from tgo.rewards.images import View
@@ -60,7 +61,7 @@ def load(
     network = network.to(device, dtype).eval()
     return PickScore(
         version=checkpoint.UNPUBLISHED,
-        checkpoint_sha256=checkpoint.sha256(path),
+        checkpoint_sha256=file_sha256(path),
         dtype=str(dtype).removeprefix("torch."),
         preprocessing=str(view),
         files=checkpoint.checksums(place.folder, huggingface.CONFIG)

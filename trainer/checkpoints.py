@@ -36,7 +36,7 @@ from tgo.pipeline.errors import InputError
 from tgo.pipeline.storage import aside
 from tgo.pipeline.storage.atomic import canonical
 from tgo.pipeline.storage.fingerprint import difference
-from tgo.pipeline.storage.hashing import file_sha256
+from tgo.rewards.checksum import file_sha256
 from tgo.trainer import sharded_checkpoint
 from tgo.trainer.distributed import Ranks
 from torch import Tensor

@@ -14,6 +14,7 @@ from tgo.pipeline.errors import InputError
 from tgo.pipeline.generators import components
 from tgo.pipeline.generators import quantization as quantizing
 from tgo.rewards import weight_files
+from tgo.rewards.checksum import file_sha256
 
 _WORLD = "restore it with `git checkout`, or build it again with `make world`"
 _OTHERS = "download the model again, or name another one as generator.model"
@@ -50,9 +51,8 @@ class ModelFolder:
         for part in sorted(parts):
             for path in sorted((self.path / part).rglob("*")):
                 if path.is_file():
-                    with path.open("rb") as file:
-                        digest = hashlib.file_digest(file, "sha256").hexdigest()
-                    total.update(f"{path.relative_to(self.path).as_posix()}\0{digest}\n".encode())
+                    name = path.relative_to(self.path).as_posix()
+                    total.update(f"{name}\0{file_sha256(path)}\n".encode())
         return total.hexdigest()
 
     def config(self, part: str) -> dict[str, Any]:

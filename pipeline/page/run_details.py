@@ -14,6 +14,7 @@ from tgo.pipeline.documents import read_yaml
 from tgo.pipeline.page.run_files import RunFiles
 from tgo.pipeline.storage import shards, stage_log
 from tgo.pipeline.wording import TITLES
+from tgo.rewards.checksum import file_sha256
 
 Rows = list[tuple[str, str]]
 
@@ -105,10 +106,7 @@ def provenance(run: RunFiles) -> list[dict[str, str]]:
 
 def _sha256(paths: Sequence[Path]) -> str:
     """Checksum of a file, or of the ``sha256sum`` listing of several."""
-    digests = []
-    for path in paths:
-        with path.open("rb") as file:
-            digests.append(hashlib.file_digest(file, "sha256").hexdigest())
+    digests = [file_sha256(path) for path in paths]
     if len(paths) == 1:
         return digests[0]
     listing = "".join(f"{d}  {p.name}\n" for d, p in zip(digests, paths, strict=True))

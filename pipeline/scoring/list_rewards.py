@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 from tgo.pipeline.config.settings import Reward
 from tgo.rewards import checkpoint, registry
+from tgo.rewards.checksum import file_sha256
 from tgo.rewards.errors import RewardError
 from tgo.rewards.source import Files, cached, hub_id
 
@@ -79,6 +80,6 @@ def _state(name: str, entry: Reward) -> str:
 
 
 def _identity(path: Path) -> str:
-    digest = checkpoint.sha256(path)
+    digest = file_sha256(path)
     known = {sha256: name for name, sha256 in checkpoint.PUBLISHED_SHA256.items()}
     return f"ready: {path}, {known.get(digest, checkpoint.UNPUBLISHED)}, sha256 {digest[:12]}"

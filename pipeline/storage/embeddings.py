@@ -17,7 +17,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from tgo.pipeline import read_errors
 from tgo.pipeline.storage.atomic import replacing
-from tgo.pipeline.storage.hashing import file_sha256
+from tgo.rewards.checksum import file_sha256
 
 if TYPE_CHECKING:
     from tgo.pipeline.generators.base import Conditions

@@ -1,21 +1,12 @@
-"""Checksums of files, and a 64-bit hash of many strings at once."""
+"""A 64-bit hash of many strings at once."""
 
 from __future__ import annotations
-
-import hashlib
-from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
 _OFFSET, _PRIME = np.uint64(0xCBF29CE484222325), np.uint64(0x100000001B3)
-
-
-def file_sha256(path: Path) -> str:
-    """Hexadecimal sha256 of a file's bytes; OSError if it cannot be read."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def hash_strings(values: pa.Array) -> NDArray[np.uint64]:

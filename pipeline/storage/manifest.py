@@ -19,9 +19,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from tgo.pipeline import read_errors
 from tgo.pipeline.storage.atomic import canonical, write_json
-from tgo.pipeline.storage.hashing import file_sha256
 from tgo.pipeline.storage.locks import waiting
 from tgo.pipeline.storage.shards import present
+from tgo.rewards.checksum import file_sha256
 
 if TYPE_CHECKING:
     from tgo.pipeline.storage.shard_writer import Entry

@@ -16,7 +16,7 @@ from pathlib import Path
 
 from tgo.pipeline.errors import InputError
 from tgo.pipeline.storage.atomic import write_json
-from tgo.pipeline.storage.hashing import file_sha256
+from tgo.rewards.checksum import file_sha256
 
 MARKER = ".tgo-written.json"
 """In every folder of ours: `kind`, and `files` with the size and sha256 of each."""

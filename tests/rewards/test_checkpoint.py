@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import pickle
 import shutil
@@ -14,6 +13,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from tgo.rewards import checkpoint
+from tgo.rewards.checksum import file_sha256
 from tgo.rewards.errors import CheckpointError
 from tgo.rewards.panel import Panel, load
 
@@ -182,7 +182,7 @@ def test_hps_v20_under_the_name_of_v21_is_refused(
 ) -> None:
     place = folder("hpsv2")
     (place / "open_clip_config.json").unlink()
-    digest = checkpoint.sha256(place / WEIGHTS["hpsv2"])
+    digest = file_sha256(place / WEIGHTS["hpsv2"])
     monkeypatch.setitem(checkpoint.PUBLISHED_SHA256, "HPS_v2_compressed.pt", digest)
     assert "the published HPS_v2.1_compressed.pt" in refusal("hpsv2", place)
 
@@ -222,7 +222,7 @@ def test_aesthetic_needs_a_clip(
     assert "which CLIP" in refusal("aesthetic", place)
     with pytest.raises(CheckpointError, match="the published sac"):
         Panel.load({"clip": sources["clip"], "aesthetic": str(place)})
-    digest = checkpoint.sha256(place / WEIGHTS["aesthetic"])
+    digest = file_sha256(place / WEIGHTS["aesthetic"])
     monkeypatch.setitem(checkpoint.PUBLISHED_SHA256, WEIGHTS["aesthetic"], digest)
     both = Panel.load({"clip": sources["clip"], "aesthetic": str(place)})
     assert (
@@ -234,8 +234,3 @@ def test_aesthetic_needs_a_clip(
 def test_unknown_model() -> None:
     with pytest.raises(CheckpointError, match="no such reward model"):
         load("beauty", ".")
-
-
-def test_sha256(tmp_path: Path) -> None:
-    (tmp_path / "x").write_bytes(b"abc")
-    assert checkpoint.sha256(tmp_path / "x") == hashlib.sha256(b"abc").hexdigest()

@@ -7,6 +7,7 @@ import pytest
 import torch
 from tgo.rewards import aesthetic, checkpoint, weight_files
 from tgo.rewards.base import Batch
+from tgo.rewards.checksum import file_sha256
 from tgo.rewards.heads import LinearHead, collapse
 from tgo.rewards.panel import Panel
 
@@ -64,7 +65,7 @@ def published_head() -> Path:
 def test_the_published_head() -> None:
     """Its checksum, and its scores of fixed embeddings."""
     path = published_head()
-    assert checkpoint.sha256(path) == checkpoint.PUBLISHED_SHA256[aesthetic.WEIGHTS]
+    assert file_sha256(path) == checkpoint.PUBLISHED_SHA256[aesthetic.WEIGHTS]
     head = LinearHead(768).eval()
     checkpoint.load_strict(head, weight_files.read_tensors(path), path)
     generator = torch.Generator().manual_seed(0)

@@ -16,6 +16,7 @@ import pytest
 import torch
 from tgo.rewards import checkpoint, clip, imagereward, pickscore
 from tgo.rewards.base import Batch
+from tgo.rewards.checksum import file_sha256
 from tgo.rewards.errors import CheckpointError
 from tgo.rewards.panel import Panel, load
 from tgo.rewards.source import Files, HubId, Source, cached, hub_id
@@ -90,7 +91,7 @@ def test_the_five_load_by_their_ids_offline(
     )
     with pytest.raises(CheckpointError, match="the published openai/clip-vit-large-patch14"):
         load("clip", clip.PUBLISHED)
-    digest = checkpoint.sha256(Path(sources["clip"]) / "model.safetensors")
+    digest = file_sha256(Path(sources["clip"]) / "model.safetensors")
     monkeypatch.setitem(checkpoint.PUBLISHED_SHA256, clip.PUBLISHED, digest)
     named = Panel.load(ids)
     assert named.describe()["clip"]["version"] == clip.PUBLISHED
