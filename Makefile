@@ -1,7 +1,8 @@
 # make repro   everything: environment, images, scores, labels, training, evaluation, report
 # make test    environment and every test
 # make check   lint and the quick tests of the rooms that load no model
-# make lint    ruff, pydoclint, imports between rooms, mypy       make world   build the embedded world's checkpoints again
+# make lint    ruff, pydoclint, imports between rooms, mypy
+# make world   build the embedded world's checkpoints again
 # make faults  damaged files and killed stages; TRIES=100000 for the long form (docs/reliability.md)
 # make claims  every claim of the paper on the world: docs/claims.md; DEVICE=cuda WORKERS=16 on a GPU
 # make docs    the pages of docs/ as a site in build/site; a broken link is an error
