@@ -2,9 +2,13 @@
 
     python -m benchmarks.claims explore    levers one by one, on the validation prompts
     python -m benchmarks.claims claims     methods tuned on validation, then the test sets
-    python -m benchmarks.claims page       docs/claims.json and docs/claims.md from the results
+    python -m benchmarks.claims page       docs/claims.json from the results, where there are
+                                           any, and docs/claims.md from docs/claims.json
 
-Every run that is done is kept, so the same command goes on where it was killed.
+Every run that is done is kept, so the same command goes on where it was killed. To go on from the
+runs that docs/claims.md tells of, unpack them first:
+
+    mkdir -p data/claims && tar -C data/claims -xf benchmarks/results/claims-h200.tar.xz
 """
 
 from __future__ import annotations
@@ -34,9 +38,11 @@ def main() -> None:
     parser.add_argument("--root", type=Path, default=Path("data/claims"))
     options = parser.parse_args()
     if options.what == "page":
-        found = summarise(options.root / "results")
-        SUMMARY.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
-        PAGE.write_text(page(found), encoding="utf-8")
+        results = options.root / "results"
+        if results.is_dir():
+            text = json.dumps(summarise(results), indent=1) + "\n"
+            SUMMARY.write_text(text, encoding="utf-8")
+        PAGE.write_text(page(json.loads(SUMMARY.read_text(encoding="utf-8"))), encoding="utf-8")
         return
     crew = Crew(options.root, options.device, options.workers, options.seconds)
     crew.do(PLANS[options.what]())

@@ -183,7 +183,7 @@ def _validation(rows: Mapping[str, Any]) -> Iterator[str]:
         gains = [scores[reward]["gain"] for reward in REWARDS]
         told = [f"{gain:+.2f}" for gain in gains]
         yield _row(name, *told, f"{scores[FEEDBACK]['wins']:.0%}", f"{min(gains):+.2f}")
-    for name in rows.keys() - scored.keys():
+    for name in sorted(rows.keys() - scored.keys()):
         yield _row(name, *["collapsed"] * len(REWARDS), "", "")
 
 

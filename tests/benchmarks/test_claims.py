@@ -11,9 +11,11 @@ import pytest
 from benchmarks.changes import changed
 from benchmarks.claims import plans
 from benchmarks.claims.compare import best_of, compare, interval
+from benchmarks.claims.page import page
 from benchmarks.claims.run import Run, load, save
 from benchmarks.claims.workers import best, result, start_settings
 
+ROOT = Path(__file__).parents[2]
 KEYS = ("pickscore", "share", "all_right")
 
 
@@ -87,3 +89,8 @@ def test_settings_come_from_the_best_run_of_validation(tmp_path: Path) -> None:
     assert chosen["name"] == "strong"
     assert set(load(tmp_path / "results" / "weak.npz")["validation"]) == set(KEYS)
     assert best(tmp_path, base, ("lost",)) is None
+
+
+def test_the_committed_page_is_made_from_the_committed_numbers() -> None:
+    found = json.loads((ROOT / "docs/claims.json").read_text(encoding="utf-8"))
+    assert (ROOT / "docs/claims.md").read_text(encoding="utf-8") == page(found)
