@@ -108,7 +108,7 @@ def _ids(prompt: np.ndarray, replicate: np.ndarray | None = None) -> pa.Array:
         tail[:, 3] += replicate.astype("u1")
         digits = np.hstack([digits, tail])
     length = digits.shape[1]
-    offsets = np.arange(0, (len(prompt) + 1) * length, length, np.int32)
+    offsets = np.arange(0, (len(prompt) + 1) * length, length, dtype=np.int32)
     buffers = [None, pa.py_buffer(offsets), pa.py_buffer(np.ascontiguousarray(digits))]
     return pa.Array.from_buffers(pa.string(), len(prompt), buffers)
 

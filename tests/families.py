@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 from tgo.pipeline.generators import family_class
-from tgo.pipeline.generators.base import Conditions, Corruption, select_rows
+from tgo.pipeline.generators.base import Conditions, Corruption, Family, select_rows
 from tgo.pipeline.generators.latent import Latent
 
 from tests.family_models import write as write_latent
@@ -34,7 +34,11 @@ def write(kind: str, folder: Path) -> Path:
     return MASKED.get(kind, lambda path: write_latent(kind, path))(folder)
 
 
-def load(kind: str, source: Path | str, **changes: Any) -> Latent:
+class Loaded(Latent, Family):
+    """A family of latents as it is loaded: what `Latent` leaves to its subclasses is there."""
+
+
+def load(kind: str, source: Path | str, **changes: Any) -> Loaded:
     options = {
         "steps": 3,
         "guidance_scale": GUIDANCE,
@@ -43,7 +47,7 @@ def load(kind: str, source: Path | str, **changes: Any) -> Latent:
         "resolution": resolution(kind),
     }
     family: Any = family_class(FAMILY_OF.get(kind, kind))
-    found: Latent = family.load(str(source), **{**options, **changes})
+    found: Loaded = family.load(str(source), **{**options, **changes})
     return found
 
 
@@ -54,7 +58,7 @@ def sample(family: Any, prompts: list[str], seeds: list[int]) -> torch.Tensor:
     return latents
 
 
-def case(family: Latent) -> tuple[torch.Tensor, Conditions, Corruption]:
+def case(family: Loaded) -> tuple[torch.Tensor, Conditions, Corruption]:
     latents = family.initial_noise([3, 4])
     drawn = family.corrupt(latents, torch.Generator().manual_seed(5))
     assert drawn.noise.shape == latents.shape

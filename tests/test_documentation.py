@@ -16,7 +16,7 @@ from PIL import Image
 from tgo.data.world.scene import draw_scene
 from tgo.pipeline import layout
 from tgo.pipeline.cards import model_card
-from tgo.trainer import lora
+from tgo.trainer import lora_weights
 
 from tests.pipeline import finished_run
 from tests.workspace import ROOT
@@ -44,7 +44,7 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
     shutil.copytree(ROOT / "data/world/diffusion", root / layout.TUNED)
     unet = UNet2DConditionModel.from_pretrained(root / layout.TUNED, subfolder="unet")
     unet.add_adapter(LoraConfig(r=2, lora_alpha=2, target_modules=["to_q"]))
-    lora.write(lora.take(unet), root / layout.TUNED)
+    lora_weights.write(lora_weights.take(unet), root / layout.TUNED)
     rng = np.random.default_rng(0)
     scenes = [draw_scene(rng) for _ in range(2)]
     finished_run.write_scored(root / layout.SCORED, scenes, rng, 0.5, 1)

@@ -81,7 +81,7 @@ class Captured(Learner):
         first_bad = statistics._first_bad
         graph = torch.cuda.CUDAGraph()
         try:
-            mode = {"stream": self._side, "capture_error_mode": "thread_local"}
+            mode: dict[str, Any] = {"stream": self._side, "capture_error_mode": "thread_local"}
             with torch.cuda.graph(graph, **mode):
                 super().step(number, self._batch)
                 # what a step makes anew goes back to where the next one reads it

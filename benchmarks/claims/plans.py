@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 from typing import Any
 
-from benchmarks.claims.run import Run
+from benchmarks.claims.run import Run, Split
 
 Changes = Mapping[str, Any]
 
@@ -34,7 +34,7 @@ CENTRE: dict[str, Changes] = {
 }
 
 
-def base(split: str = "validation") -> list[Run]:
+def base(split: Split = "validation") -> list[Run]:
     """The base models, eight images a prompt: two that are compared, twice four to choose from."""
     guidances = {"diffusion": (1.0, 1.5, 3.0, 4.0), "masked": (1.0, 2.0, 4.0, 6.0)}
     return [
@@ -361,7 +361,7 @@ def test_names(method: str, paradigm: str) -> list[str]:
 
 def questions() -> list[Run]:
     """What the paper claims or leaves open, with the advised settings, on the test sets."""
-    found = []
+    found: list[Run] = []
 
     def ask(name: str, changes: Changes, seeds: Iterable[int] = (0,), **run: Any) -> None:
         found.extend(

@@ -167,8 +167,8 @@ class Bench:
                         raise InputError(f"step {number}: {reason}")
         learner.averaged()
         lines[-1]["seconds"] = round(time.monotonic() - began, 2)
-        if getattr(learner, "refused", ""):
-            lines[-1]["not_captured"] = learner.refused  # type: ignore[union-attr]
+        if isinstance(learner, Captured) and learner.refused:
+            lines[-1]["not_captured"] = learner.refused
         return [_short(line) for line in lines[:: -max(1, len(lines) // 10)]][::-1]
 
     def _label(self, settings: Settings, scored: Path) -> Path:
@@ -187,15 +187,16 @@ class Bench:
 
     def _measure(self, run: Run) -> dict[str, Measured]:
         found = {}
+        family: Any = self.family  # every family of a folder has this scale
         for name, asked in self.asked(run.split, run.measured).items():
             truth = run.split == "tests"
             found[name] = measure(self.family, self.panel, asked, truth=truth)
             for guidance in run.guidances:
-                usual, self.family._guidance_scale = self.family._guidance_scale, guidance
+                usual, family._guidance_scale = family._guidance_scale, guidance
                 found[f"{name} guidance {guidance:g}"] = measure(
                     self.family, self.panel, asked, truth=truth
                 )
-                self.family._guidance_scale = usual
+                family._guidance_scale = usual
         return found
 
     def asked(self, split: Split, images: int) -> dict[str, Asked]:
@@ -217,7 +218,7 @@ class Bench:
         return self._asked[split, images]
 
 
-_QUIET = {"train.samples": None, "train.loggers": []}
+_QUIET: dict[str, Any] = {"train.samples": None, "train.loggers": []}
 
 
 def _short(line: Mapping[str, Any]) -> dict[str, Any]:
@@ -233,7 +234,9 @@ def _name(device: torch.device) -> str:
 
 def save(path: Path, measured: Mapping[str, Measured]) -> None:
     """Write what was measured, as arrays named set/score; the file's name is the commit."""
-    arrays = {f"{s}/{name}": values for s, m in measured.items() for name, values in m.items()}
+    arrays: dict[str, Any] = {
+        f"{s}/{name}": values for s, m in measured.items() for name, values in m.items()
+    }
     temporary = path.with_suffix(".partial.npz")
     np.savez_compressed(temporary, **arrays)
     temporary.replace(path)

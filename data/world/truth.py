@@ -239,7 +239,9 @@ def _stains(surface: _Surface) -> _Stains:
     medians = np.median(_blocks(surface.picture), axis=2)
     free = _blocks(surface.free).mean(axis=2) > 0.7
     if not free.any():
-        return _Stains(np.zeros((1, 3)), np.broadcast_to(surface.ground, surface.picture.shape))
+        return _Stains(
+            np.zeros((1, 3), np.float32), np.broadcast_to(surface.ground, surface.picture.shape)
+        )
     weight = np.einsum("ik,kl,jl->ij", _KNOTS, free, _KNOTS)[..., None]
     local = np.einsum("ik,klc,jl->ijc", _KNOTS, medians * free[..., None], _KNOTS)
     known = weight > 0.05

@@ -44,6 +44,7 @@ def serve(score: Scorer, port: int) -> HTTPServer:
     class Handler(BaseHTTPRequestHandler):
         def do_POST(self) -> None:
             """Images and prompts in, scores out; status 500 with the reason where it failed."""
+            answer: dict[str, list[float] | str]
             try:
                 size = int(self.headers["Content-Length"])
                 asked = json.loads(self.rfile.read(size))

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol, Self, runtime_checkable
+from typing import Any, ClassVar, NamedTuple, Protocol, Self, runtime_checkable
 
 import torch
 from tgo.pipeline.errors import InputError
@@ -47,7 +47,7 @@ class Family(Protocol):
     stored. Methods accept tensors on any device and bring them to the model's own.
     """
 
-    name: str
+    name: ClassVar[str]
     network: nn.Module
     """The policy: what is trained."""
     text_encoders: TextEncoders

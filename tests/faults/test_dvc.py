@@ -46,7 +46,7 @@ def repository(
 
 
 def dvc(root: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    command = [TGO.with_name("dvc"), *arguments]
+    command: list[str | Path] = [TGO.with_name("dvc"), *arguments]
     return subprocess.run(
         command, cwd=root, env=ENVIRONMENT, check=False, capture_output=True, text=True
     )

@@ -7,6 +7,7 @@ import signal
 import time
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import pytest
 from tgo.pipeline.storage import shards
@@ -16,7 +17,7 @@ from tests.faults.jobs import FAULTS, Fault
 from tests.stage_one import contents
 
 KILLS = 50
-SMALL = {"images_per_prompt": 1, "batch_size": 2, "rows_per_shard": 3}
+SMALL: dict[str, Any] = {"images_per_prompt": 1, "batch_size": 2, "rows_per_shard": 3}
 COUNT = 4  # shards of ten prompts
 Models = tuple[Path, dict[str, str]]
 pytestmark = pytest.mark.slow

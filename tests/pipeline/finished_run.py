@@ -152,7 +152,7 @@ def write_scored(
     pictures = draw(rng, shown, quality)
     worth = 1.2 * (keeps - 0.5) + 2 * (quality.mean(axis=1) - 0.6)
     scores = {
-        name: np.float32(mean + spread * (worth + rng.normal(0, 0.6, len(asked))))
+        name: (mean + spread * (worth + rng.normal(0, 0.6, len(asked)))).astype(np.float32)
         for name, (mean, spread) in SCALES.items()
     }
     captions = prompts or [caption(scene) for scene in scenes]

@@ -55,7 +55,9 @@ def test_device_arithmetic_is_pillow_bit_for_bit(height: int, width: int, size: 
     images = picture(height, width)
     place = View(size).place(height, width)
     expected = [
-        tv.center_crop(pillow(image).resize((place.wide, place.tall), Image.BICUBIC), [size, size])
+        tv.center_crop(
+            pillow(image).resize((place.wide, place.tall), Image.Resampling.BICUBIC), [size, size]
+        )
         for image in images
     ]
     stacked = torch.stack([tv.pil_to_tensor(image) for image in expected])

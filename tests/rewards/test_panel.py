@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -96,16 +97,24 @@ def test_clip_and_aesthetic_share_one_tower_and_one_pass(
 ) -> None:
     loaded: list[str | Path] = []
     real = clip.load_tower
-    monkeypatch.setattr(
-        clip, "load_tower", lambda source, **kw: loaded.append(source) or real(source, **kw)
-    )
+
+    def load_tower(source: str | Path, **options: Any) -> clip.Tower:
+        loaded.append(source)
+        return real(source, **options)
+
+    monkeypatch.setattr(clip, "load_tower", load_tower)
     panel = Panel.load({"aesthetic": sources["aesthetic"], "clip": sources["clip"]})
     assert len(loaded) == 1
     tower = panel._models["clip"].tower  # type: ignore[attr-defined]
     assert tower is panel._models["aesthetic"].tower  # type: ignore[attr-defined]
     passes: list[int] = []
-    encode = tower._encode
-    monkeypatch.setattr(tower, "_encode", lambda pixels: passes.append(1) or encode(pixels))
+    real_encode = tower._encode
+
+    def encode(pixels: torch.Tensor) -> Any:
+        passes.append(1)
+        return real_encode(pixels)
+
+    monkeypatch.setattr(tower, "_encode", encode)
     panel.score(images, [""] * len(images))
     assert len(passes) == 1
 
@@ -115,9 +124,12 @@ def test_the_crop_is_made_once(panel: Panel, monkeypatch: pytest.MonkeyPatch) ->
 
     places = []
     real = base.render
-    monkeypatch.setattr(
-        base, "render", lambda images, place: places.append(place.fit) or real(images, place)
-    )
+
+    def render(images: Any, place: Any) -> Any:
+        places.append(place.fit)
+        return real(images, place)
+
+    monkeypatch.setattr(base, "render", render)
     panel.score(torch.zeros(2, 3, 64, 64, dtype=torch.uint8), ["a", "b"])
     assert sorted(places) == ["crop", "pad"]
 

@@ -51,6 +51,7 @@ def same(scores: torch.Tensor, expected: Sequence[float] | torch.Tensor, bound: 
 
 def test_imagereward_is_image_reward(sources: dict[str, str], pictures: dict[str, Path]) -> None:
     package = official.load("imagereward", sources["imagereward"])
+    assert isinstance(package, official.OfficialImageReward)
     rows = pairs(pictures)
     theirs = [package.network.score(prompt, str(path)) for path, prompt in rows]
     same(ours(imagereward.load(sources["imagereward"]), rows), theirs, BOUND)
@@ -60,6 +61,7 @@ def test_image_reward_ranks_as_it_scores(
     sources: dict[str, str], pictures: dict[str, Path]
 ) -> None:
     package = official.load("imagereward", sources["imagereward"])
+    assert isinstance(package, official.OfficialImageReward)
     paths = list(pictures.values())
     _, theirs = package.network.inference_rank(PROMPTS[0], [str(path) for path in paths])
     rows = [(path, PROMPTS[0]) for path in paths]
@@ -68,6 +70,7 @@ def test_image_reward_ranks_as_it_scores(
 
 def test_hpsv2_is_hpsv2(sources: dict[str, str], pictures: dict[str, Path]) -> None:
     package = official.load("hpsv2", sources["hpsv2"])
+    assert isinstance(package, official.OfficialHPSv2)
     readable = {name: path for name, path in pictures.items() if name != "rgba.png"}
     module = official.import_hpsv2()
     module.model_dict.update(package.parts)

@@ -32,7 +32,7 @@ def killed_run(root: Path, model: Path, workers: int, where: str, number: int) -
                 die()
             return original_terms(self, step, *rest)
 
-        Learner.terms = terms  # type: ignore[method-assign]
+        Learner.terms = terms  # type: ignore[method-assign,assignment]
     elif where == "save":
         original_write = checkpoints.Checkpoints._write
 
@@ -43,7 +43,7 @@ def killed_run(root: Path, model: Path, workers: int, where: str, number: int) -
 
         checkpoints.Checkpoints._write = write  # type: ignore[method-assign]
     elif where == "publish":
-        Diffusion.save = die  # type: ignore[method-assign,assignment]
+        Diffusion.save = die  # type: ignore[method-assign]
     settings = make_settings(model, workers=workers, steps=30, log_every=4)
     place = Place(root)
     train.run(settings, place.paths())

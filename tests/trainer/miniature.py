@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 import numpy as np
 import pyarrow as pa
@@ -32,6 +32,14 @@ OBJECTIVES: dict[str, dict[str, Any]] = {
 }
 
 
+class Inputs(TypedDict):
+    """The folders that training reads."""
+
+    scored: Path
+    labelled: Path
+    embeddings: Path
+
+
 @dataclass(frozen=True)
 class Place:
     """The folders of one data set, and of the runs that train on it."""
@@ -39,8 +47,12 @@ class Place:
     root: Path
 
     @property
-    def inputs(self) -> dict[str, Path]:
-        return {name: self.root / name for name in ("scored", "labelled", "embeddings")}
+    def inputs(self) -> Inputs:
+        return Inputs(
+            scored=self.root / "scored",
+            labelled=self.root / "labelled",
+            embeddings=self.root / "embeddings",
+        )
 
     def paths(self, run: str = "run") -> Paths:
         folder = self.root / run

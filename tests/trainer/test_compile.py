@@ -14,7 +14,7 @@ from tests.trainer.test_parallel import LORA, assert_alike
 from tests.trainer.test_samples import sampling
 from tests.trainer.test_train import CrashError, crash_at, make_learner, run, same
 
-SHORT = {"steps": 5, "checkpoint_every": 2, "log_every": 2}
+SHORT: dict[str, Any] = {"steps": 5, "checkpoint_every": 2, "log_every": 2}
 
 
 @pytest.fixture
@@ -34,7 +34,7 @@ def test_compiled_runs_learn_the_same_and_resume_to_the_bit(
     captured: list[Any],
     lora: dict[str, Any] | None,
 ) -> None:
-    options = SHORT | {"lora": lora}
+    options: dict[str, Any] = SHORT | {"lora": lora}
     eager = run(make_settings(model, **options), place, "eager")
     assert not captured
     settings = sampling(model, place.root, every=2, compile=True, **options)
@@ -67,7 +67,12 @@ def test_a_compiled_network_has_its_flops_counted(
 def test_several_processes_train_as_one(
     model: Path, place: Place, captured: list[Any], how: str
 ) -> None:
-    options = SHORT | {"compile": True, "parallel": how, "gradient_accumulation_steps": 2}
+    options: dict[str, Any] = {
+        **SHORT,
+        "compile": True,
+        "parallel": how,
+        "gradient_accumulation_steps": 2,
+    }
     run(make_settings(model, **options), place, "one")
     parallel.run(2, place.root, model, "several", **options)
     assert_alike(place, "one", "several")

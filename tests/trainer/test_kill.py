@@ -82,5 +82,5 @@ def test_several_processes_that_are_terminated_save_and_go_on(model: Path, place
         one, other = (place.paths(name).tuned / file for name in ("run", "whole"))
         assert one.read_bytes() == other.read_bytes()
     # sums since the last line are rounded otherwise where a checkpoint gathered them
-    one, other = (place.paths(name).log.read_text() for name in ("run", "whole"))
-    assert one.count("\n") == other.count("\n") == 14
+    log, log_of_whole = (place.paths(name).log.read_text() for name in ("run", "whole"))
+    assert log.count("\n") == log_of_whole.count("\n") == 14

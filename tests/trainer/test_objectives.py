@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -31,7 +32,7 @@ def drawn(*shape: int, seed: int = 0) -> np.ndarray:
     return np.random.default_rng(seed).normal(size=shape)
 
 
-def make(name: str, **train: object) -> Objective:
+def make(name: str, **train: Any) -> Objective:
     return load_objective(make_settings(Path("model"), objective=name, **train).train)
 
 

@@ -9,7 +9,9 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file
+from tgo.pipeline.config.settings import Settings
 from tgo.pipeline.errors import InputError
+from tgo.pipeline.generators.base import Family
 from tgo.trainer import train
 from tgo.trainer.dataset import LabelledRows
 from tgo.trainer.distributed import Ranks
@@ -61,7 +63,7 @@ def test_every_option_resumes_to_the_bit_with_other_workers(
 
 def gradients(learner: Learner, number: int, batch: Any) -> list[Tensor]:
     learner._backward(number, batch)
-    return [parameter.grad.clone() for parameter in learner._parameters]  # type: ignore[union-attr]
+    return [parameter.grad.clone() for parameter in learner._parameters]
 
 
 @pytest.mark.parametrize("objective", ["tgo", "kto", "dpo", "nft"])
@@ -70,8 +72,10 @@ def test_micro_batches_have_the_gradient_of_the_whole(
 ) -> None:
     found = []
     for accumulate in (1, 4):
-        options = {"objective": objective, "gradient_accumulation_steps": accumulate, "draws": 2}
-        learner, stream = make_learner(make_settings(model, **options), place)
+        settings = make_settings(
+            model, objective=objective, gradient_accumulation_steps=accumulate, draws=2
+        )
+        learner, stream = make_learner(settings, place)
         learner._networks.parameters[0].data.add_(0.05)  # no longer the reference
         found.append(gradients(learner, 1, next(stream.batches())))
     scale = max(float(gradient.abs().max()) for gradient in found[0])
@@ -101,8 +105,13 @@ def test_merged_adapters_compute_what_was_trained(
     model: Path, place: Place, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     kept: list[Learner] = []
-    original = train.publish
-    monkeypatch.setattr(train, "publish", lambda *a: (kept.append(a[2]), original(*a)))
+    original = train.save_model
+
+    def keeping(settings: Settings, family: Family, learner: Learner, *rest: Any) -> None:
+        kept.append(learner)
+        original(settings, family, learner, *rest)
+
+    monkeypatch.setattr(train, "save_model", keeping)
     settings = make_settings(model, lora=LORA, steps=3, learning_rate=0.01)
     weights = run(settings, place)["weights"]
     base = load_file(model / "unet" / "diffusion_pytorch_model.safetensors")

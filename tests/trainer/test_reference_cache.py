@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import itertools
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -22,7 +23,7 @@ from tests.trainer.miniature import Place, make_settings
 from tests.trainer.test_train import CrashError, crash_at, run, same
 
 
-def cached(model: Path, **train: object) -> Settings:
+def cached(model: Path, **train: Any) -> Settings:
     return make_settings(model, reference_cache=3, prompt_dropout=0.0, **train)
 
 
@@ -59,7 +60,11 @@ def test_what_is_kept_is_what_the_reference_says(model: Path, place: Place, obje
 def test_several_processes_fill_it_together(
     model: Path, place: Place, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    options = {"reference_cache": 3, "prompt_dropout": 0.0, "gradient_accumulation_steps": 2}
+    options: dict[str, Any] = {
+        "reference_cache": 3,
+        "prompt_dropout": 0.0,
+        "gradient_accumulation_steps": 2,
+    }
     parallel.run(2, place.root, model, steps=2, **options)
     assert len(list((place.root / "references").glob("*/*"))) == len(
         shard_paths(place.root / "scored")
@@ -114,9 +119,10 @@ def test_it_trains_as_fresh_corruptions_do_at_first(model: Path, place: Place) -
     ],
 )
 def test_what_it_cannot_serve_is_refused(
-    model: Path, place: Place, train: dict[str, object], message: str
+    model: Path, place: Place, train: dict[str, Any], message: str
 ) -> None:
-    settings = make_settings(model, **{"reference_cache": 2, "prompt_dropout": 0.0} | train)
+    given: dict[str, Any] = {"reference_cache": 2, "prompt_dropout": 0.0, **train}
+    settings = make_settings(model, **given)
     with pytest.raises(InputError, match=message):
         run(settings, place)
 

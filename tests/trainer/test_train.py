@@ -14,12 +14,13 @@ from safetensors.torch import load_file
 from tgo.pipeline.config.settings import Settings
 from tgo.pipeline.errors import InputError
 from tgo.pipeline.generators import load_generator
-from tgo.pipeline.generators.base import concatenate
+from tgo.pipeline.generators.base import LogLikelihood, concatenate
 from tgo.pipeline.storage.locks import hold
 from tgo.trainer import train
 from tgo.trainer.dataset import LabelledRows
 from tgo.trainer.distributed import Ranks
 from tgo.trainer.learner import Learner
+from tgo.trainer.noise import NetworkInputs
 from tgo.trainer.objectives import OBJECTIVES, load_objective
 from tgo.trainer.stream import Stream
 
@@ -106,9 +107,12 @@ def test_dropped_conditions_become_the_empty_prompt(
     learner, stream = make_learner(make_settings(model, prompt_dropout=0.5), place)
     seen = []
     original = learner._log_likelihood
-    monkeypatch.setattr(
-        learner, "_log_likelihood", lambda n, g: (seen.append(g.conditions), original(n, g))[1]
-    )
+
+    def noting(network: torch.nn.Module, given: NetworkInputs) -> LogLikelihood:
+        seen.append(given.conditions)
+        return original(network, given)
+
+    monkeypatch.setattr(learner, "_log_likelihood", noting)
     batches = list(itertools.islice(stream.batches(), 10))
     for number, batch in enumerate(batches):
         learner.terms(number, batch)
@@ -340,11 +344,12 @@ def test_both_images_of_a_pair_see_one_corruption(
     learner, stream = make_learner(make_settings(model, objective="dpo"), place)
     seen = []
     original = learner._log_likelihood
-    monkeypatch.setattr(
-        learner,
-        "_log_likelihood",
-        lambda n, g: (seen.append((g.conditions, g.corruption)), original(n, g))[1],
-    )
+
+    def noting(network: torch.nn.Module, given: NetworkInputs) -> LogLikelihood:
+        seen.append((given.conditions, given.corruption))
+        return original(network, given)
+
+    monkeypatch.setattr(learner, "_log_likelihood", noting)
     terms = learner.terms(1, next(stream.batches()))
     for conditions, corruption in seen:
         for part in (conditions["embeddings"], *corruption):

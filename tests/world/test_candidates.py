@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -74,7 +76,7 @@ def test_a_picture_that_the_autoencoder_changes_is_not_kept(autoencoder: Autoenc
 
 
 def test_chunks_are_drawn_once(
-    autoencoder: AutoencoderKL, tmp_path, monkeypatch: pytest.MonkeyPatch
+    autoencoder: AutoencoderKL, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(candidates, "BUILD", tmp_path)
     monkeypatch.setattr(candidates, "CHUNK", 3)

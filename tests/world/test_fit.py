@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from multiprocessing.managers import DictProxy
+from pathlib import Path
+
+import numpy as np
 import pytest
 import torch
 from tgo.data.world import fit as fit_module
@@ -12,13 +16,15 @@ class StopError(Exception):
     pass
 
 
-def train(folder, monkeypatch, steps, stop_at=None):
+def train(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, steps: int, stop_at: int | None = None
+) -> torch.nn.Linear:
     monkeypatch.setattr(fit_module, "BUILD", folder)
     torch.manual_seed(0)
     model = torch.nn.Linear(3, 1)
-    calls = []
+    calls: list[float] = []
 
-    def loss(rng, noise):
+    def loss(rng: np.random.Generator, noise: torch.Generator) -> torch.Tensor:
         if stop_at is not None and len(calls) == stop_at:
             raise StopError
         calls.append(rng.random())
@@ -29,7 +35,9 @@ def train(folder, monkeypatch, steps, stop_at=None):
     return model
 
 
-def test_a_stopped_run_continues_to_the_same_weights(tmp_path, monkeypatch):
+def test_a_stopped_run_continues_to_the_same_weights(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     whole = train(tmp_path / "whole", monkeypatch, steps=40)
     with pytest.raises(StopError):
         train(tmp_path / "parts", monkeypatch, steps=40, stop_at=17)
@@ -38,7 +46,7 @@ def test_a_stopped_run_continues_to_the_same_weights(tmp_path, monkeypatch):
     assert not torch.equal(whole.weight, torch.zeros_like(whole.weight))
 
 
-def _rank(rank, folder, results):
+def _rank(rank: int, folder: Path, results: DictProxy[int, float]) -> None:
     fit_module.BUILD = folder
     torch.distributed.init_process_group(
         "gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=2
@@ -48,14 +56,14 @@ def _rank(rank, folder, results):
         model.weight.zero_()
     wanted = (1.0, 3.0)[rank]  # each rank pulls its own way: together they settle between
 
-    def loss(rng, noise):
+    def loss(rng: np.random.Generator, noise: torch.Generator) -> torch.Tensor:
         return (model.weight - wanted).square().mean() * 0.5
 
     fit("ranks", model, loss, steps=400, learning_rate=0.05, weight_decay=0.0)
     results[rank] = model.weight.item()
 
 
-def test_ranks_average_their_gradients(tmp_path):
+def test_ranks_average_their_gradients(tmp_path: Path) -> None:
     with torch.multiprocessing.Manager() as manager:
         results = manager.dict()
         torch.multiprocessing.spawn(_rank, args=(tmp_path, results), nprocs=2)

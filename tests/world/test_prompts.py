@@ -11,7 +11,7 @@ from tgo.data.world.scene import UNSEEN, parse
 COMMITTED = Path(__file__).parents[2] / "data" / "prompts"
 
 
-def test_committed_lists_are_what_the_code_writes(tmp_path):
+def test_committed_lists_are_what_the_code_writes(tmp_path: Path) -> None:
     write_prompts(tmp_path)
     for name in LISTS:
         assert (tmp_path / f"{name}.jsonl").read_bytes() == (
@@ -19,7 +19,7 @@ def test_committed_lists_are_what_the_code_writes(tmp_path):
         ).read_bytes()
 
 
-def test_lists_are_disjoint_and_unseen_is_unseen():
+def test_lists_are_disjoint_and_unseen_is_unseen() -> None:
     rows = {
         name: [json.loads(line) for line in (COMMITTED / f"{name}.jsonl").read_text().splitlines()]
         for name in LISTS

@@ -15,7 +15,9 @@ def one(shape: str = "square", colour: str = "red") -> Sketch:
     """A sketch of one flawless thing."""
     scene = Scene((Thing(shape, colour, "large", "centre"),), "white")
     for seed in range(100):
-        drawn = sketch(np.random.default_rng(seed), [scene], np.ones((1, len(QUALITIES))))
+        drawn = sketch(
+            np.random.default_rng(seed), [scene], np.ones((1, len(QUALITIES)), np.float32)
+        )
         faults = drawn.morph.any() or drawn.leak.any() or drawn.bite.any() or drawn.warp.any()
         if not faults and (drawn.presence == 1).all() and (drawn.layout.shape[0] >= 0).sum() == 1:
             drawn.other_shape[:] = 0  # circle

@@ -6,9 +6,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from tgo.pipeline.generators.latent import Latent
 
-from tests.families import load, write
+from tests.families import Loaded, load, write
 
 
 @pytest.fixture(scope="module")
@@ -24,10 +23,10 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
 
 
 @pytest.fixture(scope="module")
-def loaded(folders: Callable[[str], Path]) -> Callable[[str], Latent]:
-    made: dict[str, Latent] = {}
+def loaded(folders: Callable[[str], Path]) -> Callable[[str], Loaded]:
+    made: dict[str, Loaded] = {}
 
-    def family(kind: str) -> Latent:
+    def family(kind: str) -> Loaded:
         if kind not in made:
             made[kind] = load(kind, folders(kind))
         return made[kind]

@@ -204,7 +204,7 @@ def test_the_gradient_of_log_likelihood_matches_a_numeric_one(
             network, latents, conditions, drawn, temperature=0.1
         ).values.sum()
 
-    parameters = list(network.parameters())
+    parameters: list[torch.Tensor] = list(network.parameters())
     gradient = torch.autograd.grad(value(), parameters)
     length = torch.sqrt(sum((part.double() ** 2).sum() for part in gradient))  # type: ignore[arg-type]
     step = 1e-2

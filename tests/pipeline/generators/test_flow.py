@@ -10,15 +10,14 @@ import pytest
 import torch
 from tgo.pipeline.errors import InputError
 from tgo.pipeline.generators.flow import Flow
-from tgo.pipeline.generators.latent import Latent
 from tgo.pipeline.storage.embeddings import stored
 
-from tests.families import FLOWS, GUIDANCE, PROMPTS, SEEDS, case, load, sample
+from tests.families import FLOWS, GUIDANCE, PROMPTS, SEEDS, Loaded, case, load, sample
 
 
 @pytest.mark.parametrize("kind", FLOWS)
 def test_flows_follow_a_straight_line_from_image_to_noise(
-    kind: str, loaded: Callable[[str], Latent], monkeypatch: pytest.MonkeyPatch
+    kind: str, loaded: Callable[[str], Loaded], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     family = loaded(kind)
     latents, conditions, drawn = case(family)
@@ -42,7 +41,7 @@ def test_flows_follow_a_straight_line_from_image_to_noise(
     [("sd3", 3.0), ("flux", math.exp(0.5 - 240 * 0.65 / 3840)), ("zimage", 6.0), ("wan", 3.0)],
 )
 def test_training_times_are_logit_normal_and_shifted_as_the_samplers(
-    kind: str, shift: float, loaded: Callable[[str], Latent]
+    kind: str, shift: float, loaded: Callable[[str], Loaded]
 ) -> None:
     family = loaded(kind)
     assert isinstance(family, Flow)
@@ -60,7 +59,7 @@ def test_training_times_are_logit_normal_and_shifted_as_the_samplers(
 
 @pytest.mark.parametrize("kind", ["sd3"])
 def test_a_residual_is_the_error_of_the_image_over_sigma(
-    kind: str, loaded: Callable[[str], Latent]
+    kind: str, loaded: Callable[[str], Loaded]
 ) -> None:
     family = loaded(kind)
     assert isinstance(family, Flow)
@@ -79,7 +78,7 @@ def test_a_residual_is_the_error_of_the_image_over_sigma(
     )
 
 
-def test_flux_is_told_its_guidance_and_asked_once(loaded: Callable[[str], Latent]) -> None:
+def test_flux_is_told_its_guidance_and_asked_once(loaded: Callable[[str], Loaded]) -> None:
     family = loaded("flux")
     seen: list[tuple[int, float]] = []
     hook = family.network.register_forward_pre_hook(

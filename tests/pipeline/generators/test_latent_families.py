@@ -11,11 +11,10 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from tgo.pipeline.generators.latent import Latent
 from tgo.pipeline.scoring import sampling
 from tgo.pipeline.sources.prompts import Prompt
 
-from tests.families import GUIDANCE, PROMPTS, SEEDS, case, load, sample
+from tests.families import GUIDANCE, PROMPTS, SEEDS, Loaded, case, load, sample
 from tests.family_models import KINDS
 from tests.family_parts import resolution
 
@@ -27,11 +26,11 @@ def stock_images(kind: str, folder: Path) -> np.ndarray:
     absent = {"text_encoder_3": None, "tokenizer_3": None} if kind == "sd3-without-t5" else {}
     pipeline = DiffusionPipeline.from_pretrained(folder, **absent)
     pipeline.set_progress_bar_config(disable=True)
-    options: dict[str, Any] = {
+    special: dict[str, dict[str, Any]] = {
         "wan": {"num_frames": 1},
         "sana": {"use_resolution_binning": False},
         "qwenimage": {"true_cfg_scale": GUIDANCE, "negative_prompt": ["", ""]},
-    }.get(kind, {})
+    }
     made = pipeline(
         prompt=list(PROMPTS),
         num_inference_steps=3,
@@ -41,7 +40,7 @@ def stock_images(kind: str, folder: Path) -> np.ndarray:
         width=resolution(kind),
         generator=[torch.Generator().manual_seed(seed) for seed in SEEDS],
         output_type="np",
-        **options,
+        **special.get(kind, {}),
     )
     images = made.frames[:, 0] if kind == "wan" else made.images
     return (images * 255).round().astype(np.uint8)
@@ -49,7 +48,7 @@ def stock_images(kind: str, folder: Path) -> np.ndarray:
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_the_stock_pipeline_gives_the_same_images(
-    kind: str, folders: Callable[[str], Path], loaded: Callable[[str], Latent]
+    kind: str, folders: Callable[[str], Path], loaded: Callable[[str], Loaded]
 ) -> None:
     family = loaded(kind)
     images = family.decode(sample(family, PROMPTS, SEEDS))
@@ -60,7 +59,7 @@ def test_the_stock_pipeline_gives_the_same_images(
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_an_image_depends_on_its_own_seed_alone(kind: str, loaded: Callable[[str], Latent]) -> None:
+def test_an_image_depends_on_its_own_seed_alone(kind: str, loaded: Callable[[str], Loaded]) -> None:
     family = loaded(kind)
     noise = family.initial_noise(SEEDS)
     assert noise.shape == (2, *family.latent_shape)
@@ -75,7 +74,7 @@ def test_an_image_depends_on_its_own_seed_alone(kind: str, loaded: Callable[[str
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_stored_codes_decode_to_the_stored_image(
-    kind: str, loaded: Callable[[str], Latent]
+    kind: str, loaded: Callable[[str], Loaded]
 ) -> None:
     family: Any = loaded(kind)
     prompts = [Prompt(f"p{n}", text, "all") for n, text in enumerate(PROMPTS)]
@@ -94,7 +93,7 @@ def test_stored_codes_decode_to_the_stored_image(
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_codes_and_latents_undo_each_other(kind: str, loaded: Callable[[str], Latent]) -> None:
+def test_codes_and_latents_undo_each_other(kind: str, loaded: Callable[[str], Loaded]) -> None:
     family = loaded(kind)
     latents = family.initial_noise([1])
     back = family._scaled(family._unscaled(latents))
@@ -103,7 +102,7 @@ def test_codes_and_latents_undo_each_other(kind: str, loaded: Callable[[str], La
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_the_gradient_of_log_likelihood_matches_a_numeric_one(
-    kind: str, folders: Callable[[str], Path], loaded: Callable[[str], Latent]
+    kind: str, folders: Callable[[str], Path], loaded: Callable[[str], Loaded]
 ) -> None:
     latents, conditions, drawn = case(loaded(kind))
     network = copy.deepcopy(loaded(kind).network).requires_grad_(True)
@@ -115,7 +114,7 @@ def test_the_gradient_of_log_likelihood_matches_a_numeric_one(
             .values.sum()
         )
 
-    parameters = [parameter for parameter in network.parameters() if parameter.requires_grad]
+    parameters: list[torch.Tensor] = [p for p in network.parameters() if p.requires_grad]
     gradient = torch.autograd.grad(value(), parameters, allow_unused=True)
     pairs = [(p, g) for p, g in zip(parameters, gradient, strict=True) if g is not None]
     assert len(pairs) > 0.8 * len(parameters)
@@ -132,7 +131,7 @@ def test_the_gradient_of_log_likelihood_matches_a_numeric_one(
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_policy_and_reference_agree_until_one_of_them_learns(
-    kind: str, loaded: Callable[[str], Latent]
+    kind: str, loaded: Callable[[str], Loaded]
 ) -> None:
     family = loaded(kind)
     latents, conditions, drawn = case(family)
@@ -152,7 +151,7 @@ def test_policy_and_reference_agree_until_one_of_them_learns(
 
 @pytest.mark.parametrize("kind", ["sdxl", "sd3", "flux", "zimage", "wan"])
 def test_a_saved_model_is_a_stock_pipeline_with_the_new_network(
-    kind: str, folders: Callable[[str], Path], loaded: Callable[[str], Latent], tmp_path: Path
+    kind: str, folders: Callable[[str], Path], loaded: Callable[[str], Loaded], tmp_path: Path
 ) -> None:
     from diffusers import DiffusionPipeline
 

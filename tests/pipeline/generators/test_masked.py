@@ -103,9 +103,11 @@ def test_guidance_of_one_costs_no_second_forward(
     seen: list[int] = []
     logits = family._logits
 
-    def counting(network: Any, tokens: torch.Tensor, *rest: Any) -> torch.Tensor:
+    def counting(
+        network: Any, tokens: torch.Tensor, conditions: Any, timesteps: Any
+    ) -> torch.Tensor:
         seen.append(len(tokens))
-        return logits(network, tokens, *rest)
+        return logits(network, tokens, conditions, timesteps)
 
     family._logits = counting  # type: ignore[method-assign]
     sample(family, PROMPTS[:1], SEEDS[:1])
@@ -118,10 +120,11 @@ def test_sampling_shows_the_network_what_training_does(folder: Path, kind: str) 
     seen: list[tuple[float, int]] = []
     logits = family._logits
 
-    def noting(network: Any, tokens: torch.Tensor, conditions: Any, t: Any) -> torch.Tensor:
+    def noting(network: Any, tokens: torch.Tensor, conditions: Any, timesteps: Any) -> torch.Tensor:
         hidden = (tokens == family._mask).flatten(1).float().mean(dim=1)
-        seen.extend(zip((1000 * hidden).round().tolist(), t.tolist(), strict=True))
-        return logits(network, tokens, conditions, t)
+        told = timesteps.tolist()
+        seen.extend(zip((1000 * hidden).round().tolist(), told, strict=True))
+        return logits(network, tokens, conditions, timesteps)
 
     family._logits = noting  # type: ignore[method-assign]
     drawn = sample(family, PROMPTS, SEEDS).int()
@@ -139,7 +142,8 @@ def test_sampling_shows_the_network_what_training_does(folder: Path, kind: str) 
 
 def test_a_network_that_overflows_gives_no_codes(folder: Path, kind: str) -> None:
     family = load(folder, kind)
-    family.network.mlm_layer.conv2.weight.data[0] = torch.nan  # type: ignore[union-attr,index]
+    network: Any = family.network
+    network.mlm_layer.conv2.weight.data[0] = torch.nan
     assert sample(family, PROMPTS, SEEDS).isnan().all()
 
 
@@ -227,7 +231,7 @@ def test_the_gradient_of_log_likelihood_matches_a_numeric_one(
         found = family.log_likelihood(network, latents, conditions, drawn, temperature=1.0).values
         return found.double().sum()
 
-    parameters = [parameter for parameter in network.parameters() if parameter.requires_grad]
+    parameters: list[torch.Tensor] = [p for p in network.parameters() if p.requires_grad]
     gradient = torch.autograd.grad(value(), parameters)
     length = torch.sqrt(sum((part.double() ** 2).sum() for part in gradient))  # type: ignore[arg-type]
     step = 1e-2

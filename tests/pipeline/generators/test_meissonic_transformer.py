@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -15,7 +16,7 @@ from tests.masked_models import write_random_meissonic
 
 Shapes = dict[str, tuple[int, ...]]
 
-TINY = {
+TINY: dict[str, Any] = {
     "num_layers": 2,
     "num_single_layers": 3,
     "attention_head_dim": 8,
@@ -112,7 +113,7 @@ def test_weights_of_the_published_names_load_strictly(tmp_path: Path, resample: 
     folder = write_random_meissonic(tmp_path / "m", **TINY, downsample=resample, upsample=resample)
     config = folder / "transformer/config.json"
     config.write_text(config.read_text().replace("MeissonicTransformer", "Transformer2DModel"))
-    names = published(**TINY, resample=resample)  # type: ignore[arg-type]
+    names = published(**TINY, resample=resample)
     weights = {name: torch.randn(shape) for name, shape in names.items()}
     path = folder / "transformer/diffusion_pytorch_model.safetensors"
     save_file(weights, path)
@@ -140,7 +141,7 @@ def test_weights_of_the_published_names_load_strictly(tmp_path: Path, resample: 
 def test_where_a_token_lies_matters(tmp_path: Path) -> None:
     """Positions come by rotation alone, so equal tokens at other places must still differ."""
     torch.manual_seed(0)
-    network = MeissonicTransformer(**TINY, sample_size=8).eval()  # type: ignore[arg-type]
+    network = MeissonicTransformer(**TINY, sample_size=8).eval()
     given = {
         "encoder_hidden_states": torch.randn(1, 5, 20),
         "pooled_projections": torch.randn(1, 24),
@@ -156,7 +157,7 @@ def test_where_a_token_lies_matters(tmp_path: Path) -> None:
 
 def test_gradient_checkpointing_changes_nothing() -> None:
     torch.manual_seed(0)
-    network = MeissonicTransformer(**TINY, sample_size=8)  # type: ignore[arg-type]
+    network = MeissonicTransformer(**TINY, sample_size=8)
     given = {
         "encoder_hidden_states": torch.randn(2, 5, 20),
         "pooled_projections": torch.randn(2, 24),

@@ -11,9 +11,8 @@ import pytest
 import torch
 from tgo.pipeline.errors import InputError
 from tgo.pipeline.generators import load_generator
-from tgo.pipeline.generators.latent import Latent
 
-from tests.families import PROMPTS, SEEDS, case, load, sample
+from tests.families import PROMPTS, SEEDS, Loaded, case, load, sample
 from tests.trainer.miniature import make_settings
 
 METHODS = {"int8": "torchao", "nf4": "bitsandbytes"}
@@ -98,7 +97,7 @@ def test_weights_are_read_in_their_type_and_never_in_float32(
 
 
 def test_parts_leave_the_device_between_uses(
-    folders: Callable[[str], Path], loaded: Callable[[str], Latent], monkeypatch: pytest.MonkeyPatch
+    folders: Callable[[str], Path], loaded: Callable[[str], Loaded], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     family = load("sdxl", folders("sdxl"), offload=True)
     moves: list[tuple[str, str]] = []

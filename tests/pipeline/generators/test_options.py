@@ -8,13 +8,12 @@ from pathlib import Path
 import pytest
 import torch
 from tgo.pipeline.errors import InputError
-from tgo.pipeline.generators.latent import Latent
 
-from tests.families import PROMPTS, SEEDS, case, load, sample
+from tests.families import PROMPTS, SEEDS, Loaded, case, load, sample
 
 
 def test_sdxl_has_zeros_for_the_empty_prompt_where_it_says_so(
-    loaded: Callable[[str], Latent],
+    loaded: Callable[[str], Loaded],
 ) -> None:
     for kind, zeros in (("sdxl", True), ("sdxl-other", False)):
         empty, given = (loaded(kind).encode_prompts([text]) for text in ("", "a red circle"))

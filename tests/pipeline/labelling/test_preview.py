@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -90,9 +91,12 @@ def test_scores_are_read_once_for_all_settings(
     folder = write_scored(tmp_path / "s", np.arange(30, dtype=np.float32))
     opened = []
     read = shards.batches
-    monkeypatch.setattr(
-        shards, "batches", lambda path, columns: opened.append(path) or read(path, columns)
-    )
+
+    def batches(path: Path, columns: Any) -> Any:
+        opened.append(path)
+        return read(path, columns)
+
+    monkeypatch.setattr(shards, "batches", batches)
     rules = {str(p): make_rule(percentile=float(p)) for p in (20, 50, 80)}
     found = preview.look(folder, rules)
     assert len(opened) == 5

@@ -71,7 +71,7 @@ def test_missing_scores_follow_the_rule(tmp_path: Path, gap: float) -> None:
     )
     z = np.concatenate([rows.batch.scores for rows in one.all_rows()])
     np.testing.assert_allclose(available[0], z[0], rtol=1e-6)
-    assert one.missing == {"aesthetic": 1}
+    assert one.statistics.missing == {"aesthetic": 1}
 
 
 def test_missing_rows_are_labelled_minus_one_and_told(

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -47,9 +48,10 @@ def test_every_value_of_a_column_has_its_own_threshold(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("column", ["rater", "year"])
 def test_any_column_can_be_the_scope_and_null_is_a_group(tmp_path: Path, column: str) -> None:
-    values = [7, 8, None] * 20 if column == "year" else ["ann", "bob", None] * 20
+    values: list[Any] = [7, 8, None] * 20 if column == "year" else ["ann", "bob", None] * 20
     scores = np.arange(60, dtype=np.float32)
-    folder = write_scored(tmp_path / "s", scores, **{column: values})
+    columns: dict[str, Any] = {column: values}
+    folder = write_scored(tmp_path / "s", scores, **columns)
     facts, _ = labelled(tmp_path, folder, scope=column)
     assert set(facts["groups"]) == {str(values[0]), str(values[1]), "(none)"}
     assert all(group["positives_share"] == 0.5 for group in facts["groups"].values())
@@ -198,7 +200,7 @@ def test_order_and_number_of_shards_change_nothing(
     if scope == "prompt" and estimator in ("otsu", "mixture"):
         return
     scores = np.random.default_rng(0).normal(size=80).astype(np.float32)
-    rule = {"scope": scope, "estimator": estimator}
+    rule: dict[str, Any] = {"scope": scope, "estimator": estimator}
     rule |= {"percentile": 40.0 if estimator == "percentile" else None}
     domain = [f"d{row // 8 % 3}" for row in range(80)]
     found = []

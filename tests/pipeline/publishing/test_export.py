@@ -20,7 +20,7 @@ from tgo.pipeline.publishing import export, lora_formats
 from tgo.pipeline.storage.atomic import write_json
 from tgo.pipeline.storage.ownership import MARKER
 from tgo.pipeline.training_log import sample_strips
-from tgo.trainer import lora
+from tgo.trainer import lora_weights
 
 from tests.pipeline.finished_run import make_settings, write_run
 
@@ -86,8 +86,9 @@ def test_a_base_model_of_the_hub_is_in_the_header() -> None:
     assert "| adapters of rank 8, alpha 16.0; moving average" in text
     merged = model_card.render(settings, None, pipeline="StableDiffusionPipeline")
     assert "alpha 16.0, merged into the model; moving average" in merged
-    assert card.data.base_model == "someone/some-model"
-    assert "lora" in card.data.tags
+    header = card.data.to_dict()
+    assert header["base_model"] == "someone/some-model"
+    assert "lora" in header["tags"]
     assert 'load_lora_weights("FOLDER OR REPOSITORY"' in card.text
 
 
@@ -135,13 +136,15 @@ def test_scores_of_another_model_are_refused(finished: Settings) -> None:
 def write_adapters(folder: Path, rank: int = 4, alpha: float = 16.0) -> None:
     """Random adapters of a model folder's network, as training writes them."""
     unet = UNet2DConditionModel.from_pretrained(folder, subfolder="unet")
-    unet.add_adapter(LoraConfig(r=rank, lora_alpha=alpha, target_modules=["to_q", "to_out.0"]))
+    # peft takes any number, and so does `train.lora.alpha`
+    config = LoraConfig(r=rank, lora_alpha=alpha, target_modules=["to_q", "to_out.0"])  # type: ignore[arg-type]
+    unet.add_adapter(config)
     generator = torch.Generator().manual_seed(0)
     with torch.no_grad():
         for name, parameter in unet.named_parameters():
             if "lora_" in name:
                 parameter.copy_(torch.randn(parameter.shape, generator=generator) / 8)
-    lora.write(lora.take(unet), folder)
+    lora_weights.write(lora_weights.take(unet), folder)
 
 
 def moved(folder: Path, adapters: Path) -> torch.Tensor:

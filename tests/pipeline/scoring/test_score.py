@@ -114,7 +114,7 @@ def test_a_changed_setting_keeps_no_stale_shard(
     tmp_path: Path,
     tiny_family: Diffusion,
     tiny_panel: Panel,
-    change: dict[str, int],
+    change: dict[str, Any],
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     summary = score_into(copied, tiny_family, tiny_panel, **change)
@@ -339,7 +339,7 @@ def test_a_sampling_that_fails_keeps_its_row_and_says_why(
 ) -> None:
     sample = Diffusion.sample
 
-    def overflowing(self: Diffusion, *args: torch.Tensor) -> torch.Tensor:
+    def overflowing(self: Diffusion, *args: Any) -> torch.Tensor:
         latents = sample(self, *args).clone()
         latents[1] = 1e6  # beyond float16
         return latents

@@ -132,8 +132,8 @@ def test_any_dataset(
             "number": datasets.Value("int64"),
         }
     )
-    columns = {"picture": images, "caption": texts, "number": [1, 2, 3]}
-    made = datasets.Dataset.from_dict(columns, features=features)
+    rows = {"picture": images, "caption": texts, "number": [1, 2, 3]}
+    made = datasets.Dataset.from_dict(rows, features=features)
     made.to_parquet(tmp_path / "set.parquet")
     place = tmp_path / "set.parquet"
     columns = {"image": "picture", "prompt": "caption"}

@@ -2,16 +2,18 @@ from __future__ import annotations
 
 import threading
 import time
+from functools import partial
 
 import pytest
 from tgo.pipeline.scoring.worker_threads import QUEUE_LENGTH, Workers, WorkerThread, open_workers
 
 
 def test_a_lane_keeps_the_order_and_bounds_what_waits() -> None:
-    worker, done, gate = WorkerThread(), [], threading.Event()
+    worker, gate = WorkerThread(), threading.Event()
+    done: list[int] = []
     worker.put(gate.wait)
     for number in range(QUEUE_LENGTH):
-        worker.put(lambda number=number: done.append(number))
+        worker.put(partial(done.append, number))
     blocked = threading.Thread(target=worker.put, args=(lambda: done.append(QUEUE_LENGTH),))
     blocked.start()
     blocked.join(0.1)

@@ -27,7 +27,7 @@ def write(folder: Path, text: str | bytes, name: str = "prompts.jsonl") -> Path:
     return path
 
 
-def texts(found: prompts.Found) -> list[str]:
+def texts(found: prompts.PromptList) -> list[str]:
     return [prompt.text for prompt in found.prompts]
 
 

@@ -29,8 +29,17 @@ def test_every_file_is_synced_before_it_is_renamed(
 ) -> None:
     done: list[str] = []
     sync, rename = os.fsync, os.replace
-    monkeypatch.setattr(os, "fsync", lambda fd: (done.append("sync"), sync(fd)))
-    monkeypatch.setattr(os, "replace", lambda *names: (done.append("rename"), rename(*names)))
+
+    def noted_sync(fd: int) -> None:
+        done.append("sync")
+        sync(fd)
+
+    def noted_rename(*names: Path) -> None:
+        done.append("rename")
+        rename(*names)
+
+    monkeypatch.setattr(os, "fsync", noted_sync)
+    monkeypatch.setattr(os, "replace", noted_rename)
     with Commits() as commits:
         for number in range(3):
             write(tmp_path / str(number), b"x", commits if aside else None)

@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -26,7 +26,7 @@ def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 @pytest.fixture
-def digest() -> Digest:
+def digest() -> Iterator[Digest]:
     def fresh(*modules: str) -> str:
         fingerprint._source.cache_clear()
         fingerprint._file_of.cache_clear()

@@ -82,7 +82,9 @@ def test_a_damaged_record_is_one_line_or_read_as_it_was(
 ) -> None:
     whole = json.loads((folders[1] / label_record.NAME).read_text())
     key = data.draw(st.sampled_from(sorted(whole)))
-    values = st.none() | st.booleans() | st.text(max_size=3) | st.just({}) | st.just(1e999)
+    values: st.SearchStrategy[Any] = (
+        st.none() | st.booleans() | st.text(max_size=3) | st.just({}) | st.just(1e999)
+    )
     text = json.dumps({**whole, key: data.draw(values)})
     if data.draw(st.booleans()):
         text = text[: data.draw(st.integers(0, len(text)))]

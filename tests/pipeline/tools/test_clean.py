@@ -14,7 +14,11 @@ from typer.testing import CliRunner
 def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A folder in which a checkpoint and a file of somebody else's were set aside."""
     monkeypatch.chdir(tmp_path)
-    for name, kind in (("checkpoints/step-1", "superseded"), ("scored/notes.txt", "foreign")):
+    kinds: dict[str, aside.Kind] = {
+        "checkpoints/step-1": "superseded",
+        "scored/notes.txt": "foreign",
+    }
+    for name, kind in kinds.items():
         path = tmp_path / "data" / name
         path.parent.mkdir(parents=True)
         path.write_text("12345")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -41,12 +42,12 @@ def test_runs_are_paired_by_prompt_and_seed(
     one = write(tmp_path / "one", pairs_of([1.0, 2.0, 3.0, 4.0]))
     turned = pairs_of([3.0, 3.0, 5.0, 4.0])
     order = [3, 1, 0, 2]
-    texts = {
+    changed: dict[str, Any] = {
         name: [getattr(turned, name)[row] for row in order]
         for name in ("ids", "prompts", "prompt_ids", "domains", "seeds")
     }
-    values = {side: {"clip": getattr(turned, side)["clip"][order]} for side in ("base", "tuned")}
-    other = write(tmp_path / "other", replace(turned, **texts, **values))
+    changed |= {side: {"clip": getattr(turned, side)["clip"][order]} for side in ("base", "tuned")}
+    other = write(tmp_path / "other", replace(turned, **changed))
     first, second = compare.lines({run: compare.read(run) for run in (one, other)}, seed=0)
     assert (first.run, first.mean, first.difference) == (one, 2.5, None)
     assert second.mean == 3.75

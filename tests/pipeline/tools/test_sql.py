@@ -19,7 +19,10 @@ from tests.scores import make_rule, write_scored
 @pytest.fixture
 def data(tmp_path: Path) -> Path:
     """Twenty images with scores and labels."""
-    rows = {"image": [{"bytes": b"png", "path": "a.png"}] * 20, "latents": [[0.5] * 8] * 20}
+    rows: dict[str, Any] = {
+        "image": [{"bytes": b"png", "path": "a.png"}] * 20,
+        "latents": [[0.5] * 8] * 20,
+    }
     write_scored(tmp_path / "scored", np.arange(20), **rows)
     label.label_folder(tmp_path / "scored", tmp_path / "labelled", make_rule(), seed=0)
     return tmp_path

@@ -25,8 +25,10 @@ def moments_of(scores: np.ndarray) -> Moments:
 
 def exact(scores: np.ndarray) -> tuple[float, float]:
     numbers = [Fraction(float(score)) for score in scores]
-    mean = sum(numbers) / len(numbers)
-    variance = sum((number - mean) ** 2 for number in numbers) / len(numbers)
+    mean = sum(numbers, Fraction()) / len(numbers)
+    variance = sum(((number - mean) * (number - mean) for number in numbers), Fraction()) / len(
+        numbers
+    )
     shift = 2 * max(0, 200 - variance.numerator.bit_length() + variance.denominator.bit_length())
     root = isqrt((variance.numerator << shift) // variance.denominator)
     above = root**2 * variance.denominator < variance.numerator << shift

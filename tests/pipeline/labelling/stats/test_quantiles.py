@@ -60,7 +60,8 @@ def test_shards_their_number_and_order_change_nothing(
 
 def select(selection: Selection, parts: list[tuple[np.ndarray, np.ndarray]]) -> np.ndarray:
     while not selection.done:
-        selection.advance(sum(selection.count(scores, group) for scores, group in parts))
+        counts = [selection.count(scores, group) for scores, group in parts]
+        selection.advance(np.sum(counts, axis=0))
     return selection.values()
 
 
