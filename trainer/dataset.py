@@ -26,7 +26,7 @@ from safetensors import safe_open
 from tgo.pipeline.errors import InputError
 from tgo.pipeline.storage.atomic import canonical
 from tgo.pipeline.storage.embeddings import is_intact, path_for, tensors_of
-from tgo.pipeline.storage.shards import read_metadata, read_shard, shard_paths
+from tgo.pipeline.storage.shards import read_latents, read_metadata, read_shard, shard_paths
 
 if TYPE_CHECKING:
     from tgo.pipeline.generators.base import Conditions
@@ -121,16 +121,7 @@ class LabelledRows:
     def latents(self, number: int) -> np.ndarray:
         """Latents ``[n, *latent_shape]`` of the usable rows of row group ``number``, as stored."""
         group = self.groups[number]
-        path = self._paths[group.shard]
-        column = read_shard(path, ["latents"], group.index)["latents"].combine_chunks()
-        if column.null_count and pc.any(column.take(pa.array(group.places)).is_null()).as_py():
-            raise InputError(f"{path}: a labelled row has no latents; run `tgo label` again")
-        # the values' buffer also holds the places of null lists, which `flatten` would leave out
-        values = np.frombuffer(column.values.buffers()[1], self.latent_dtype)
-        values = values[: len(column) * column.type.list_size]
-        latents = values.reshape(len(column), *self.latent_shape)
-        every = self.unit == 1 and len(group.places) == len(latents)
-        return latents if every else latents[group.places]
+        return read_latents(self._paths[group.shard], group.index, group.places)
 
     def condition_negatives(self, tables: Sequence[PromptTable]) -> None:
         """From now on give rows with a target below 0.5 the embeddings of ``tables``, by shard.

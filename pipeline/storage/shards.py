@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from tgo.pipeline import read_errors
 from tgo.pipeline.config.columns import SCORED as FIXED_COLUMNS
@@ -270,16 +271,38 @@ def read_scores(folder: Path, reward: str) -> pa.Table:
     return pa.concat_tables(read_shard(path, columns) for path in shard_paths(folder))
 
 
-def read_latents(path: Path, row_group: int | None = None) -> np.ndarray:
+def read_latents(
+    path: Path, row_group: int | None = None, rows: np.ndarray | None = None
+) -> np.ndarray:
     """Latents [n, *latent_shape] of a scored shard or of one row group, in their stored type.
 
-    The rows of images that failed have none and come as NaN, so that every row keeps its place.
+    Args:
+        path: The shard.
+        row_group: Which of its row groups; all for None.
+        rows: Places of the wanted rows among them, int64 [n]. For None all come, those of images
+            that failed as NaN (tokens as 0), so that every row keeps its place.
+
+    Raises:
+        InputError: One of `rows` has no latents; otherwise as for `read_shard`.
     """
-    shape = read_metadata(path)["tgo.latents"]["shape"]
-    column = read_shard(path, ["latents"], row_group)["latents"].combine_chunks()
+    table = read_shard(path, ["latents"], row_group)
+    column = table["latents"].combine_chunks()
+    if rows is not None and pc.any(column.take(pa.array(rows)).is_null()).as_py():
+        raise InputError(f"{path}: a labelled row has no latents; run `tgo label` again")
     # not flatten(), which leaves out missing rows and shifts all that follow
-    values = column.values.slice(column.offset * column.type.list_size)
-    return values.to_numpy(zero_copy_only=False).reshape(len(column), *shape)
+    size = column.type.list_size
+    values = column.values.slice(column.offset * size, len(column) * size)
+    bare = pa.Array.from_buffers(
+        values.type, len(values), [None, values.buffers()[1]], offset=values.offset
+    )
+    shape = json.loads(table.schema.metadata[b"tgo.latents"])["shape"]
+    latents = bare.to_numpy().reshape(len(column), *shape)
+    if rows is not None:
+        return latents[rows]
+    if column.null_count:
+        latents = latents.copy()
+        latents[np.asarray(column.is_null())] = np.nan if latents.dtype.kind == "f" else 0
+    return latents
 
 
 def _require(path: Path, columns: Sequence[str], schema: pa.Schema) -> None:

@@ -85,6 +85,20 @@ def test_rows_without_codes_keep_their_place(tmp_path: Path) -> None:
     latents = shards.read_latents(path)
     assert np.isnan(latents[2]).all()
     np.testing.assert_array_equal(latents[3], np.arange(48, 64, dtype=np.float16).reshape(SHAPE))
+    np.testing.assert_array_equal(shards.read_latents(path, 0, np.array([4, 1])), latents[[4, 1]])
+    with pytest.raises(InputError, match="a labelled row has no latents"):
+        shards.read_latents(path, 0, np.array([1, 2]))
+
+
+def test_missing_tokens_leave_the_others_whole_numbers(tmp_path: Path) -> None:
+    schema = pa.schema(
+        [("latents", pa.list_(pa.int32(), 4))], metadata={"tgo.latents": '{"shape": [2, 2]}'}
+    )
+    for name, rows in (("some", [[1, 2, 3, 4], None]), ("none", [None, None])):
+        pq.write_table(pa.table({"latents": rows}, schema=schema), tmp_path / name)
+        latents = shards.read_latents(tmp_path / name)
+        assert latents.dtype == np.int32
+        assert latents.tolist() == [np.reshape(row or [0] * 4, (2, 2)).tolist() for row in rows]
 
 
 def test_images_and_codes_are_stored_as_they_are(folder: Path) -> None:
