@@ -12,31 +12,14 @@ import pyarrow as pa
 from tgo.pipeline.config.settings import Label
 from tgo.pipeline.storage import shards
 
-PLAIN: dict[str, Any] = {
-    "reward": "clip",
-    "standardise": "none",
-    "missing": "refuse",
-    "estimator": "percentile",
-    "percentile": 50.0,
-    "value": None,
-    "oracle_beta": None,
-    "proxy": None,
-    "scope": "global",
-    "shrinkage": None,
-    "ties": "positive",
-    "ordinal": None,
-    "weights": "standardised",
-    "confidence": 5.0,
-    "cap": None,
-    "error": None,
-    "earlier": None,
-}
-"""The rule that params.yaml is shipped with, on the tests' reward model."""
+from tests.settings import changed
+
+RULE = changed({"label": {"reward": "clip"}}).label.model_dump()
 
 
 def make_rule(**changes: object) -> Label:
-    """`PLAIN` with changes."""
-    return Label.model_validate({**PLAIN, **changes})
+    """The rule that tests start from, on their reward model, with changes."""
+    return Label.model_validate(RULE | changes)
 
 
 def write_scored(

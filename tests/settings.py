@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, MutableMapping
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +27,14 @@ def changed(changes: dict[str, Any]) -> Settings:
     values = settings.load(PARAMS).model_dump()
     for name, value in PLAIN.items():
         values[name] |= value
-    for name, value in changes.items():
-        merged = isinstance(value, dict) and name not in NAMED
-        values[name] = {**values[name], **value} if merged else value
+    merge(values, changes)
     return settings.validate(values, origin="test")
+
+
+def merge(values: MutableMapping[str, Any], changes: Mapping[str, Any]) -> None:
+    """Give keys of `values`, and of their groups, the values of `changes`, in place."""
+    for name, value in changes.items():
+        if isinstance(value, Mapping) and name not in NAMED:
+            values[name].update(value)
+        else:
+            values[name] = value

@@ -11,6 +11,8 @@ from typing import Any
 
 from ruamel.yaml import YAML
 
+from tests.settings import PARAMS, merge
+
 ROOT = Path(__file__).parents[1]
 TGO = Path(sys.executable).with_name("tgo")
 SMALL: dict[str, Any] = {
@@ -33,21 +35,17 @@ def fill(folder: Path, generator: Path | str, rewards: Mapping[str, str]) -> Pat
         lines = [{"id": f"{name}{n}", "prompt": f"a red circle {name} {n}"} for n in range(10)]
         text = "".join(f"{json.dumps(line)}\n" for line in lines)
         (prompts / f"{name}.jsonl").write_text(text)
-    (folder / "params.yaml").write_text((ROOT / "params.yaml").read_text())
+    (folder / "params.yaml").write_text(PARAMS.read_text())
     change(folder, {**SMALL, "rewards": dict(rewards)})
     change(folder, {"generator": {"model": str(generator)}})
     return folder
 
 
 def change(folder: Path, changes: Mapping[str, Any]) -> None:
-    """Change settings in params.yaml; a mapping of rewards replaces the one that is there."""
+    """Change settings in params.yaml, as `merge` does; its comments stay."""
     yaml = YAML()
     values = yaml.load((folder / "params.yaml").read_text())
-    for key, value in changes.items():
-        if isinstance(value, Mapping) and key != "rewards":
-            values[key].update(value)
-        else:
-            values[key] = value
+    merge(values, changes)
     with (folder / "params.yaml").open("w") as file:
         yaml.dump(values, file)
 

@@ -24,7 +24,6 @@ from tgo.pipeline.labelling import label
 from tgo.pipeline.storage import shards
 from tgo.pipeline.storage.atomic import write_json
 
-from tests.scores import PLAIN
 from tests.settings import changed
 from tests.trainer.miniature import OBJECTIVES
 
@@ -75,7 +74,7 @@ def make_settings(**changes: dict[str, Any]) -> Settings:
             "rows_per_shard": 32,
             "compile": False,
         },
-        "label": {**PLAIN, "reward": "pickscore"},
+        "label": {"reward": "pickscore"},
         "train": {
             "objective": "tgo",
             "objectives": OBJECTIVES,

@@ -13,7 +13,6 @@ from tgo.pipeline.config.settings import Settings
 from tgo.pipeline.storage import embeddings, shards
 from tgo.trainer.paths import Paths
 
-from tests.scores import PLAIN
 from tests.settings import changed
 
 SHAPE = (4, 8, 8)
@@ -195,7 +194,7 @@ def make_settings(model: Path, *, family: str = "diffusion", **train: Any) -> Se
                 "rows_per_shard": 80,
                 "compile": False,
             },
-            "label": {**PLAIN, "weights": "none", "confidence": None},
+            "label": {"reward": "clip", "weights": "none", "confidence": None},
             "train": values | train,
             "evaluate": {"prompts": 1, "images_per_prompt": 1, "judge": None},
             "report": {"gallery": 1},
