@@ -8,6 +8,7 @@ once, however many tuned models are compared with them.
 from __future__ import annotations
 
 import importlib
+import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -23,6 +24,8 @@ from tgo.pipeline.sources.prompts import Prompt
 from tgo.pipeline.storage import aside, shards
 from tgo.pipeline.storage.atomic import write_json
 from tgo.pipeline.storage.results import FACTS, TRUTH
+
+log = logging.getLogger(__name__)
 
 Split = Literal["tests", "validation"]
 BASE, TUNED = "base", "tuned"
@@ -46,7 +49,7 @@ def run(settings: Settings, split: Split = "tests") -> dict[str, Any]:
     else:
         write_json(VALIDATION_METRICS, metrics)
     print_table(metrics)
-    print(f"evaluate: {verdict.sentence(metrics, settings.shown_reward)}")
+    log.info("evaluate: %s", verdict.sentence(metrics, settings.shown_reward))
     return metrics
 
 

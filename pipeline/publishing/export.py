@@ -11,6 +11,7 @@ checksum: a card written into it after the evaluation would make both out of dat
 from __future__ import annotations
 
 import json
+import logging
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
@@ -29,6 +30,8 @@ from tgo.pipeline.storage.atomic import explain, write_json
 from tgo.pipeline.storage.ownership import replacing_folder
 from tgo.pipeline.storage.results import FACTS
 from tgo.pipeline.training_log import sample_strips
+
+log = logging.getLogger(__name__)
 
 EVIDENCE = "tgo"
 KIND = "export"
@@ -91,7 +94,7 @@ def run(
             _evidence(params, folder / EVIDENCE, metrics, threshold)
     except (OSError, shutil.Error) as error:
         raise InputError(f"{output}: {explain(_first(error))}") from None
-    print(f"export: {output}; upload it with `hf upload USER/NAME {output}`")
+    log.info("export: %s; upload it with `hf upload USER/NAME %s`", output, output)
     return output
 
 
