@@ -162,9 +162,9 @@ def test_the_shift_is_measured_against_an_earlier_threshold(tmp_path: Path) -> N
 @pytest.mark.parametrize(
     ("text", "part"),
     [
-        (None, "cannot be read"),
-        ("{", "is no record of a threshold"),
-        ('{"reward": "clip"}', "is no record of a threshold"),
+        (None, "is missing; name an earlier threshold.json"),
+        ("{", "is damaged .*label.earlier"),
+        ('{"reward": "clip"}', "unit: Field required; name an earlier"),
         ('{"reward": "hpsv2", "unit": "cosine", "threshold": 1}', "its reward is 'hpsv2', not 'cl"),
         ('{"reward": "clip", "unit": "x100", "threshold": 1}', "its unit is 'x100', not 'cosine'"),
     ],
