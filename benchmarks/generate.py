@@ -31,17 +31,17 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch.profiler import ProfilerActivity, profile
+from torch.utils.flop_counter import FlopCounterMode
+
+from benchmarks import reward_sizes
+from benchmarks.generator_sizes import MINIATURE, SIZES, write_model
 from tgo.pipeline.generators.diffusion import Diffusion
 from tgo.pipeline.scoring import sampling as produce
 from tgo.pipeline.scoring.local_engine import score_prompts
 from tgo.pipeline.sources.prompts import Prompt
 from tgo.pipeline.tools.costs import GPUS
 from tgo.rewards.panel import Panel
-from torch.profiler import ProfilerActivity, profile
-from torch.utils.flop_counter import FlopCounterMode
-
-from benchmarks import reward_sizes
-from benchmarks.generator_sizes import MINIATURE, SIZES, write_model
 
 SUBJECTS = ("a red circle", "a blue square", "a green triangle", "a yellow circle")
 

@@ -27,6 +27,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+
 from tgo.pipeline.config.settings import Label
 from tgo.pipeline.labelling import label, labeller
 from tgo.pipeline.labelling.diagnostics import diagnose

@@ -6,10 +6,11 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
+from transformers import CLIPConfig, CLIPModel, CLIPTokenizer
+
 from tgo.rewards import aesthetic, clip, hpsv2, imagereward, pickscore
 from tgo.rewards.blip import TextConfig, VisionConfig
 from tgo.rewards.heads import LinearHead
-from transformers import CLIPConfig, CLIPModel, CLIPTokenizer
 
 WORLD = Path("data/world/rewards")
 NAMES = ("pickscore", "hpsv2", "imagereward", "clip", "aesthetic")

@@ -34,12 +34,6 @@ from typing import Any
 
 import torch
 from PIL import Image
-from tgo.rewards import ftfy_tokens, official
-from tgo.rewards.base import Batch, RewardModel
-from tgo.rewards.cosine import CosineModel
-from tgo.rewards.heads import LinearHead
-from tgo.rewards.panel import Panel, load
-from tgo.rewards.pictures import decode
 from torch import Tensor
 from torch.nn.functional import normalize
 from torch.utils.flop_counter import FlopCounterMode
@@ -47,6 +41,12 @@ from transformers import CLIPModel
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 
 from benchmarks.reward_sizes import SIZES, write
+from tgo.rewards import ftfy_tokens, official
+from tgo.rewards.base import Batch, RewardModel
+from tgo.rewards.cosine import CosineModel
+from tgo.rewards.heads import LinearHead
+from tgo.rewards.panel import Panel, load
+from tgo.rewards.pictures import decode
 
 Scores = dict[str, Tensor]
 Rival = Callable[[Sequence[Image.Image], Sequence[str]], Scores]

@@ -16,8 +16,9 @@ from typing import NamedTuple
 import numpy as np
 import torch
 from scipy.optimize import minimize_scalar
-from tgo.trainer.objectives.labels import tgo
 from torch import Tensor
+
+from tgo.trainer.objectives.labels import tgo
 
 T = 1e-3
 

@@ -9,6 +9,9 @@ from functools import partial
 from typing import Any
 
 import torch
+from torch import Tensor, nn
+
+from benchmarks.train_rows import Place, with_train
 from tgo.pipeline import runtime
 from tgo.pipeline.generators import load_generator
 from tgo.trainer.dataset import LabelledRows
@@ -22,9 +25,6 @@ from tgo.trainer.reference_cache import load_cache
 from tgo.trainer.speed import Speed, peak
 from tgo.trainer.stream import Stream
 from tgo.trainer.train_log import TrainLog
-from torch import Tensor, nn
-
-from benchmarks.train_rows import Place, with_train
 
 LOG_EVERY = 10
 

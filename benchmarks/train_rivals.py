@@ -15,14 +15,14 @@ import numpy as np
 import pyarrow.parquet as pq
 import torch
 from PIL import Image
-from tgo.pipeline.storage import shards
-from tgo.trainer.dataset import LabelledRows
-from tgo.trainer.stream import Stream
 from torch import Tensor, nn
 from torch.nn import functional
 from torch.utils.data import DataLoader, Dataset, RandomSampler
 
 from benchmarks.train_rows import Place, write_rows
+from tgo.pipeline.storage import shards
+from tgo.trainer.dataset import LabelledRows
+from tgo.trainer.stream import Stream
 
 BATCH = 64
 LATENT = (4, 64, 64)

@@ -12,14 +12,14 @@ import numpy as np
 import pyarrow as pa
 import torch
 from PIL import Image
+
+from benchmarks.changes import changed
+from benchmarks.generator_sizes import Size, write_model
 from tgo.pipeline import layout
 from tgo.pipeline.config import settings
 from tgo.pipeline.config.settings import Settings
 from tgo.pipeline.errors import InputError
 from tgo.pipeline.storage import embeddings, shards
-
-from benchmarks.changes import changed
-from benchmarks.generator_sizes import Size, write_model
 
 PER_PROMPT = 4
 

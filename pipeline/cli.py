@@ -18,6 +18,8 @@ from types import FrameType
 from typing import Annotated, Any, NoReturn
 
 import typer
+from typer.exceptions import TyperException
+
 from tgo.pipeline import data_commands, logs
 from tgo.pipeline.command_options import (
     AsJson,
@@ -42,7 +44,6 @@ from tgo.pipeline.layout import (
     THRESHOLD,
 )
 from tgo.rewards.errors import RewardError
-from typer.exceptions import TyperException
 
 app = typer.Typer(
     help="Align text-to-image models with scalar feedback: score, label, train, evaluate, report.",

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+
 from tgo.pipeline import logs
 from tgo.pipeline.errors import InputError
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+
 from tgo.pipeline.command_options import checked, loading
 from tgo.pipeline.errors import InputError
 from tgo.pipeline.layout import LABELLED, PARAMS, SCORED

@@ -12,6 +12,8 @@ from pathlib import Path
 from typing import ClassVar
 
 import torch
+from torch import Tensor
+
 from tgo.rewards import checkpoint, weight_files
 from tgo.rewards.base import Batch, Provenance
 from tgo.rewards.checksum import file_sha256
@@ -20,7 +22,6 @@ from tgo.rewards.cosine import ImageTower
 from tgo.rewards.errors import CheckpointError
 from tgo.rewards.heads import Affine, LinearHead, collapse
 from tgo.rewards.source import Files, Source, hub_id
-from torch import Tensor
 
 WEIGHTS = "sac+logos+ava1-l14-linearMSE.pth"
 CONFIG = "aesthetic_config.json"

@@ -8,10 +8,11 @@ from typing import Any, ClassVar, NamedTuple, Protocol, TypeVar, cast
 
 import torch
 from PIL import Image
+from torch import Tensor, nn
+
 from tgo.rewards.images import Placement, View, render, render_original
 from tgo.rewards.pictures import Picture
 from tgo.rewards.texts import Encoder, TextStore
-from torch import Tensor, nn
 
 T = TypeVar("T")
 

@@ -14,9 +14,10 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from tgo.rewards.errors import CheckpointError
 from torch import Tensor, nn
 from torch.nn.functional import gelu, scaled_dot_product_attention
+
+from tgo.rewards.errors import CheckpointError
 
 
 @dataclass(frozen=True)

@@ -6,10 +6,11 @@ from collections.abc import Collection, Mapping
 from contextlib import AbstractContextManager
 from pathlib import Path
 
+from torch import Tensor, nn
+
 from tgo.rewards import weight_files
 from tgo.rewards.checksum import file_sha256
 from tgo.rewards.errors import CheckpointError
-from torch import Tensor, nn
 
 PUBLISHED_SHA256 = {
     "HPS_v2.1_compressed.pt": "c57a38fb4a2f7e7c15bf00da2ea377cdf165448b4dd1052a484c215a998c9837",

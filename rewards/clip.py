@@ -10,14 +10,15 @@ from pathlib import Path
 from typing import ClassVar, NamedTuple
 
 import torch
+from torch import nn
+from transformers import CLIPModel
+
 from tgo.rewards import checkpoint, ftfy_tokens, huggingface
 from tgo.rewards.checksum import file_sha256
 from tgo.rewards.cosine import CosineModel, ImageTower
 from tgo.rewards.errors import CheckpointError
 from tgo.rewards.images import View
 from tgo.rewards.source import Files, Source
-from torch import nn
-from transformers import CLIPModel
 
 PUBLISHED = "openai/clip-vit-large-patch14"
 FILES = Files(weights=(huggingface.WEIGHTS,), needed=(huggingface.CONFIG,), published=PUBLISHED)

@@ -6,11 +6,12 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import torch
+from torch import Tensor
+from torch.nn.functional import normalize
+
 from tgo.rewards.base import Batch, Provenance
 from tgo.rewards.images import View
 from tgo.rewards.texts import Encoder
-from torch import Tensor
-from torch.nn.functional import normalize
 
 
 class ImageTower:

@@ -15,6 +15,9 @@ from typing import Any, ClassVar
 import open_clip
 import torch
 from open_clip.model import CLIP
+from torch import Tensor
+from torch.nn.functional import normalize
+
 from tgo.rewards import checkpoint, ftfy_tokens, weight_files
 from tgo.rewards.checksum import file_sha256
 from tgo.rewards.cosine import CosineModel, ImageTower
@@ -22,8 +25,6 @@ from tgo.rewards.errors import CheckpointError
 from tgo.rewards.images import View
 from tgo.rewards.source import Files, Source
 from tgo.rewards.texts import Encoder, cut, place_of
-from torch import Tensor
-from torch.nn.functional import normalize
 
 VERSIONS = {"HPS_v2.1_compressed.pt": "2.1", "HPS_v2_compressed.pt": "2.0"}
 WEIGHTS = "HPS_v2.1_compressed.pt"

@@ -7,15 +7,16 @@ from pathlib import Path
 
 import torch
 from safetensors.torch import save_file
+from torch import Tensor, nn
+from torch.nn.functional import normalize
+from transformers import CLIPConfig, CLIPModel
+
 from tgo.rewards import checkpoint, weight_files
 from tgo.rewards.cosine import ImageTower
 from tgo.rewards.errors import CheckpointError
 from tgo.rewards.images import View
 from tgo.rewards.source import Source
 from tgo.rewards.texts import Encoder, cut, place_of
-from torch import Tensor, nn
-from torch.nn.functional import normalize
-from transformers import CLIPConfig, CLIPModel
 
 WEIGHTS, CONFIG = "model.safetensors", "config.json"
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "vocab.json", "merges.txt")

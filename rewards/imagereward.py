@@ -12,6 +12,9 @@ from pathlib import Path
 from typing import ClassVar
 
 import torch
+from torch import Tensor, nn
+from transformers import BertTokenizer
+
 from tgo.rewards import checkpoint, weight_files
 from tgo.rewards.base import Batch, Provenance
 from tgo.rewards.blip import TextConfig, TextEncoder, VisionConfig, VisionEncoder
@@ -21,8 +24,6 @@ from tgo.rewards.heads import Affine, LinearHead, collapse
 from tgo.rewards.images import View
 from tgo.rewards.source import Files, Source
 from tgo.rewards.texts import cut
-from torch import Tensor, nn
-from transformers import BertTokenizer
 
 MEAN, STD = 0.16717362830052426, 1.0333394966054072
 """The standardisation that the official package subtracts and divides by."""

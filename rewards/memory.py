@@ -9,6 +9,7 @@ import gc
 from collections.abc import Callable
 
 import torch
+
 from tgo.rewards.errors import OutOfMemoryError
 
 

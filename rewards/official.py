@@ -28,13 +28,14 @@ from typing import Any, ClassVar
 from unittest import mock
 
 import torch
+from torch import Tensor
+
 from tgo.rewards import checkpoint, hpsv2, imagereward, weight_files
 from tgo.rewards.base import Batch, Provenance
 from tgo.rewards.blip import TextConfig, VisionConfig
 from tgo.rewards.checksum import file_sha256
 from tgo.rewards.errors import CheckpointError
 from tgo.rewards.source import Source
-from torch import Tensor
 
 _NEVER_CALLED = {
     "turtle": "forward",

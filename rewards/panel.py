@@ -9,13 +9,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor, nn
+
 from tgo.rewards import aesthetic, clip, registry
 from tgo.rewards.base import Batch, Images, RewardModel, describe
 from tgo.rewards.errors import CheckpointError, RewardError
 from tgo.rewards.memory import is_exhausted, too_large
 from tgo.rewards.registry import RewardSpec, load
 from tgo.rewards.texts import TextStore
-from torch import Tensor, nn
 
 __all__ = ["LIBRARIES", "Panel", "load"]
 

@@ -11,14 +11,15 @@ from pathlib import Path
 from typing import ClassVar
 
 import torch
+from torch import Tensor
+from transformers import CLIPModel, CLIPTokenizer
+
 from tgo.rewards import checkpoint, huggingface, weight_files
 from tgo.rewards.checksum import file_sha256
 from tgo.rewards.cosine import CosineModel
 from tgo.rewards.errors import CheckpointError
 from tgo.rewards.images import View
 from tgo.rewards.source import Files, Source
-from torch import Tensor
-from transformers import CLIPModel, CLIPTokenizer
 
 PUBLISHED = "yuvalkirstain/PickScore_v1"
 FILES = Files(

@@ -13,8 +13,9 @@ from typing import NamedTuple
 import numpy as np
 import torch
 from PIL import Image, UnidentifiedImageError
-from tgo.rewards.errors import PictureError
 from torch import Tensor
+
+from tgo.rewards.errors import PictureError
 
 MAX_PIXELS = 89_478_485
 """Most pixels of an image (Pillow's own limit, 268 MB as RGB): more is taken for a bomb."""

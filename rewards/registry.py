@@ -22,6 +22,7 @@ from tgo.rewards.errors import CheckpointError
 
 if TYPE_CHECKING:
     import torch
+
     from tgo.rewards.base import RewardModel
 
 BUILT_IN = {

@@ -28,10 +28,11 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
+from torch import Tensor
+
 from tgo.rewards.base import Batch, Provenance
 from tgo.rewards.errors import RewardError
 from tgo.rewards.http_client import AnswerCache, Client
-from torch import Tensor
 
 CACHE = "data/.judge_answers.sqlite"
 MALFORMED_ATTEMPTS = 3

@@ -6,13 +6,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from tgo.pipeline.generators import family_class
-from tgo.pipeline.generators.base import Conditions, Corruption, Family, select_rows
-from tgo.pipeline.generators.latent import Latent
 
 from tests.family_models import write as write_latent
 from tests.family_parts import resolution
 from tests.masked_models import write_random_amused, write_random_meissonic
+from tgo.pipeline.generators import family_class
+from tgo.pipeline.generators.base import Conditions, Corruption, Family, select_rows
+from tgo.pipeline.generators.latent import Latent
 
 PROMPTS = ["a red circle", "a blue square on a dog"]
 SEEDS = [7, 2**62 + 1]

@@ -46,6 +46,7 @@ def write_random_amused(folder: Path, *, sample_size: int = 8, **transformer: An
 def write_random_meissonic(folder: Path, *, sample_size: int = 8, **transformer: Any) -> Path:
     """Save a Meissonic folder of random weights: 8 x 8 tokens of 24, 16 px images."""
     import torch
+
     from tgo.pipeline.generators.meissonic_transformer import MeissonicTransformer
 
     with torch.random.fork_rng(devices=[]):

@@ -9,10 +9,10 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-from tgo.pipeline.config.settings import Label
-from tgo.pipeline.storage import shards
 
 from tests.settings import changed
+from tgo.pipeline.config.settings import Label
+from tgo.pipeline.storage import shards
 
 RULE = changed({"label": {"reward": "clip"}}).label.model_dump()
 

@@ -13,13 +13,13 @@ import torch
 from diffusers import StableDiffusionPipeline, UNet2DConditionModel
 from peft import LoraConfig
 from PIL import Image
+
+from tests.pipeline import finished_run
+from tests.workspace import ROOT
 from tgo.data.world.scene import draw_scene
 from tgo.pipeline import layout
 from tgo.pipeline.cards import model_card
 from tgo.trainer import lora_weights
-
-from tests.pipeline import finished_run
-from tests.workspace import ROOT
 
 pytestmark = pytest.mark.slow
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]

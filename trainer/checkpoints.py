@@ -32,6 +32,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
+from torch import Tensor
+
 from tgo.pipeline.errors import InputError
 from tgo.pipeline.storage import aside
 from tgo.pipeline.storage.atomic import canonical
@@ -39,7 +41,6 @@ from tgo.pipeline.storage.fingerprint import difference
 from tgo.rewards.checksum import file_sha256
 from tgo.trainer import sharded_checkpoint
 from tgo.trainer.distributed import Ranks
-from torch import Tensor
 
 if TYPE_CHECKING:
     from tgo.pipeline.config.train_settings import Keep

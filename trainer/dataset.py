@@ -23,6 +23,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import torch
 from safetensors import safe_open
+
 from tgo.pipeline.errors import InputError
 from tgo.pipeline.storage.atomic import canonical
 from tgo.pipeline.storage.embeddings import is_intact, path_for, tensors_of

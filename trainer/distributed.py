@@ -17,9 +17,10 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.distributed as dist
-from tgo.pipeline.errors import InputError
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
+
+from tgo.pipeline.errors import InputError
 
 if TYPE_CHECKING:
     from tgo.pipeline.config.train_settings import Train

@@ -8,6 +8,8 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import torch
+from torch import Tensor, nn
+
 from tgo.pipeline.errors import InputError
 from tgo.pipeline.generators.base import LogLikelihood, Regressor, gaussian_log_likelihood
 from tgo.trainer import sharded_checkpoint
@@ -18,7 +20,6 @@ from tgo.trainer.objectives import Terms
 from tgo.trainer.optimizers import learning_rates, make_optimizer
 from tgo.trainer.policy import PolicyAndReference
 from tgo.trainer.speed import count_flops
-from torch import Tensor, nn
 
 if TYPE_CHECKING:
     from tgo.pipeline.config.train_settings import Train

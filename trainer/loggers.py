@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
+
 from tgo.pipeline.errors import InputError
 from tgo.pipeline.storage.atomic import write_json
 

@@ -9,6 +9,8 @@ from contextlib import closing
 from typing import TYPE_CHECKING, Any, NoReturn
 
 import torch
+from tqdm import tqdm
+
 from tgo.pipeline.errors import InputError
 from tgo.pipeline.training_log import health
 from tgo.trainer.checkpoints import Checkpoint
@@ -16,7 +18,6 @@ from tgo.trainer.metrics import DivergedError, summary
 from tgo.trainer.shuffle import Position
 from tgo.trainer.speed import UNKNOWN, Speed, peak
 from tgo.trainer.stream import START
-from tqdm import tqdm
 
 if TYPE_CHECKING:
     from tgo.pipeline.config.train_settings import Train

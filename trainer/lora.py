@@ -11,9 +11,10 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 import torch
+from torch import Tensor, nn
+
 from tgo.pipeline.errors import InputError
 from tgo.pipeline.seeds import sample_seed
-from torch import Tensor, nn
 
 if TYPE_CHECKING:
     from tgo.pipeline.config.train_settings import Lora

@@ -10,9 +10,10 @@ import json
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from torch import Tensor, nn
+
 from tgo.pipeline.layout import LORA
 from tgo.trainer.lora import NAME
-from torch import Tensor, nn
 
 PARTS = ("unet", "transformer")
 """What diffusers calls the network of a pipeline, and so the prefix of its adapters' names."""

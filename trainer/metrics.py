@@ -10,9 +10,10 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import torch
+from torch import Tensor
+
 from tgo.pipeline.errors import InputError
 from tgo.trainer.distributed import Ranks
-from torch import Tensor
 
 if TYPE_CHECKING:
     from tgo.trainer.objectives import Outcome, Terms

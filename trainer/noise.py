@@ -12,10 +12,11 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 import torch
+from torch import Tensor
+
 from tgo.pipeline.errors import InputError
 from tgo.pipeline.generators.base import Corruption, NoiseLevels
 from tgo.pipeline.seeds import sample_seed
-from torch import Tensor
 
 if TYPE_CHECKING:
     from tgo.pipeline.config.train_settings import Train

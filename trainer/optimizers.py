@@ -6,8 +6,9 @@ from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any
 
 import torch
-from tgo.pipeline.errors import InputError
 from torch import nn
+
+from tgo.pipeline.errors import InputError
 
 if TYPE_CHECKING:
     from tgo.pipeline.config.train_settings import Train

@@ -8,9 +8,10 @@ from contextlib import AbstractContextManager, contextmanager
 from typing import TYPE_CHECKING, Any
 
 import torch
+from torch import Tensor, nn
+
 from tgo.pipeline.errors import InputError
 from tgo.trainer import lora
-from torch import Tensor, nn
 
 if TYPE_CHECKING:
     from tgo.pipeline.config.train_settings import Train

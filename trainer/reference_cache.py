@@ -24,14 +24,15 @@ import pyarrow.parquet as pq
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save
+from torch import Tensor
+from tqdm import tqdm
+
 from tgo.pipeline.errors import InputError
 from tgo.pipeline.generators.base import Conditions, Corruption
 from tgo.pipeline.seeds import sample_seed
 from tgo.pipeline.storage.atomic import canonical, replacing
 from tgo.pipeline.storage.fingerprint import code_sha256
 from tgo.pipeline.storage.shards import read_latents, read_metadata, read_shard
-from torch import Tensor
-from tqdm import tqdm
 
 if TYPE_CHECKING:
     from tgo.pipeline.config.train_settings import Train

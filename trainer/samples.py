@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
+
 from tgo.pipeline.scoring import sampling
 from tgo.pipeline.seeds import evaluation_seed
 from tgo.pipeline.sources import prompts

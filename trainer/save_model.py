@@ -7,12 +7,13 @@ import shutil
 from typing import TYPE_CHECKING
 
 from safetensors import SafetensorError
+from torch import nn
+
 from tgo.pipeline import layout
 from tgo.pipeline.cards import model_card
 from tgo.pipeline.errors import InputError
 from tgo.pipeline.generators import load_generator
 from tgo.trainer import lora, lora_weights
-from torch import nn
 
 if TYPE_CHECKING:
     from tgo.pipeline.config.settings import Settings

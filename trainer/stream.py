@@ -14,9 +14,10 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import torch
+from torch import Tensor
+
 from tgo.pipeline.errors import InputError
 from tgo.trainer.shuffle import Position, Shuffle
-from torch import Tensor
 
 if TYPE_CHECKING:
     from tgo.pipeline.generators.base import Conditions

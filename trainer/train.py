@@ -14,6 +14,7 @@ from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
 import torch
+
 from tgo.pipeline import runtime
 from tgo.pipeline.errors import InputError
 from tgo.pipeline.generators import load_generator, model_sha256

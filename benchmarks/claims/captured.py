@@ -5,10 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+from torch import Tensor
+
 from tgo.trainer.learner import Learner
 from tgo.trainer.noise import NetworkInputs
 from tgo.trainer.stream import Batch
-from torch import Tensor
 
 EAGER = 3
 """Steps before the capture, in which libraries set themselves up."""

@@ -8,6 +8,7 @@ from typing import NamedTuple
 import numpy as np
 import torch
 from numpy.typing import NDArray
+
 from tgo.pipeline.generators.base import Family
 from tgo.pipeline.scoring import sampling
 from tgo.pipeline.seeds import evaluation_seed

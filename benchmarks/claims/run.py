@@ -14,6 +14,10 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
+
+from benchmarks.changes import changed
+from benchmarks.claims.captured import Captured
+from benchmarks.claims.measure import Asked, Measured, ask, measure
 from tgo.pipeline.config.settings import Settings
 from tgo.pipeline.errors import InputError
 from tgo.pipeline.generators import load_generator
@@ -31,10 +35,6 @@ from tgo.trainer.metrics import summary
 from tgo.trainer.objectives import load_objective
 from tgo.trainer.paths import Paths
 from tgo.trainer.training_data import condition_negatives, load_rows, make_stream
-
-from benchmarks.changes import changed
-from benchmarks.claims.captured import Captured
-from benchmarks.claims.measure import Asked, Measured, ask, measure
 
 Split = Literal["validation", "tests"]
 VALIDATION = "validation"

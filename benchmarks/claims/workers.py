@@ -18,13 +18,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from benchmarks.claims.run import VALIDATION, Bench, Run, load, save
 from tgo.pipeline import layout
 from tgo.pipeline.config import settings
 from tgo.pipeline.scoring.worker_share import Share
 from tgo.pipeline.storage.atomic import write_json
 from tgo.pipeline.tools import preset
-
-from benchmarks.claims.run import VALIDATION, Bench, Run, load, save
 
 PRESETS = {"diffusion": "world", "masked": "world-masked"}
 

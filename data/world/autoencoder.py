@@ -5,10 +5,11 @@ from __future__ import annotations
 import numpy as np
 import torch
 from diffusers import AutoencoderKL
-from tgo.data.world.bank import Bank
-from tgo.data.world.fit import BUILD, first_rank_first, fit, share
 from torch import Tensor, nn
 from torch.nn import functional as F
+
+from tgo.data.world.bank import Bank
+from tgo.data.world.fit import BUILD, first_rank_first, fit, share
 
 LATENT_SCALE_ROWS = 4096
 

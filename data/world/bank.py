@@ -16,10 +16,11 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
+from tqdm import tqdm
+
 from tgo.data.world.fit import BUILD, SEED, first_rank_first
 from tgo.data.world.render import QUALITIES, draw, draw_quality
 from tgo.data.world.scene import caption, confuse, draw_scene
-from tqdm import tqdm
 
 CHUNK = 1024
 CHUNKS = 48

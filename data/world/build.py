@@ -14,6 +14,7 @@ import os
 from pathlib import Path
 
 import torch
+
 from tgo.data.world.bank import load_bank
 from tgo.data.world.diffusion_model import build_diffusion
 from tgo.data.world.masked_model import build_masked

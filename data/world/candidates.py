@@ -18,6 +18,9 @@ import numpy as np
 import torch
 from diffusers import AutoencoderKL
 from numpy.typing import NDArray
+from torch.nn import functional as F
+from tqdm import tqdm
+
 from tgo.data.world.autoencoder import to_pixels, train_autoencoder
 from tgo.data.world.bank import load_bank
 from tgo.data.world.fit import BUILD, SEED
@@ -25,8 +28,6 @@ from tgo.data.world.raters import MERITS, kept
 from tgo.data.world.render import draw_quality
 from tgo.data.world.scene import RELATIONS, UNSEEN, Scene, caption, confuse, draw_scene
 from tgo.data.world.sketches import Sketch, drawn_scene, paint, sketch, wear
-from torch.nn import functional as F
-from tqdm import tqdm
 
 PICTURES = 4  # for each prompt
 CHUNK = 512  # prompts in a file

@@ -7,13 +7,14 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
+from torch.nn import functional as F
+from transformers import CLIPModel
+
 from tgo.data.world.bank import Bank
 from tgo.data.world.fit import fit
 from tgo.data.world.towers import WORDS, clip_config, pixels
 from tgo.rewards import ftfy_tokens
-from torch import Tensor
-from torch.nn import functional as F
-from transformers import CLIPModel
 
 BATCH = 128
 STEPS = 3000

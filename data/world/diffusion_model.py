@@ -9,14 +9,15 @@ from pathlib import Path
 import numpy as np
 import torch
 from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
+from torch import Tensor
+from torch.nn import functional as F
+from transformers import CLIPTextModel, CLIPTokenizer
+
 from tgo.data.world.autoencoder import bank_latents, sharpen, train_autoencoder
 from tgo.data.world.bank import Bank, load_bank
 from tgo.data.world.fit import fit, ranks, share
 from tgo.data.world.text_encoder import WIDTH, WORDS, tokenize, train_text_encoder
 from tgo.data.world.vocabulary import learn_tokenizer
-from torch import Tensor
-from torch.nn import functional as F
-from transformers import CLIPTextModel, CLIPTokenizer
 
 BATCH = 32
 STEPS = (8_500, 1_500)  # on the clean bank, on the web's

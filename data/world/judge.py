@@ -13,6 +13,7 @@ from functools import cache
 import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
+
 from tgo.data.world.render import LARGE, PALETTE, SIDE, SMALL, inside
 from tgo.data.world.scene import BACKGROUNDS, COLOURS, SHAPES, Scene, Thing, parse
 

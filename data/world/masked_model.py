@@ -10,6 +10,15 @@ from pathlib import Path
 import numpy as np
 import torch
 from diffusers import AmusedScheduler, AutoencoderKL, UVit2DModel, __version__
+from torch import Tensor, nn
+from torch.nn import functional as F
+from transformers import (
+    CLIPTextConfig,
+    CLIPTextModel,
+    CLIPTextModelWithProjection,
+    CLIPTokenizer,
+)
+
 from tgo.data.world.bank import load_bank
 from tgo.data.world.fit import fit, ranks, share
 from tgo.data.world.quantizer import (
@@ -22,14 +31,6 @@ from tgo.data.world.quantizer import (
 from tgo.data.world.scene import parse
 from tgo.data.world.text_encoder import FACTS, WIDTH, facts, tokenize
 from tgo.pipeline.generators.masking import draw_masks
-from torch import Tensor, nn
-from torch.nn import functional as F
-from transformers import (
-    CLIPTextConfig,
-    CLIPTextModel,
-    CLIPTextModelWithProjection,
-    CLIPTokenizer,
-)
 
 SIDE = 16  # tokens
 MASK = CODES  # the token that says "hidden"

@@ -10,6 +10,10 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from open_clip.model import CLIP
+from torch import Tensor, nn
+from torch.nn import functional as F
+from transformers import CLIPModel, CLIPTokenizer
+
 from tgo.data.world.bank import Bank
 from tgo.data.world.candidates import Candidates
 from tgo.data.world.contrastive import tokens_of
@@ -37,9 +41,6 @@ from tgo.rewards.imagereward import (
     load_tokenizer,
     tokenize,
 )
-from torch import Tensor, nn
-from torch.nn import functional as F
-from transformers import CLIPModel, CLIPTokenizer
 
 PROMPTS = 32  # a batch; each with all of its pictures
 CALIBRATION = 512  # prompts over whose pictures rewards get their mean and deviation

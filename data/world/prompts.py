@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+
 from tgo.data.world.scene import Scene, caption, draw_scene
 
 SEED = 7

@@ -15,10 +15,11 @@ import numpy as np
 import torch
 from diffusers import AutoencoderKL, VQModel
 from scipy.cluster.vq import kmeans2
+from torch import Tensor, distributed, nn
+
 from tgo.data.world.autoencoder import edge_error
 from tgo.data.world.bank import Bank
 from tgo.data.world.fit import BUILD, SEED, first_rank_first, fit, ranks, share
-from torch import Tensor, distributed, nn
 
 CODES = 64
 CENTRE_ROWS = 2048  # pictures of each bank that the centres are found on

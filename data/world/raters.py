@@ -13,6 +13,7 @@ from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
+
 from tgo.data.world.render import QUALITIES
 from tgo.data.world.scene import Scene, Thing
 

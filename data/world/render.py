@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
+
 from tgo.data.world.scene import BACKGROUNDS, COLOURS, PLACES, SHAPES, Scene
 
 SIDE = 64

@@ -8,6 +8,10 @@ from pathlib import Path
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
+from torch.nn import functional as F
+from transformers import CLIPModel
+
 from tgo.data.world.bank import Bank
 from tgo.data.world.candidates import Candidates, load_candidates
 from tgo.data.world.contrastive import train_clip
@@ -21,9 +25,6 @@ from tgo.rewards import aesthetic, clip, hpsv2, imagereward, pickscore
 from tgo.rewards.aesthetic import EMBEDDING
 from tgo.rewards.heads import LinearHead
 from tgo.rewards.panel import Panel
-from torch import Tensor
-from torch.nn import functional as F
-from transformers import CLIPModel
 
 NAMES = ("pickscore", "hpsv2", "imagereward", "clip", "aesthetic")
 TRAINING, HELD_OUT = range(16), range(900, 902)  # chunks of candidates

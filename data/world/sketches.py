@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
+
 from tgo.data.world.raters import Wear
 from tgo.data.world.render import (
     LARGE,

@@ -6,6 +6,10 @@ from collections.abc import Sequence
 
 import numpy as np
 import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
+
 from tgo.data.world.fit import fit, share
 from tgo.data.world.scene import (
     BACKGROUNDS,
@@ -17,9 +21,6 @@ from tgo.data.world.scene import (
     Scene,
     parse,
 )
-from torch import Tensor, nn
-from torch.nn import functional as F
-from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 WORDS = 24  # tokens a prompt is padded to; the longest caption has 17
 WIDTH = 96

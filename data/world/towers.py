@@ -13,13 +13,14 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from open_clip.tokenizer import SimpleTokenizer
+from torch import Tensor
+from transformers import CLIPConfig, CLIPTokenizer
+
 from tgo.data.world.render import SIDE
 from tgo.rewards import ftfy_tokens
 from tgo.rewards.aesthetic import EMBEDDING
 from tgo.rewards.blip import TextConfig, VisionConfig
 from tgo.rewards.images import View, render
-from torch import Tensor
-from transformers import CLIPConfig, CLIPTokenizer
 
 PATCH, WIDTH, DEPTH, HEADS = 8, 96, 3, 3  # of every vision tower
 TEXT_WIDTH, TEXT_DEPTH, TEXT_HEADS = 48, 2, 3

@@ -15,6 +15,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
+
 from tgo.data.world.judge import Seen, Verdict, judge_scene, see
 from tgo.data.world.raters import MERITS, POPULATIONS, Wear, kept
 from tgo.data.world.render import LARGE, PALETTE, SIDE, SMALL

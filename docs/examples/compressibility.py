@@ -14,9 +14,10 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
+from torch import Tensor
+
 from tgo.rewards.base import Batch, Provenance
 from tgo.rewards.errors import RewardError
-from torch import Tensor
 
 
 @dataclass(frozen=True, kw_only=True)

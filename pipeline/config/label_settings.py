@@ -10,6 +10,7 @@ from itertools import pairwise
 from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, model_validator
+
 from tgo.pipeline.config.fields import Group, Percentile, Positive
 
 GLOBAL, PROMPT = "global", "prompt"

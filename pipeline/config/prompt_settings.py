@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import Field, SerializerFunctionWrapHandler, model_serializer, model_validator
+
 from tgo.pipeline.config.fields import FolderName, Group, Source
 
 _COLUMN = "the name of a column"

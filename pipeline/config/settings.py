@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
 from pydantic import AfterValidator, Field, ValidationError, field_validator, model_validator
+
 from tgo.pipeline.config import columns
 from tgo.pipeline.config.fields import Count, Group, Seed, Source
 from tgo.pipeline.config.label_settings import PROMPT, RATING, Label

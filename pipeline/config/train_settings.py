@@ -6,6 +6,7 @@ import math
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, PlainValidator
+
 from tgo.pipeline.config.fields import Count, Fraction, Group, NonNegative, Positive, Seed
 
 AUTO = "auto"

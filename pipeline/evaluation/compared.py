@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
+
 from tgo.pipeline.evaluation import stats
 from tgo.pipeline.evaluation.paired_images import Pairs
 from tgo.pipeline.storage.results import GOLD, TRUTH

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+
 from tgo.pipeline.errors import InputError
 from tgo.pipeline.storage import shards
 from tgo.pipeline.storage.results import GOLD, TRUTH

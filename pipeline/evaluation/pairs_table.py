@@ -15,6 +15,7 @@ from typing import Any, BinaryIO
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+
 from tgo.pipeline.errors import InputError
 from tgo.pipeline.evaluation.paired_images import Pairs
 from tgo.pipeline.storage.atomic import canonical, replacing

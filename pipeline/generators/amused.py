@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from torch import Tensor, nn
+
 from tgo.pipeline.generators.base import Conditions
 from tgo.pipeline.generators.masked import Masked
-from torch import Tensor, nn
 
 
 class Amused(Masked):

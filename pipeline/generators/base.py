@@ -12,9 +12,10 @@ from pathlib import Path
 from typing import Any, ClassVar, NamedTuple, Protocol, Self, runtime_checkable
 
 import torch
+from torch import Tensor, nn
+
 from tgo.pipeline.errors import InputError
 from tgo.pipeline.generators.text_encoders import TextEncoders
-from torch import Tensor, nn
 
 Conditions = dict[str, Tensor]
 """What a prompt gives the network, by name (`embeddings`, `pooled`, `mask`, ...).

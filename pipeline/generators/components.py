@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+
 from tgo.pipeline.errors import InputError
 from tgo.rewards import weight_files
 from tgo.rewards.errors import CheckpointError

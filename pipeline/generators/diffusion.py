@@ -11,12 +11,13 @@ from typing import Any, ClassVar
 
 import torch
 from packaging.version import Version
+from torch import Tensor, nn
+
 from tgo.pipeline.errors import InputError
 from tgo.pipeline.generators.base import Conditions, Corruption, with_unconditional
 from tgo.pipeline.generators.folder_family import LoadOptions
 from tgo.pipeline.generators.latent import Latent
 from tgo.pipeline.generators.model_folder import ModelFolder
-from torch import Tensor, nn
 
 
 class Diffusion(Latent):

@@ -10,10 +10,11 @@ import math
 from typing import Any, ClassVar
 
 import torch
+from torch import Tensor, nn
+
 from tgo.pipeline.errors import InputError
 from tgo.pipeline.generators.base import Conditions, Corruption, with_unconditional
 from tgo.pipeline.generators.latent import Latent
-from torch import Tensor, nn
 
 STEPS = 1000
 """Timesteps of the schedule that all of these networks were trained with."""

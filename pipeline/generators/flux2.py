@@ -7,11 +7,12 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
+from torch import Tensor, nn
+
 from tgo.pipeline.generators.base import Conditions
 from tgo.pipeline.generators.flow import STEPS, Flow
 from tgo.pipeline.generators.folder_family import LoadOptions
 from tgo.pipeline.generators.model_folder import ModelFolder
-from torch import Tensor, nn
 
 TOKENS = 512
 LAYERS = {"Mistral3ForConditionalGeneration": (10, 20, 30)}

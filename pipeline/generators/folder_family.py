@@ -8,9 +8,10 @@ from pathlib import Path
 from typing import Any, ClassVar, Self
 
 import torch
+from torch import nn
+
 from tgo.pipeline.generators.model_folder import ModelFolder
 from tgo.pipeline.generators.text_encoders import TextEncoders
-from torch import nn
 
 FEW_STEP_NAMES = {"turbo", "schnell", "lightning", "lcm", "hyper", "sprint", "dmd"}
 """Words in the names of models that were distilled to sample in a few steps."""

@@ -12,6 +12,8 @@ from contextlib import contextmanager
 from typing import Any, ClassVar
 
 import torch
+from torch import Tensor, nn
+
 from tgo.pipeline.errors import InputError
 from tgo.pipeline.generators.base import (
     Conditions,
@@ -23,7 +25,6 @@ from tgo.pipeline.generators.base import (
 from tgo.pipeline.generators.folder_family import FolderFamily, LoadOptions
 from tgo.pipeline.generators.model_folder import ModelFolder
 from tgo.pipeline.generators.quantization import place
-from torch import Tensor, nn
 
 NOISY_SAMPLERS = (
     "DDPMParallelScheduler",

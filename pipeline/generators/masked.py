@@ -12,6 +12,8 @@ from typing import Any
 
 import torch
 from diffusers import AmusedScheduler
+from torch import Tensor, nn
+
 from tgo.pipeline.errors import InputError
 from tgo.pipeline.generators.base import (
     Conditions,
@@ -29,7 +31,6 @@ from tgo.pipeline.generators.masking import (
     least_confident,
 )
 from tgo.pipeline.generators.model_folder import ModelFolder
-from torch import Tensor, nn
 
 AESTHETIC_SCORE = 6.0  # what the published pipelines tell the network of every image
 

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from torch import Tensor, nn
+
 from tgo.pipeline.generators.base import Conditions
 from tgo.pipeline.generators.masked import Masked
 from tgo.pipeline.generators.meissonic_transformer import MeissonicTransformer
-from torch import Tensor, nn
 
 
 class Meissonic(Masked):

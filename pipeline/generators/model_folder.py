@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+
 from tgo.pipeline import documents
 from tgo.pipeline.errors import InputError
 from tgo.pipeline.generators import components

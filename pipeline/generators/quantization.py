@@ -6,8 +6,9 @@ from importlib.util import find_spec
 from typing import Any
 
 import torch
-from tgo.pipeline.errors import InputError
 from torch import nn
+
+from tgo.pipeline.errors import InputError
 
 PACKAGES = {"int8": "torchao", "nf4": "bitsandbytes"}
 """`generator.quantization` to the package that computes it: 8-bit weights with a scale a row; 4-bit

@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
+from torch import Tensor, nn
+
 from tgo.pipeline.generators import packing
 from tgo.pipeline.generators.base import Conditions
 from tgo.pipeline.generators.flow import STEPS, Flow
-from torch import Tensor, nn
 
 TOKENS = 512
 CHAT = (

@@ -7,9 +7,10 @@ from collections.abc import Sequence
 from functools import cache
 
 import torch
+from torch import Tensor, nn
+
 from tgo.pipeline.generators.base import Conditions
 from tgo.pipeline.generators.flow import Flow
-from torch import Tensor, nn
 
 TOKENS = 300
 

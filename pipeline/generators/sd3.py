@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
+from torch import Tensor, nn
+from torch.nn.functional import pad
+
 from tgo.pipeline.generators.base import Conditions
 from tgo.pipeline.generators.flow import Flow
 from tgo.pipeline.generators.folder_family import LoadOptions
 from tgo.pipeline.generators.model_folder import ModelFolder
-from torch import Tensor, nn
-from torch.nn.functional import pad
 
 T5_TOKENS = 256
 

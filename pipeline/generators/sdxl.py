@@ -6,11 +6,12 @@ from collections.abc import Sequence
 from typing import Any, ClassVar
 
 import torch
+from torch import Tensor, nn
+
 from tgo.pipeline.generators.base import Conditions
 from tgo.pipeline.generators.diffusion import Diffusion
 from tgo.pipeline.generators.folder_family import LoadOptions
 from tgo.pipeline.generators.model_folder import ModelFolder
-from torch import Tensor, nn
 
 
 class StableDiffusionXL(Diffusion):

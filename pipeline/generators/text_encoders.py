@@ -6,10 +6,11 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
+from torch import nn
+
 from tgo.pipeline.errors import InputError
 from tgo.pipeline.generators.model_folder import ModelFolder
 from tgo.pipeline.generators.quantization import is_quantized, place
-from torch import nn
 
 LONGEST = 1 << 16
 """More tokens than any text encoder reads: a tokenizer that says more was not told its length."""

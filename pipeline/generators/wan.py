@@ -7,9 +7,10 @@ from collections.abc import Sequence
 
 import ftfy
 import torch
+from torch import Tensor, nn
+
 from tgo.pipeline.generators.base import Conditions
 from tgo.pipeline.generators.flow import Flow
-from torch import Tensor, nn
 
 T5_TOKENS = 512
 

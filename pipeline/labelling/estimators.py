@@ -11,6 +11,7 @@ from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
+
 from tgo.pipeline.config.label_settings import Label
 from tgo.pipeline.labelling.rule import percentile_thresholds
 from tgo.pipeline.labelling.score_reader import ScoreBatch, ScoreReader

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
+
 from tgo.pipeline import layout
 from tgo.pipeline.config.settings import Label, Settings
 from tgo.pipeline.labelling import diagnostics, labeller, plot_data, summary

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+
 from tgo.pipeline.config.label_settings import Label
 from tgo.pipeline.errors import InputError
 from tgo.pipeline.labelling import thresholds

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
+
 from tgo.pipeline.storage.atomic import replacing
 
 BINS = 60

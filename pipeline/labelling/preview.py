@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+
 from tgo.pipeline.config import settings
 from tgo.pipeline.config.label_settings import Label
 from tgo.pipeline.config.settings import Settings

@@ -8,6 +8,7 @@ from math import acos, pi, sqrt
 
 import numpy as np
 from numpy.typing import NDArray
+
 from tgo.pipeline.config.label_settings import Label
 from tgo.pipeline.labelling.estimators import gathered
 from tgo.pipeline.labelling.rule import labels

@@ -19,6 +19,7 @@ from functools import reduce
 
 import numpy as np
 from numpy.typing import NDArray
+
 from tgo.pipeline.config.label_settings import Label
 from tgo.pipeline.labelling.scalar import Mask, Ranks, Scores
 from tgo.pipeline.labelling.score_reader import ScoreBatch, ScoreReader

@@ -16,6 +16,7 @@ from typing import Any, TypeVar
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
+
 from tgo.pipeline.errors import InputError
 from tgo.pipeline.labelling.scalar import Mask, Scalar, Scores
 from tgo.pipeline.storage import shards

@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
+
 from tgo.pipeline.labelling.labeller import Labeller
 from tgo.pipeline.labelling.scalar import Scores
 from tgo.pipeline.labelling.score_reader import encode, in_order, numbers

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+
 from tgo.pipeline.config.label_settings import PROMPT
 from tgo.pipeline.labelling.diagnostics import SHOWN_GROUPS, Diagnosis, LabelCounts
 from tgo.pipeline.labelling.labeller import Labeller

@@ -17,6 +17,7 @@ from typing import Protocol
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
+
 from tgo.pipeline.config.label_settings import PROMPT, Label
 from tgo.pipeline.errors import InputError
 from tgo.pipeline.labelling.estimators import Estimate, Scores, gathered, oracle_of_all, streamed

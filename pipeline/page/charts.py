@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from markupsafe import Markup
+
 from tgo.pipeline.cards.threshold_facts import scalar_title
 from tgo.pipeline.evaluation import verdict
 from tgo.pipeline.evaluation.evaluate import rows_of

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from PIL import Image
+
 from tgo.pipeline.evaluation.paired_images import Pairs, read_images
 from tgo.pipeline.page import atlas
 from tgo.pipeline.storage.atomic import replacing

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+
 from tgo.pipeline.page import atlas
 from tgo.pipeline.training_log import sample_strips
 from tgo.pipeline.wording import harmless

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from markupsafe import Markup
+
 from tgo.pipeline import layout
 from tgo.pipeline.cards import threshold_facts
 from tgo.pipeline.cards.model_card import score_title

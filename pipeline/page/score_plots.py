@@ -5,6 +5,7 @@ from __future__ import annotations
 import matplotlib
 import numpy as np
 from numpy.typing import ArrayLike
+
 from tgo.pipeline.page.plots import LIGHT, STYLE, WIDE, bin_edges, panel, to_svg
 
 

@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from markupsafe import Markup
+
 from tgo.pipeline.cards.model_card import badge, score_title
 from tgo.pipeline.config.settings import Settings
 from tgo.pipeline.evaluation import verdict

@@ -14,10 +14,11 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 import torch
 from PIL import Image, ImageOps
+from torch import Tensor
+
 from tgo.pipeline.scoring import sampling
 from tgo.rewards.errors import PictureError
 from tgo.rewards.pictures import open_image
-from torch import Tensor
 
 if TYPE_CHECKING:
     from tgo.pipeline.generators.base import Family

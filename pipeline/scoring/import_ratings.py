@@ -12,6 +12,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from tqdm import tqdm
+
 from tgo.pipeline import layout
 from tgo.pipeline.cards import dataset_card
 from tgo.pipeline.config.columns import check_new_columns
@@ -26,7 +28,6 @@ from tgo.pipeline.sources.ratings import RatedImage, Ratings
 from tgo.pipeline.storage import embeddings, manifest, origin, shards
 from tgo.pipeline.storage.locks import hold
 from tgo.pipeline.storage.shard_writer import Entry
-from tqdm import tqdm
 
 SHOWN = 5
 """Rows that `--dry-run` shows, and kinds of failures that a summary lists."""

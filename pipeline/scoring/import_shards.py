@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+
 from tgo.pipeline.config.label_settings import RATING
 from tgo.pipeline.generators.base import Family
 from tgo.pipeline.scoring import import_images, sampling

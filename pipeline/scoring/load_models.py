@@ -27,6 +27,7 @@ def load_family(settings: Settings, device: str, model: Path | None = None) -> F
 def load_panel(settings: Settings, device: str) -> Panel:
     """The reward models of the settings on a device, compiled if the settings say so."""
     import torch
+
     from tgo.rewards.panel import Panel
 
     entries = {name: entry.model_dump() for name, entry in settings.rewards.items()}

@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
+from tqdm import tqdm
+
 from tgo.pipeline import layout
 from tgo.pipeline.config.settings import Settings
 from tgo.pipeline.generators.base import Family
@@ -21,7 +23,6 @@ from tgo.pipeline.sources import prompts
 from tgo.pipeline.sources.prompts import Prompt
 from tgo.pipeline.storage import fingerprint, locks, manifest
 from tgo.rewards.panel import Panel
-from tqdm import tqdm
 
 
 @dataclass(frozen=True)

@@ -15,6 +15,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from tqdm import tqdm
+
 from tgo.pipeline import layout
 from tgo.pipeline.config.settings import Settings
 from tgo.pipeline.errors import InputError
@@ -26,7 +28,6 @@ from tgo.pipeline.scoring.worker_threads import open_workers
 from tgo.pipeline.sources import prompts
 from tgo.pipeline.storage import locks
 from tgo.rewards.errors import RewardError
-from tqdm import tqdm
 
 RESTARTS = 3
 """Times an actor may die before the run ends: a machine that fails, not a shard that kills."""

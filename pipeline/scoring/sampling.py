@@ -14,10 +14,11 @@ from typing import TYPE_CHECKING, NamedTuple, TypeVar
 import numpy as np
 import torch
 from PIL import Image
+from torch import Tensor
+
 from tgo.pipeline.generators.base import concatenate, select_rows
 from tgo.pipeline.seeds import sample_seed
 from tgo.pipeline.storage.embeddings import Embeddings, stored
-from torch import Tensor
 
 if TYPE_CHECKING:
     from tgo.pipeline.generators.base import Family

@@ -20,6 +20,8 @@ from typing import Any, NamedTuple
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+from tqdm import tqdm
+
 from tgo.pipeline.config.columns import check_new_columns
 from tgo.pipeline.errors import DamagedError, InputError
 from tgo.pipeline.sources.image_table import Source
@@ -31,7 +33,6 @@ from tgo.pipeline.storage.shards import annotated, read_metadata, read_shard, wr
 from tgo.rewards.errors import PictureError
 from tgo.rewards.panel import Panel, library_versions
 from tgo.rewards.pictures import Picture, decode
-from tqdm import tqdm
 
 PART = 1024
 """Rows a part: what a kill can cost."""

@@ -14,6 +14,8 @@ from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import pyarrow as pa
+from torch import Tensor
+
 from tgo.pipeline.errors import InputError
 from tgo.pipeline.generators.base import Family
 from tgo.pipeline.scoring import sampling
@@ -23,7 +25,6 @@ from tgo.pipeline.storage import embeddings, fingerprint, shards
 from tgo.pipeline.storage.embeddings import Embeddings
 from tgo.pipeline.storage.shard_writer import Entry, Writer, writing
 from tgo.rewards.panel import Panel, library_versions
-from torch import Tensor
 
 Scores = Mapping[str, np.ndarray]
 

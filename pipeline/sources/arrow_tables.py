@@ -14,6 +14,7 @@ from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
+
 from tgo.pipeline.errors import InputError
 from tgo.pipeline.read_errors import short
 from tgo.pipeline.sources.table_rows import Record, Table

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
+
 from tgo.pipeline import read_errors
 from tgo.pipeline.storage.atomic import replacing
 from tgo.rewards.checksum import file_sha256

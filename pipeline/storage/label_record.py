@@ -15,6 +15,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
 from tgo.pipeline.config.label_settings import Label
 from tgo.pipeline.documents import read_json
 from tgo.pipeline.errors import InputError

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 
 import pyarrow as pa
 import pyarrow.parquet as pq
+
 from tgo.pipeline import read_errors
 from tgo.pipeline.storage.atomic import canonical, write_json
 from tgo.pipeline.storage.locks import waiting

@@ -10,6 +10,7 @@ from typing import BinaryIO, TypedDict
 
 import pyarrow as pa
 import pyarrow.parquet as pq
+
 from tgo.pipeline.storage.atomic import replacing
 
 ROWS_PER_GROUP = 64  # what a reader of one row group has to hold; a shuffle's unit

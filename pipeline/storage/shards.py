@@ -17,6 +17,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
+
 from tgo.pipeline import read_errors
 from tgo.pipeline.config.columns import SCORED as FIXED_COLUMNS
 from tgo.pipeline.errors import InputError

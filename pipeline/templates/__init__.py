@@ -8,6 +8,7 @@ from __future__ import annotations
 from functools import cache
 
 from jinja2 import Environment, PackageLoader, StrictUndefined, Template
+
 from tgo.pipeline import wording
 
 

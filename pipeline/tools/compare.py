@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+
 from tgo.pipeline import layout
 from tgo.pipeline.errors import InputError
 from tgo.pipeline.evaluation import pairs_table, stats

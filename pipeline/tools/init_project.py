@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from ruamel.yaml import YAML
+
 from tgo.pipeline.errors import InputError
 
 SHIPPED = Path(__file__).resolve().parents[2]  # the repository, or site-packages/tgo

@@ -16,6 +16,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
+
 from tgo.pipeline.errors import InputError
 from tgo.pipeline.labelling.score_reader import numbers, usable_rows
 from tgo.pipeline.storage import shards

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import pyarrow.parquet as pq
 from markupsafe import Markup
+
 from tgo.pipeline.page import atlas, plots, score_plots
 from tgo.pipeline.storage import ownership, shards
 from tgo.pipeline.storage.atomic import replacing

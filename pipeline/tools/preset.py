@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from ruamel.yaml import YAML
+
 from tgo.pipeline.config import settings
 from tgo.pipeline.documents import read_yaml
 from tgo.pipeline.errors import InputError

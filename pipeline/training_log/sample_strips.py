@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 from PIL import Image
+
 from tgo.pipeline.errors import InputError
 from tgo.pipeline.storage.atomic import replacing, write_json
 

@@ -11,10 +11,10 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from tgo.pipeline.scoring import sampling
-from tgo.rewards.panel import Panel
 
 from benchmarks import generate
+from tgo.pipeline.scoring import sampling
+from tgo.rewards.panel import Panel
 
 
 @pytest.fixture

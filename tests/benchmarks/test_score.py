@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pytest
 import torch
-from tgo.rewards.blip import VisionConfig
-from tgo.rewards.panel import Panel, load
 
 from benchmarks import reward_sizes, score
 from benchmarks.reward_sizes import Size, Tower
+from tgo.rewards.blip import VisionConfig
+from tgo.rewards.panel import Panel, load
 
 PROMPTS = ["a red circle", "a red circle", "a blue square", "a blue square"]
 NAMES = ("hpsv2", "imagereward", "clip", "aesthetic", "pickscore")

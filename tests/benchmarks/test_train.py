@@ -6,10 +6,10 @@ from typing import Any
 
 import pytest
 import torch
-from tgo.trainer.speed import count_flops
 
 from benchmarks import train, train_rivals
 from benchmarks.generator_sizes import SIZES, unet
+from tgo.trainer.speed import count_flops
 
 
 def figures(capsys: pytest.CaptureFixture[str], *arguments: str) -> dict[str, Any]:

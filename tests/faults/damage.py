@@ -31,6 +31,10 @@ import numpy as np
 import torch
 from PIL import Image
 from safetensors.torch import save_file
+
+from tests.scores import write_scored
+from tests.settings import changed
+from tests.workspace import ROOT
 from tgo.pipeline.config import settings
 from tgo.pipeline.errors import InputError
 from tgo.pipeline.labelling import label
@@ -39,10 +43,6 @@ from tgo.pipeline.storage import embeddings, label_record, results, shards
 from tgo.pipeline.tools import preset
 from tgo.rewards import pictures, weight_files
 from tgo.rewards.errors import PictureError, RewardError
-
-from tests.scores import write_scored
-from tests.settings import changed
-from tests.workspace import ROOT
 
 SECONDS = 20
 Read = Callable[[Path], Any]

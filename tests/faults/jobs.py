@@ -53,11 +53,11 @@ def _score(
 ) -> None:
     """Stage one; `made` gets a line a shard that is begun, `counted` the calls at each place."""
     import torch
+
+    from tests.stage_one import PROMPTS, load_family, score_into
     from tgo.pipeline.errors import InputError
     from tgo.pipeline.scoring.worker_share import Share
     from tgo.rewards.panel import Panel
-
-    from tests.stage_one import PROMPTS, load_family, score_into
 
     torch.set_num_threads(1)
     counts = _watch(fault)

@@ -11,15 +11,15 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from tgo.pipeline.config import settings
-from tgo.pipeline.errors import InputError
-from tgo.pipeline.storage import shards
-from tgo.pipeline.storage.locks import hold
 
 from tests import workspace
 from tests.scores import write_scored
 from tests.stage_one import contents
 from tests.workspace import TGO, change, tgo
+from tgo.pipeline.config import settings
+from tgo.pipeline.errors import InputError
+from tgo.pipeline.storage import shards
+from tgo.pipeline.storage.locks import hold
 
 
 @pytest.fixture

@@ -8,11 +8,11 @@ import time
 from pathlib import Path
 
 import pytest
-from tgo.pipeline.cards import dataset_card
 
 from tests import workspace
 from tests.stage_one import contents
 from tests.workspace import ROOT, TGO, change, tgo
+from tgo.pipeline.cards import dataset_card
 
 pytestmark = pytest.mark.slow
 CODE = ("pipeline", "rewards", "trainer")  # linked: a copy would not be the code that runs

@@ -5,11 +5,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from tgo.pipeline.errors import InputError
-from tgo.pipeline.storage import shards
 
 from tests.faults import jobs
 from tests.stage_one import contents, score_into
+from tgo.pipeline.errors import InputError
+from tgo.pipeline.storage import shards
 
 
 @pytest.fixture

@@ -10,11 +10,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tgo.pipeline.storage import shards
 
 from tests.faults import jobs
 from tests.faults.jobs import FAULTS, Fault
 from tests.stage_one import contents
+from tgo.pipeline.storage import shards
 
 KILLS = 50
 SMALL: dict[str, Any] = {"images_per_prompt": 1, "batch_size": 2, "rows_per_shard": 3}

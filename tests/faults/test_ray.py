@@ -8,11 +8,11 @@ import time
 from pathlib import Path
 
 import pytest
-from tgo.pipeline.storage import locks
 
 from tests import workspace
 from tests.stage_one import contents
 from tests.workspace import TGO, change, tgo
+from tgo.pipeline.storage import locks
 
 pytest.importorskip("ray", reason="Ray is an extra")
 pytestmark = pytest.mark.slow

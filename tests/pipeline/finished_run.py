@@ -15,6 +15,9 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 from PIL import Image
+
+from tests.settings import changed
+from tests.trainer.miniature import OBJECTIVES
 from tgo.data.world.render import draw
 from tgo.data.world.scene import Scene, caption, confuse, draw_scene
 from tgo.pipeline import layout
@@ -23,9 +26,6 @@ from tgo.pipeline.evaluation import evaluate, paired_images, pairs_table
 from tgo.pipeline.labelling import label
 from tgo.pipeline.storage import shards
 from tgo.pipeline.storage.atomic import write_json
-
-from tests.settings import changed
-from tests.trainer.miniature import OBJECTIVES
 
 REWARDS = ("pickscore", "hpsv2", "imagereward", "clip", "aesthetic")
 SCALES = {

@@ -10,10 +10,11 @@ from pathlib import Path
 from typing import NamedTuple
 
 import pytest
+from typer.testing import CliRunner
+
 from tgo.pipeline import cli
 from tgo.pipeline.config import settings
 from tgo.pipeline.errors import InputError
-from typer.testing import CliRunner
 
 ROOT = Path(__file__).parents[2]
 PARAMS = ROOT / "params.yaml"

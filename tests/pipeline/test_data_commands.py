@@ -5,11 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from tgo.pipeline.cli import app
-from tgo.pipeline.errors import InputError
 from typer.testing import CliRunner
 
 from tests.workspace import ROOT
+from tgo.pipeline.cli import app
+from tgo.pipeline.errors import InputError
 
 RUNNER = CliRunner()
 

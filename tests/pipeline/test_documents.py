@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+
 from tgo.pipeline.config.settings import load
 from tgo.pipeline.documents import read_json, read_yaml
 from tgo.pipeline.errors import InputError

@@ -6,6 +6,7 @@ import tomllib
 from pathlib import Path
 
 import pytest
+
 from tgo.pipeline.errors import InputError
 from tgo.pipeline.installation import CODE, EXTRAS, check_source, explain_missing
 

@@ -3,11 +3,11 @@ from __future__ import annotations
 import sys
 
 import pytest
+
+from tests.settings import changed
 from tgo.pipeline import runtime
 from tgo.pipeline.errors import InputError
 from tgo.pipeline.scoring import load_models
-
-from tests.settings import changed
 
 
 @pytest.mark.parametrize("key", ["generator.compile", "score.compile", "train.compile"])

@@ -2,9 +2,9 @@ from __future__ import annotations
 
 import pytest
 import torch
-from tgo.rewards.panel import Panel
 
 from tests.rewards.miniatures import write_random_panel
+from tgo.rewards.panel import Panel
 
 
 @pytest.fixture(scope="session")

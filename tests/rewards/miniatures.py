@@ -7,11 +7,12 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
+from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, trainers
+from transformers import CLIPConfig, CLIPModel, CLIPTokenizer
+
 from tgo.rewards import aesthetic, clip, hpsv2, imagereward, pickscore
 from tgo.rewards.blip import TextConfig, VisionConfig
 from tgo.rewards.heads import LinearHead
-from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, trainers
-from transformers import CLIPConfig, CLIPModel, CLIPTokenizer
 
 Module = TypeVar("Module", bound=torch.nn.Module)
 

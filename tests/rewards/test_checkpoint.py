@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+
 from tgo.rewards import checkpoint
 from tgo.rewards.checksum import file_sha256
 from tgo.rewards.errors import CheckpointError

@@ -10,10 +10,6 @@ import open_clip
 import pytest
 import torch
 from PIL import Image
-from tgo.rewards import clip, ftfy_tokens, hpsv2, pickscore
-from tgo.rewards.base import Batch
-from tgo.rewards.errors import CheckpointError
-from tgo.rewards.images import MEAN, STD, render
 from torch.nn.functional import normalize
 from torchvision import transforms
 from torchvision.transforms import functional as tv
@@ -21,6 +17,10 @@ from transformers import CLIPModel, CLIPTokenizer
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 
 from tests.rewards.miniatures import HPS_CONFIG, SIZE
+from tgo.rewards import clip, ftfy_tokens, hpsv2, pickscore
+from tgo.rewards.base import Batch
+from tgo.rewards.errors import CheckpointError
+from tgo.rewards.images import MEAN, STD, render
 
 QUOTES = "\u201ccurly\u201d &amp; it\u2019s"
 

@@ -5,13 +5,13 @@ from pathlib import Path
 
 import pytest
 import torch
+
+from tests.rewards.miniatures import stir
 from tgo.rewards import aesthetic, checkpoint, weight_files
 from tgo.rewards.base import Batch
 from tgo.rewards.checksum import file_sha256
 from tgo.rewards.heads import LinearHead, collapse
 from tgo.rewards.panel import Panel
-
-from tests.rewards.miniatures import stir
 
 PUBLISHED = [4.545052, 4.679652, 4.915477]
 """Scores of the first three unit vectors by the published head (bias 5.236646), in float64."""

@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 import torch
+
 from tgo.rewards.base import describe
 from tgo.rewards.errors import RewardError
 from tgo.rewards.panel import Panel

@@ -6,15 +6,15 @@ from pathlib import Path
 
 import pytest
 import torch
+from timm.models.vision_transformer import VisionTransformer
+from transformers import BertConfig, BertModel
+
+from tests.rewards.miniatures import random_imagereward, stir
 from tgo.rewards import imagereward
 from tgo.rewards.base import Batch
 from tgo.rewards.blip import TextConfig, TextEncoder, VisionConfig, VisionEncoder
 from tgo.rewards.errors import CheckpointError
 from tgo.rewards.imagereward import MEAN, STD, ImageReward, ImageRewardNetwork, tokenize
-from timm.models.vision_transformer import VisionTransformer
-from transformers import BertConfig, BertModel
-
-from tests.rewards.miniatures import random_imagereward, stir
 
 
 @pytest.fixture(scope="module")

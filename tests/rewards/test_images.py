@@ -7,9 +7,10 @@ import pytest
 import torch
 import torchvision.transforms.functional as tv
 from PIL import Image
-from tgo.rewards.images import MEAN, STD, View, crop, device_crop, render
 from torchvision import transforms
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
+
+from tgo.rewards.images import MEAN, STD, View, crop, device_crop, render
 
 SIZES = [(32, 32), (64, 64), (50, 31), (35, 32), (33, 80), (1, 1), (7, 300), (300, 7), (129, 100)]
 

@@ -7,13 +7,14 @@ from typing import Any
 
 import pytest
 import torch
+from torch._dynamo.testing import CompileCounter
+
 from tgo.rewards import clip, texts
 from tgo.rewards.base import Batch
 from tgo.rewards.cosine import CosineModel
 from tgo.rewards.errors import OutOfMemoryError
 from tgo.rewards.panel import Panel, load
 from tgo.rewards.texts import CHUNK, TextStore, cut, place_of
-from torch._dynamo.testing import CompileCounter
 
 NAMES = ("pickscore", "hpsv2", "imagereward", "clip", "aesthetic")
 

@@ -13,16 +13,16 @@ from pathlib import Path
 import pytest
 import torch
 from PIL import Image
-from tgo.rewards import clip, ftfy_tokens, hpsv2, imagereward, official, pickscore
-from tgo.rewards.base import Batch, RewardModel
-from tgo.rewards.panel import Panel
-from tgo.rewards.pictures import decode
 from transformers import CLIPConfig, CLIPModel, CLIPTokenizer
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 
 from tests.rewards import openai_format
 from tests.rewards.awkward import PROMPTS, write_pictures
 from tests.rewards.miniatures import SIZE, clip_config, stir
+from tgo.rewards import clip, ftfy_tokens, hpsv2, imagereward, official, pickscore
+from tgo.rewards.base import Batch, RewardModel
+from tgo.rewards.panel import Panel
+from tgo.rewards.pictures import decode
 
 BOUND = 1e-5
 

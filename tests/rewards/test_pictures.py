@@ -13,12 +13,12 @@ import pytest
 import torch
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
+
+from tests.rewards.awkward import colours, see_through, write_pictures
 from tgo.rewards.base import Batch
 from tgo.rewards.errors import PictureError
 from tgo.rewards.images import View
 from tgo.rewards.pictures import MAX_PIXELS, decode
-
-from tests.rewards.awkward import colours, see_through, write_pictures
 
 
 def encoded(image: Image.Image, kind: str = "PNG", **options: object) -> bytes:

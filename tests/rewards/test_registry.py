@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 from PIL import Image
+
 from tgo.rewards import registry
 from tgo.rewards.errors import CheckpointError, RewardError
 from tgo.rewards.panel import Panel

@@ -14,6 +14,7 @@ from pathlib import Path
 import huggingface_hub.constants
 import pytest
 import torch
+
 from tgo.rewards import checkpoint, clip, imagereward, pickscore
 from tgo.rewards.base import Batch
 from tgo.rewards.checksum import file_sha256

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import save_file
+
 from tgo.rewards import weight_files
 from tgo.rewards.errors import CheckpointError
 

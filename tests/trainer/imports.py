@@ -10,11 +10,11 @@ from diffusers import (  # noqa: F401
     StableDiffusionPipeline,
     UNet2DConditionModel,
 )
-from tgo.pipeline.cards import model_card  # noqa: F401
-from tgo.pipeline.generators import diffusion  # noqa: F401
-from tgo.trainer import train  # noqa: F401
 from torch.distributed.checkpoint import state_dict  # noqa: F401
 from torch.distributed.fsdp import fully_shard  # noqa: F401
 from transformers import CLIPTextModel, CLIPTokenizer  # noqa: F401
 
 from tests.trainer import miniature  # noqa: F401
+from tgo.pipeline.cards import model_card  # noqa: F401
+from tgo.pipeline.generators import diffusion  # noqa: F401
+from tgo.trainer import train  # noqa: F401

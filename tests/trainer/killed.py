@@ -7,11 +7,10 @@ import signal
 from pathlib import Path
 from typing import Any
 
+from tests.trainer.miniature import Place, make_settings
 from tgo.pipeline.generators.diffusion import Diffusion
 from tgo.trainer import checkpoints, train
 from tgo.trainer.learner import Learner
-
-from tests.trainer.miniature import Place, make_settings
 
 
 def die(*_: Any, **__: Any) -> None:

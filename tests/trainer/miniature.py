@@ -9,11 +9,11 @@ from typing import Any, TypedDict
 import numpy as np
 import pyarrow as pa
 import torch
+
+from tests.settings import changed
 from tgo.pipeline.config.settings import Settings
 from tgo.pipeline.storage import embeddings, shards
 from tgo.trainer.paths import Paths
-
-from tests.settings import changed
 
 SHAPE = (4, 8, 8)
 TOKENS, WIDTH = 12, 16

@@ -60,10 +60,10 @@ def _train(
     options: dict[str, Any],
 ) -> None:
     import torch
-    from tgo.trainer import train
-    from tgo.trainer.learner import Learner
 
     from tests.trainer.miniature import Place, make_settings
+    from tgo.trainer import train
+    from tgo.trainer.learner import Learner
 
     os.environ |= {
         "RANK": str(rank),

@@ -11,10 +11,9 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from tests.trainer.miniature import Place, make_settings
 from tgo.trainer import train
 from tgo.trainer.learner import Learner
-
-from tests.trainer.miniature import Place, make_settings
 
 
 def main(root: str, model: str, name: str, last: str) -> None:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+
 from tgo.pipeline.config.train_settings import Keep
 from tgo.pipeline.errors import InputError
 from tgo.pipeline.storage import aside

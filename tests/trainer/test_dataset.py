@@ -8,14 +8,14 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pytest
 import torch
+
+from tests.trainer.miniature import SHAPE, TOKENS, WIDTH, Place, make_settings
 from tgo.pipeline.errors import InputError
 from tgo.pipeline.storage import embeddings, shards
 from tgo.pipeline.storage.embeddings import path_for
 from tgo.trainer.dataset import LabelledRows, PromptTable, pair
 from tgo.trainer.objectives import load_objective
 from tgo.trainer.training_data import load_rows
-
-from tests.trainer.miniature import SHAPE, TOKENS, WIDTH, Place, make_settings
 
 
 def test_rows_are_joined_by_order(place: Place) -> None:

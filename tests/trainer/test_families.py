@@ -10,12 +10,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from tgo.pipeline.config.settings import Settings
-from tgo.pipeline.generators import load_generator
-from tgo.pipeline.labelling import label
-from tgo.pipeline.scoring.sampling import decode_png
-from tgo.pipeline.storage import shards
-from tgo.trainer import lora, lora_weights, train
 
 from tests.families import FAMILY_OF, GUIDANCE, MASKED, PROMPTS, SEEDS, sample, write
 from tests.family_parts import resolution
@@ -23,6 +17,12 @@ from tests.stage_one import PROMPTS as TRAINING
 from tests.stage_one import score_into
 from tests.trainer.miniature import Place, make_settings
 from tests.trainer.test_train import CrashError, crash_at
+from tgo.pipeline.config.settings import Settings
+from tgo.pipeline.generators import load_generator
+from tgo.pipeline.labelling import label
+from tgo.pipeline.scoring.sampling import decode_png
+from tgo.pipeline.storage import shards
+from tgo.trainer import lora, lora_weights, train
 
 LORA = {"rank": 4, "alpha": 8, "targets": None}
 KINDS = [

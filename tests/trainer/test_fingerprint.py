@@ -3,6 +3,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import yaml
+
 from tgo.pipeline.config.train_settings import Train
 from tgo.trainer.fingerprint import FREE
 

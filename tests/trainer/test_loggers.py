@@ -7,12 +7,12 @@ from typing import Any
 
 import numpy as np
 import pytest
-from tgo.pipeline.errors import InputError
-from tgo.trainer.loggers import Loggers
 
 from tests.trainer.miniature import Place, make_settings
 from tests.trainer.test_samples import sampling
 from tests.trainer.test_train import CrashError, crash_at, run, same
+from tgo.pipeline.errors import InputError
+from tgo.trainer.loggers import Loggers
 
 
 def scalars(folder: Path) -> dict[str, list[tuple[int, float]]]:

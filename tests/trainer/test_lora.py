@@ -7,10 +7,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from tgo.pipeline.generators import load_generator
-from tgo.trainer import lora_weights
 
 from tests.trainer.miniature import make_settings
+from tgo.pipeline.generators import load_generator
+from tgo.trainer import lora_weights
 
 PROMPT = "a red circle"
 RANK, ALPHA = 4, 12  # not equal: their ratio must be part of what is written

@@ -10,6 +10,9 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
+
+from tests.masked_models import CODEBOOK, write_random_amused
+from tests.trainer.miniature import Place, make_settings, write_rows
 from tgo.pipeline.config.settings import Settings
 from tgo.pipeline.errors import InputError
 from tgo.pipeline.generators import load_generator
@@ -19,9 +22,6 @@ from tgo.trainer.distributed import Ranks
 from tgo.trainer.learner import Learner
 from tgo.trainer.objectives import load_objective
 from tgo.trainer.stream import Stream
-
-from tests.masked_models import CODEBOOK, write_random_amused
-from tests.trainer.miniature import Place, make_settings, write_rows
 
 
 @pytest.fixture(scope="module")

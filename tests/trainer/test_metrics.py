@@ -5,13 +5,14 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch import Tensor
+
 from tgo.pipeline.errors import InputError
 from tgo.trainer.loggers import Loggers
 from tgo.trainer.metrics import Statistics, summary
 from tgo.trainer.objectives import Outcome, Terms
 from tgo.trainer.speed import Speed
 from tgo.trainer.train_log import TrainLog
-from torch import Tensor
 
 BETA = 2.0
 

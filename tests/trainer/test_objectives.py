@@ -11,13 +11,13 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from torch import Tensor
+
+from tests.trainer.miniature import make_settings
 from tgo.pipeline.errors import InputError
 from tgo.trainer.objectives import OBJECTIVES, Terms, labels, load_objective, pairs, scores
 from tgo.trainer.objectives.base import Objective
 from tgo.trainer.objectives.labels import bco, kto, sft, tgo
-from torch import Tensor
-
-from tests.trainer.miniature import make_settings
 
 EXTREMES = [-1e4, -1e3, -100.0, -28.0, -17.0, -1.0, 0.0, 1.0, 17.0, 28.0, 100.0, 1e3, 1e4]
 CPU = torch.device("cpu")

@@ -9,6 +9,10 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file
+from torch import Tensor
+
+from tests.trainer.miniature import Place, make_settings
+from tests.trainer.test_train import CrashError, crash_at, make_learner, run, same
 from tgo.pipeline.config.settings import Settings
 from tgo.pipeline.errors import InputError
 from tgo.pipeline.generators.base import Family
@@ -18,10 +22,6 @@ from tgo.trainer.distributed import Ranks
 from tgo.trainer.learner import Learner
 from tgo.trainer.noise import BLOCK
 from tgo.trainer.training_data import make_stream
-from torch import Tensor
-
-from tests.trainer.miniature import Place, make_settings
-from tests.trainer.test_train import CrashError, crash_at, make_learner, run, same
 
 LORA = {"rank": 2, "alpha": 4.0, "targets": None}
 TIMES = {"draw": "logit_normal", "mean": 0.0, "std": 1.0, "snr_gamma": 5.0}

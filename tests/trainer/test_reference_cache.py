@@ -7,6 +7,10 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+
+from tests.trainer import parallel
+from tests.trainer.miniature import Place, make_settings
+from tests.trainer.test_train import CrashError, crash_at, run, same
 from tgo.pipeline.config.settings import Settings
 from tgo.pipeline.errors import InputError
 from tgo.pipeline.generators import load_generator
@@ -17,10 +21,6 @@ from tgo.trainer.learner import Learner
 from tgo.trainer.objectives import load_objective
 from tgo.trainer.reference_cache import ReferenceCache, load_cache
 from tgo.trainer.stream import Stream
-
-from tests.trainer import parallel
-from tests.trainer.miniature import Place, make_settings
-from tests.trainer.test_train import CrashError, crash_at, run, same
 
 
 def cached(model: Path, **train: Any) -> Settings:

@@ -7,12 +7,12 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from tgo.pipeline.config.settings import Settings, validate
-from tgo.pipeline.errors import InputError
-from tgo.pipeline.training_log import sample_strips
 
 from tests.trainer.miniature import Place, make_settings
 from tests.trainer.test_train import CrashError, crash_at, make_learner, run, same
+from tgo.pipeline.config.settings import Settings, validate
+from tgo.pipeline.errors import InputError
+from tgo.pipeline.training_log import sample_strips
 
 TEXTS = ["a red circle", "a blue square", "a green triangle"]
 

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+
 from tgo.pipeline.errors import InputError
 from tgo.trainer.shuffle import Position, Shuffle
 

@@ -5,11 +5,11 @@ from pathlib import Path
 
 import pytest
 import torch
-from tgo.trainer.speed import PEAKS, Speed, count_flops, peak
 from torch import nn
 
 from tests.trainer.miniature import Place, make_settings
 from tests.trainer.test_train import make_learner
+from tgo.trainer.speed import PEAKS, Speed, count_flops, peak
 
 
 def test_a_multiply_add_is_two_and_attention_counts_on_a_cpu() -> None:

@@ -7,12 +7,12 @@ from contextlib import closing
 import numpy as np
 import pytest
 import torch
+
+from tests.trainer.miniature import SHAPE, TOKENS, WIDTH, Place
 from tgo.pipeline.errors import InputError
 from tgo.trainer.dataset import LabelledRows
 from tgo.trainer.shuffle import Position
 from tgo.trainer.stream import START, Batch, Stream
-
-from tests.trainer.miniature import SHAPE, TOKENS, WIDTH, Place
 
 SIZE = 11
 

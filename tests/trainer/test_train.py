@@ -11,6 +11,8 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file
+
+from tests.trainer.miniature import Place, make_settings
 from tgo.pipeline.config.settings import Settings
 from tgo.pipeline.errors import InputError
 from tgo.pipeline.generators import load_generator
@@ -23,8 +25,6 @@ from tgo.trainer.learner import Learner
 from tgo.trainer.noise import NetworkInputs
 from tgo.trainer.objectives import OBJECTIVES, load_objective
 from tgo.trainer.stream import Stream
-
-from tests.trainer.miniature import Place, make_settings
 
 
 def run(settings: Settings, place: Place, name: str = "run") -> dict[str, Any]:

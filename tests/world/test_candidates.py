@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from diffusers import AutoencoderKL
+
 from tgo.data.world import candidates
 from tgo.data.world.candidates import PICTURES, make_candidates, merits, round_trip, vary
 from tgo.data.world.raters import MERITS, kept

@@ -5,12 +5,12 @@ from typing import Any
 
 import numpy as np
 import pytest
+
+from tests.settings import PARAMS, changed
 from tgo.data.world.judge import judge
 from tgo.pipeline.generators import load_generator
 from tgo.pipeline.scoring import sampling
 from tgo.pipeline.sources.prompts import Prompt
-
-from tests.settings import PARAMS, changed
 
 COUNT = 16
 KINDS = {

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+
 from tgo.data.world import fit as fit_module
 from tgo.data.world.fit import fit
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+
 from tgo.data.world.judge import judge
 from tgo.data.world.render import draw, draw_quality
 from tgo.data.world.scene import caption, confuse, draw_scene

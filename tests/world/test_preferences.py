@@ -5,11 +5,12 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from torch.nn import functional as F
+
 from tgo.data.world.preferences import choices, judged_loss, preference_loss, standardise
 from tgo.data.world.raters import MERITS, POPULATIONS
 from tgo.data.world.towers import BLIP_VISION, blip_text
 from tgo.rewards.imagereward import MEAN, STD, ImageRewardNetwork
-from torch.nn import functional as F
 
 PICKSCORE = POPULATIONS["pickscore"]
 

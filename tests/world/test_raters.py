@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+
 from tgo.data.world.raters import MERITS, POPULATIONS, Wear, kept
 from tgo.data.world.scene import Scene, Thing, draw_scene
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+
 from tgo.data.world.render import QUALITIES, SIDE, draw, draw_quality, lay_out
 from tgo.data.world.scene import Scene, draw_scene
 

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+
 from tgo.data.world import contrastive, fit, preferences, reward_models
 from tgo.data.world.bank import Bank
 from tgo.data.world.candidates import Candidates

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+
 from tgo.data.world.scene import UNSEEN, caption, confuse, draw_scene, parse
 
 seeds = st.integers(0, 2**32)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+
 from tgo.data.world.render import QUALITIES
 from tgo.data.world.scene import Scene, Thing, caption, draw_scene, parse
 from tgo.data.world.sketches import Sketch, drawn_scene, paint, sketch, wear

@@ -5,6 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from torch.nn import functional as F
+from transformers import CLIPModel
+
 from tgo.data.world.contrastive import new_clip, tokens_of
 from tgo.data.world.render import draw
 from tgo.data.world.scene import caption, draw_scene
@@ -21,8 +24,6 @@ from tgo.data.world.towers import (
 from tgo.data.world.vocabulary import learn_tokenizer
 from tgo.rewards import hpsv2
 from tgo.rewards.blip import VisionEncoder
-from torch.nn import functional as F
-from transformers import CLIPModel
 
 RNG = np.random.default_rng(0)
 SCENES = [draw_scene(RNG) for _ in range(64)]

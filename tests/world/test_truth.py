@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 from scipy.stats import spearmanr
+
 from tgo.data.world.candidates import merits, vary
 from tgo.data.world.judge import judge as judge_alone
 from tgo.data.world.raters import MERITS, POPULATIONS, kept

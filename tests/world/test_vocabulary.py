@@ -6,6 +6,7 @@ import subprocess
 import sys
 
 import numpy as np
+
 from tgo.data.world.scene import caption, draw_scene
 from tgo.data.world.vocabulary import learn_tokenizer
 

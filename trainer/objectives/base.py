@@ -8,8 +8,9 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 import torch
-from tgo.trainer.objectives.beta import Beta, State
 from torch import Tensor
+
+from tgo.trainer.objectives.beta import Beta, State
 
 PerRowValue = Callable[[np.ndarray, np.ndarray], np.ndarray]
 """(scores ``[N]``, prompt numbers ``[N]``) of all rows to a number for each, float64 ``[N]``."""

@@ -10,11 +10,12 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
+from torch import Tensor
+
 from tgo.pipeline.errors import InputError
 from tgo.trainer.objectives import labels, pairs, scores
 from tgo.trainer.objectives.base import Objective, Outcome, State, Terms
 from tgo.trainer.objectives.beta import Beta
-from torch import Tensor
 
 if TYPE_CHECKING:
     from tgo.pipeline.config.train_settings import PairChoice, Train

@@ -8,8 +8,9 @@ carry over between reward models. Tensors float32 ``[B]``, score arrays float64 
 from __future__ import annotations
 
 import numpy as np
-from tgo.pipeline.errors import InputError
 from torch import Tensor
+
+from tgo.pipeline.errors import InputError
 
 
 def standardised(scores: np.ndarray) -> np.ndarray:

@@ -6,10 +6,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tgo.pipeline.cards import dataset_card
-from tgo.pipeline.storage import manifest
 
 from tests.stage_one import contents, score_into
+from tgo.pipeline.cards import dataset_card
+from tgo.pipeline.storage import manifest
 
 
 @pytest.fixture(scope="module")

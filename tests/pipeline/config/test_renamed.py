@@ -4,11 +4,11 @@ import copy
 from typing import Any
 
 import pytest
+
+from tests.settings import PARAMS
 from tgo.pipeline.config import settings
 from tgo.pipeline.config.renamed import REMOVED, RENAMED
 from tgo.pipeline.errors import InputError
-
-from tests.settings import PARAMS
 
 
 def with_key(key: str, value: Any) -> dict[str, Any]:

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 from ruamel.yaml import YAML
+
 from tgo.pipeline.config import settings
 from tgo.pipeline.errors import InputError
 

@@ -10,6 +10,10 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+
+from tests.models import write_random_diffusion
+from tests.pipeline import finished_run
+from tests.rewards.miniatures import write_random_panel
 from tgo.pipeline import layout
 from tgo.pipeline.config.settings import Settings
 from tgo.pipeline.errors import InputError
@@ -17,10 +21,6 @@ from tgo.pipeline.evaluation import evaluate, paired_images, pairs_table
 from tgo.pipeline.generators import load_generator
 from tgo.pipeline.seeds import evaluation_seed, sample_seed
 from tgo.pipeline.storage import shards
-
-from tests.models import write_random_diffusion
-from tests.pipeline import finished_run
-from tests.rewards.miniatures import write_random_panel
 
 JUDGE = "tests.pipeline.finished_run:bright_judge"
 

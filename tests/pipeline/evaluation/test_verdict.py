@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+
 from tgo.pipeline.evaluation import verdict
 
 UP = {"low": 0.1, "difference": 0.2, "high": 0.3, "win_rate": 0.6, "win_low": 0.55, "win_high": 0.7}

@@ -9,11 +9,11 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+
+from tests.models import write_random_diffusion
 from tgo.pipeline.errors import InputError
 from tgo.pipeline.generators.base import Corruption, NoiseLevels, select_rows
 from tgo.pipeline.generators.diffusion import Diffusion
-
-from tests.models import write_random_diffusion
 
 PROMPTS = ["a red circle", "a blue square on a dog", "a green triangle above a yellow circle"]
 SEEDS = [7, 2**62 + 1, 0]

@@ -8,11 +8,11 @@ from typing import Any
 
 import pytest
 import torch
+
+from tests.families import FLOWS, GUIDANCE, PROMPTS, SEEDS, Loaded, case, load, sample
 from tgo.pipeline.errors import InputError
 from tgo.pipeline.generators.flow import Flow
 from tgo.pipeline.storage.embeddings import stored
-
-from tests.families import FLOWS, GUIDANCE, PROMPTS, SEEDS, Loaded, case, load, sample
 
 
 @pytest.mark.parametrize("kind", FLOWS)

@@ -16,13 +16,13 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from tgo.pipeline.errors import InputError
-from tgo.pipeline.generators import load_generator
-from tgo.pipeline.generators.model_folder import ModelFolder
 
 from tests.families import PROMPTS, SEEDS, load, sample
 from tests.pipeline.generators.test_latent_families import stock_images
 from tests.trainer.miniature import make_settings
+from tgo.pipeline.errors import InputError
+from tgo.pipeline.generators import load_generator
+from tgo.pipeline.generators.model_folder import ModelFolder
 
 NETWORKS = {"unet": "diffusion_pytorch_model", "vae": "diffusion_pytorch_model"}
 QUANTISED = {"quant_method": "bitsandbytes", "load_in_4bit": True}

@@ -11,12 +11,12 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from tgo.pipeline.scoring import sampling
-from tgo.pipeline.sources.prompts import Prompt
 
 from tests.families import GUIDANCE, PROMPTS, SEEDS, Loaded, case, load, sample
 from tests.family_models import KINDS
 from tests.family_parts import resolution
+from tgo.pipeline.scoring import sampling
+from tgo.pipeline.sources.prompts import Prompt
 
 
 def stock_images(kind: str, folder: Path) -> np.ndarray:

@@ -10,13 +10,13 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+
+from tests.masked_models import CODEBOOK, write_random_amused, write_random_meissonic
 from tgo.pipeline.errors import InputError
 from tgo.pipeline.generators.amused import Amused
 from tgo.pipeline.generators.base import Conditions, Corruption, Regressor, select_rows
 from tgo.pipeline.generators.masked import Masked
 from tgo.pipeline.generators.meissonic import Meissonic
-
-from tests.masked_models import CODEBOOK, write_random_amused, write_random_meissonic
 
 PROMPTS = ["a red circle", "a blue square on a dog", "a green triangle above a yellow circle"]
 SEEDS = [7, 2**62 + 1, 0]

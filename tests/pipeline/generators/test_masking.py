@@ -7,6 +7,7 @@ import numpy as np
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+
 from tgo.pipeline.generators.masking import (
     cosine_share,
     draw_masks,

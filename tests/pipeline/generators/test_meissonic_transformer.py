@@ -8,11 +8,11 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import save_file
+
+from tests.masked_models import write_random_meissonic
 from tgo.pipeline.errors import InputError
 from tgo.pipeline.generators.meissonic_transformer import MeissonicTransformer
 from tgo.pipeline.generators.model_folder import ModelFolder
-
-from tests.masked_models import write_random_meissonic
 
 Shapes = dict[str, tuple[int, ...]]
 

@@ -9,11 +9,11 @@ from pathlib import Path
 
 import pytest
 import torch
-from tgo.pipeline.errors import InputError
-from tgo.pipeline.generators import load_generator
 
 from tests.families import PROMPTS, SEEDS, Loaded, case, load, sample
 from tests.trainer.miniature import make_settings
+from tgo.pipeline.errors import InputError
+from tgo.pipeline.generators import load_generator
 
 METHODS = {"int8": "torchao", "nf4": "bitsandbytes"}
 

@@ -12,11 +12,11 @@ from pathlib import Path
 
 import pytest
 import torch
-from tgo.pipeline.errors import InputError
-from tgo.pipeline.generators.model_folder import ModelFolder
 
 from tests.families import load
 from tests.hub import serving
+from tgo.pipeline.errors import InputError
+from tgo.pipeline.generators.model_folder import ModelFolder
 
 PUBLISHED = ["sd15", "sdxl", "sd3", "flux", "zimage", "wan", "amused", "meissonic"]
 

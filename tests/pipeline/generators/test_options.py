@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 import torch
-from tgo.pipeline.errors import InputError
 
 from tests.families import PROMPTS, SEEDS, Loaded, case, load, sample
+from tgo.pipeline.errors import InputError
 
 
 def test_sdxl_has_zeros_for_the_empty_prompt_where_it_says_so(

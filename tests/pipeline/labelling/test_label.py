@@ -11,13 +11,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
+
+from tests.scores import make_rule, write_scored
 from tgo.pipeline.errors import InputError
 from tgo.pipeline.labelling import label, plot_data, reliability
 from tgo.pipeline.labelling.rule import labels, weights
 from tgo.pipeline.labelling.stats.quantiles import percentiles
 from tgo.pipeline.storage import shards
-
-from tests.scores import make_rule, write_scored
 
 SCORES = hnp.arrays(np.float32, st.integers(1, 40), elements=st.floats(-100, 100, width=32))
 

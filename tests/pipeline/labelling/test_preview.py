@@ -5,15 +5,15 @@ from typing import Any
 
 import numpy as np
 import pytest
+from typer.testing import CliRunner
+
+from tests import workspace
+from tests.scores import make_rule, write_scored
 from tgo.pipeline import cli, layout
 from tgo.pipeline.config import settings
 from tgo.pipeline.errors import InputError
 from tgo.pipeline.labelling import preview
 from tgo.pipeline.storage import shards
-from typer.testing import CliRunner
-
-from tests import workspace
-from tests.scores import make_rule, write_scored
 
 
 @pytest.fixture

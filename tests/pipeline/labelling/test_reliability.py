@@ -8,11 +8,11 @@ import pyarrow as pa
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+
+from tests.scores import make_rule, write_scored
 from tgo.pipeline.errors import InputError
 from tgo.pipeline.labelling import diagnostics, label, labeller, reliability, subsample
 from tgo.pipeline.storage import hashing
-
-from tests.scores import make_rule, write_scored
 
 
 def scored(

@@ -9,14 +9,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from scipy.stats import norm
+
+from tests.scores import make_rule, write_scored
 from tgo.pipeline.config.label_settings import Label
 from tgo.pipeline.errors import InputError
 from tgo.pipeline.labelling import label
 from tgo.pipeline.labelling.rule import targets, weights
 from tgo.pipeline.labelling.scalar import Ranks
 from tgo.pipeline.storage import shards
-
-from tests.scores import make_rule, write_scored
 
 SCORES = hnp.arrays(np.float32, st.integers(1, 40), elements=st.floats(-9, 9, width=32))
 RULES = {

@@ -4,12 +4,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+
+from tests.scores import make_rule, write_scored
 from tgo.pipeline.errors import InputError
 from tgo.pipeline.labelling import label, labeller
 from tgo.pipeline.labelling.scalar import Ranks
 from tgo.pipeline.storage import shards
-
-from tests.scores import make_rule, write_scored
 
 RNG = np.random.default_rng(0)
 TWO = {

@@ -3,6 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pyarrow as pa
 import pytest
+
 from tgo.pipeline.labelling.score_reader import NO_NAME, encode, numbers, usable_rows
 
 

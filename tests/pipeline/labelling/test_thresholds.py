@@ -9,12 +9,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
+
+from tests.scores import make_rule, write_scored
 from tgo.pipeline.errors import InputError
 from tgo.pipeline.labelling import label, labeller, thresholds
 from tgo.pipeline.labelling.estimators import gathered
 from tgo.pipeline.storage import shards
-
-from tests.scores import make_rule, write_scored
 
 
 def labelled(tmp_path: Path, folder: Path, **changes: object) -> tuple[dict, pa.Table]:

@@ -8,12 +8,12 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from tgo.pipeline.page import report
-from tgo.pipeline.training_log import sample_strips
 
 from tests.pipeline import finished_run
 from tests.pipeline.page import browser
 from tests.pipeline.page.browser import Tab
+from tgo.pipeline.page import report
+from tgo.pipeline.training_log import sample_strips
 
 pytestmark = [
     pytest.mark.slow,
@@ -155,6 +155,7 @@ def test_sample_images_of_training_by_step(
     tab: Tab, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     import numpy as np
+
     from tgo.pipeline import layout
 
     monkeypatch.chdir(tmp_path)

@@ -12,6 +12,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+
+from tests.pipeline import finished_run
 from tgo.pipeline import layout, wording
 from tgo.pipeline.errors import InputError
 from tgo.pipeline.evaluation import evaluate, pairs_table
@@ -20,8 +22,6 @@ from tgo.pipeline.labelling import label
 from tgo.pipeline.page import atlas, charts, gallery, plots, report, run_files
 from tgo.pipeline.storage import shards
 from tgo.pipeline.training_log import sample_strips
-
-from tests.pipeline import finished_run
 
 HOSTILE = "<script>alert(1)</script> & \"quotes\" 'single' {{ 7 * 7 }}"
 VOID = {"meta", "link", "img", "br", "wbr", "hr", "input"}

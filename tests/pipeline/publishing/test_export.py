@@ -11,6 +11,8 @@ from diffusers import StableDiffusionPipeline, UNet2DConditionModel
 from huggingface_hub import ModelCard
 from peft import LoraConfig
 from safetensors.torch import load_file
+
+from tests.pipeline.finished_run import make_settings, write_run
 from tgo.pipeline import layout
 from tgo.pipeline.cards import model_card
 from tgo.pipeline.config.settings import Settings
@@ -21,8 +23,6 @@ from tgo.pipeline.storage.atomic import write_json
 from tgo.pipeline.storage.ownership import MARKER
 from tgo.pipeline.training_log import sample_strips
 from tgo.trainer import lora_weights
-
-from tests.pipeline.finished_run import make_settings, write_run
 
 
 @pytest.fixture

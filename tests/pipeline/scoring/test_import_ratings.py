@@ -15,6 +15,11 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 from PIL import Image
+from typer.testing import CliRunner
+
+from tests import workspace
+from tests.rated import BAD, COUNT, write_rated
+from tests.stage_one import contents, score_into
 from tgo.pipeline import layout
 from tgo.pipeline.cli import app
 from tgo.pipeline.config import settings
@@ -26,11 +31,6 @@ from tgo.pipeline.sources.image_table import Source
 from tgo.pipeline.sources.prompts import id_of
 from tgo.pipeline.storage import embeddings, manifest, origin, shards
 from tgo.pipeline.tools import verify
-from typer.testing import CliRunner
-
-from tests import workspace
-from tests.rated import BAD, COUNT, write_rated
-from tests.stage_one import contents, score_into
 
 
 def import_into(root: Path, family: Any, source: Path, **changes: Any) -> import_ratings.Summary:

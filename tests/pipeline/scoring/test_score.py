@@ -9,6 +9,8 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import torch
+
+from tests.stage_one import PROMPTS, contents, load_family, score_into
 from tgo.pipeline.errors import InputError
 from tgo.pipeline.generators.diffusion import Diffusion
 from tgo.pipeline.scoring import sampling
@@ -17,8 +19,6 @@ from tgo.pipeline.seeds import sample_seed
 from tgo.pipeline.storage import aside, embeddings, fingerprint, manifest, shards
 from tgo.pipeline.storage.locks import hold
 from tgo.rewards.panel import Panel
-
-from tests.stage_one import PROMPTS, contents, load_family, score_into
 
 
 @pytest.fixture(scope="module")

@@ -9,6 +9,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
+from typer.testing import CliRunner
+
+from tests.rewards.awkward import colours, write_pictures
 from tgo.pipeline.cli import app
 from tgo.pipeline.config.settings import Reward
 from tgo.pipeline.errors import InputError
@@ -17,9 +20,6 @@ from tgo.pipeline.scoring.score_images import score_images as score_all
 from tgo.pipeline.sources.image_table import Source
 from tgo.rewards.panel import Panel
 from tgo.rewards.pictures import decode
-from typer.testing import CliRunner
-
-from tests.rewards.awkward import colours, write_pictures
 
 BAD = {"broken.png": b"\x89PNG\r\n\x1a\n", "empty.jpg": b"", "notes.txt": b"no image"}
 

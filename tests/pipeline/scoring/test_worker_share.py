@@ -3,6 +3,7 @@ from __future__ import annotations
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+
 from tgo.pipeline.errors import InputError
 from tgo.pipeline.scoring.worker_share import ALL, Share, from_environment
 

@@ -5,6 +5,7 @@ import time
 from functools import partial
 
 import pytest
+
 from tgo.pipeline.scoring.worker_threads import QUEUE_LENGTH, Workers, WorkerThread, open_workers
 
 

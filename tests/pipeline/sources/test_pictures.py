@@ -7,6 +7,7 @@ import unicodedata
 from pathlib import Path
 
 import pytest
+
 from tgo.pipeline.sources import pictures
 from tgo.pipeline.sources.image_table import Source, natural_key
 from tgo.pipeline.sources.pictures import Member, Pictures, Unusable

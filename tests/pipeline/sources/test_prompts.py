@@ -13,6 +13,7 @@ import pyarrow.parquet as pq
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+
 from tgo.pipeline.config.prompt_settings import Columns, PromptSet
 from tgo.pipeline.errors import InputError
 from tgo.pipeline.sources import prompts

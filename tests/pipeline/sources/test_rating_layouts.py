@@ -11,6 +11,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+
 from tgo.pipeline.data_commands import RatingFormat
 from tgo.pipeline.errors import InputError
 from tgo.pipeline.sources import ratings

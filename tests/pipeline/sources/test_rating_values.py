@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+
 from tgo.pipeline.errors import InputError
 from tgo.pipeline.sources.rating_values import RatingValues, parse_labels
 

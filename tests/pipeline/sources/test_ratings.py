@@ -11,6 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+
 from tgo.pipeline.errors import InputError
 from tgo.pipeline.sources import ratings
 from tgo.pipeline.sources.image_table import Source

@@ -9,6 +9,7 @@ import pyarrow.parquet as pq
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+
 from tgo.pipeline.errors import InputError
 from tgo.pipeline.sources import tables
 

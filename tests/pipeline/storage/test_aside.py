@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+
 from tgo.pipeline.errors import InputError
 from tgo.pipeline.storage import aside
 

@@ -4,6 +4,7 @@ import os
 from pathlib import Path
 
 import pytest
+
 from tgo.pipeline.errors import InputError
 from tgo.pipeline.storage import atomic
 from tgo.pipeline.storage.atomic import Commits, replacing

@@ -6,11 +6,11 @@ from pathlib import Path
 
 import pytest
 import yaml
+
+from tests.workspace import ROOT
 from tgo.pipeline.storage import fingerprint
 from tgo.pipeline.storage.fingerprint import code_sha256, reached_modules
 from tgo.trainer.fingerprint import CODE as TRAINING
-
-from tests.workspace import ROOT
 
 IMAGES = ("tgo.pipeline.scoring.sampling", "tgo.pipeline.generators.diffusion")
 Digest = Callable[..., str]

@@ -9,13 +9,13 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+
+from tests.scores import make_rule, write_scored
 from tgo.pipeline.errors import InputError
 from tgo.pipeline.labelling import label
 from tgo.pipeline.labelling.rule import labels
 from tgo.pipeline.storage import label_record, shards
 from tgo.pipeline.storage.label_record import check_labels
-
-from tests.scores import make_rule, write_scored
 
 
 @pytest.fixture

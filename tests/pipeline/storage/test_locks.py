@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+
 from tgo.pipeline.errors import InputError
 from tgo.pipeline.storage import locks
 

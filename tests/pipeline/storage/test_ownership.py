@@ -6,6 +6,7 @@ import os
 from pathlib import Path
 
 import pytest
+
 from tgo.pipeline.errors import InputError
 from tgo.pipeline.storage import ownership
 from tgo.pipeline.storage.ownership import MARKER, replacing_folder

@@ -8,6 +8,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from PIL import Image
+
 from tgo.pipeline.errors import InputError
 from tgo.pipeline.storage import shards
 from tgo.pipeline.storage.shard_writer import ROWS_PER_GROUP

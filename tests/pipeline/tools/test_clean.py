@@ -5,9 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from typer.testing import CliRunner
+
 from tgo.pipeline.data_commands import app
 from tgo.pipeline.storage import aside
-from typer.testing import CliRunner
 
 
 @pytest.fixture

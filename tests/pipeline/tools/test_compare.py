@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+
 from tgo.pipeline import layout
 from tgo.pipeline.errors import InputError
 from tgo.pipeline.evaluation import pairs_table

@@ -4,12 +4,12 @@ from pathlib import Path
 
 import pytest
 from ruamel.yaml import YAML
+
+from tests.workspace import ROOT
 from tgo.pipeline.config import settings
 from tgo.pipeline.errors import InputError
 from tgo.pipeline.tools import preset
 from tgo.pipeline.tools.init_project import CODE, create
-
-from tests.workspace import ROOT
 
 
 def stages(folder: Path) -> dict:

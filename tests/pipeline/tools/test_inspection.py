@@ -13,12 +13,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
-from tgo.pipeline.errors import InputError
-from tgo.pipeline.tools import inspection, inspection_page
-from tgo.pipeline.tools.inspection import Column
 
 from tests.scores import write_scored
 from tests.workspace import ROOT
+from tgo.pipeline.errors import InputError
+from tgo.pipeline.tools import inspection, inspection_page
+from tgo.pipeline.tools.inspection import Column
 
 HOSTILE = '<script>alert("x")</script> & "quotes"'
 

@@ -4,6 +4,7 @@ import shutil
 from pathlib import Path
 
 import pytest
+
 from tgo.pipeline.config import settings
 from tgo.pipeline.errors import InputError
 from tgo.pipeline.tools import preset

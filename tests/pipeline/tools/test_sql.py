@@ -7,13 +7,13 @@ from typing import Any
 
 import numpy as np
 import pytest
+from typer.testing import CliRunner
+
+from tests.scores import make_rule, write_scored
 from tgo.pipeline.cli import app
 from tgo.pipeline.errors import InputError
 from tgo.pipeline.labelling import label
 from tgo.pipeline.tools import sql
-from typer.testing import CliRunner
-
-from tests.scores import make_rule, write_scored
 
 
 @pytest.fixture

@@ -5,15 +5,15 @@ from pathlib import Path
 
 import pyarrow as pa
 import pytest
+
+from tests import workspace
+from tests.stage_one import PROMPTS, score_into
 from tgo.pipeline import layout
 from tgo.pipeline.config import settings
 from tgo.pipeline.errors import InputError
 from tgo.pipeline.labelling import label
 from tgo.pipeline.storage import manifest, shards
 from tgo.pipeline.tools import verify
-
-from tests import workspace
-from tests.stage_one import PROMPTS, score_into
 
 
 @pytest.fixture

@@ -3,6 +3,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+
 from tgo.pipeline.config.train_settings import Collapse
 from tgo.pipeline.training_log import health
 

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+
 from tgo.pipeline.errors import InputError
 from tgo.pipeline.page import progress
 from tgo.pipeline.training_log import sample_strips

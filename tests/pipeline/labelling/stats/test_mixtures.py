@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+
 from tgo.pipeline.labelling.stats import mixtures
 from tgo.pipeline.labelling.stats.mixtures import BINS, Range
 

@@ -8,6 +8,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
+
 from tgo.pipeline.labelling.stats import moments
 from tgo.pipeline.labelling.stats.moments import Moments
 

@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
+
 from tgo.pipeline.labelling.stats import quantiles
 from tgo.pipeline.labelling.stats.quantiles import Selection, percentiles, rank, ranks
 
