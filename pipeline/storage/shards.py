@@ -275,13 +275,16 @@ def read_scores(folder: Path, reward: str) -> pa.Table:
 def read_latents(
     path: Path, row_group: int | None = None, rows: np.ndarray | None = None
 ) -> np.ndarray:
-    """Latents [n, *latent_shape] of a scored shard or of one row group, in their stored type.
+    """Latents of a scored shard or of one of its row groups.
 
     Args:
         path: The shard.
         row_group: Which of its row groups; all for None.
         rows: Places of the wanted rows among them, int64 [n]. For None all come, those of images
             that failed as NaN (tokens as 0), so that every row keeps its place.
+
+    Returns:
+        ``[n, *latent_shape]`` in the stored type: float16 latents or int32 tokens.
 
     Raises:
         InputError: One of `rows` has no latents; otherwise as for `read_shard`.
