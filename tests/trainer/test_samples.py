@@ -39,7 +39,11 @@ def test_samples_change_nothing_of_training_and_survive_a_crash(
     settings = sampling(model, place.root)
     whole = run(settings, place, "whole")
     assert same(whole, plain)
-    expected = ["prompts.json", *(f"step-{step:08d}.png" for step in (0, 3, 6, 9, 12))]
+    expected = [
+        "prompts.json",
+        "result.json",
+        *(f"step-{step:08d}.png" for step in (0, 3, 6, 9, 12)),
+    ]
     assert list(images(place, "whole")) == expected
     with monkeypatch.context() as patch:
         crash_at(patch, 8)  # the last checkpoint is of step 5, so the image of 6 is made again
@@ -93,7 +97,11 @@ def test_other_prompts_or_a_fresh_run_leave_no_image_of_before(
 ) -> None:
     run(sampling(model, place.root, prompts=2), place)
     run(sampling(model, place.root, prompts=3, steps=15), place)  # continues after step 12
-    assert list(images(place, "run")) == ["prompts.json", "step-00000015.png"]
+    assert list(images(place, "run")) == [
+        "prompts.json",
+        "result.json",
+        "step-00000015.png",
+    ]
     assert "images after 0, 3, 6, 9, 12 steps are of other settings or gone" in caplog.text
     run(sampling(model, place.root, prompts=3, seed=9), place)
     fresh = images(place, "run")
