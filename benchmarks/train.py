@@ -153,12 +153,17 @@ def _wait(device: torch.device) -> None:
 
 
 def _changes(options: argparse.Namespace) -> dict[str, Any]:
-    """What the command line changes of `train`; bfloat16 on a GPU, where nothing else is said."""
+    """What the command line changes of `train`.
+
+    Where it says nothing else: one corruption a sample, as the public script draws, and bfloat16 on
+    a GPU.
+    """
     given = dict(pair.split("=", 1) for pair in options.set)
     changes = {key: yaml.safe_load(value) for key, value in given.items()}
     if options.batch is not None:
         changes["batch_size"] = options.batch
-    return ({"precision": "bfloat16"} if options.device == "cuda" else {}) | changes
+    usual = {"draws": 1} | ({"precision": "bfloat16"} if options.device == "cuda" else {})
+    return usual | changes
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

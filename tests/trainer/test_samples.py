@@ -108,7 +108,7 @@ def test_other_prompts_or_a_fresh_run_leave_no_image_of_before(
     run(sampling(model, place.root, prompts=3, seed=9), place, "fresh")
     assert fresh == images(place, "fresh")
     run(make_settings(model, seed=9), place)  # no samples any more
-    assert list(images(place, "run")) == ["prompts.json"]
+    assert list(images(place, "run")) == ["prompts.json", "result.json"]
 
 
 def test_too_few_prompts_are_named(model: Path, place: Place) -> None:
