@@ -155,15 +155,16 @@ def _wait(device: torch.device) -> None:
 def _changes(options: argparse.Namespace) -> dict[str, Any]:
     """What the command line changes of `train`.
 
-    Where it says nothing else: one corruption a sample, as the public script draws, and bfloat16 on
-    a GPU.
+    Where it says nothing else: one corruption a sample at the family's own noise levels, as the
+    public script draws, and bfloat16 on a GPU.
     """
     given = dict(pair.split("=", 1) for pair in options.set)
     changes = {key: yaml.safe_load(value) for key, value in given.items()}
     if options.batch is not None:
         changes["batch_size"] = options.batch
-    usual = {"draws": 1} | ({"precision": "bfloat16"} if options.device == "cuda" else {})
-    return usual | changes
+    levels = {"draw": "family", "mean": 0.0, "std": 1.0, "snr_gamma": None}
+    precision = {"precision": "bfloat16"} if options.device == "cuda" else {}
+    return {"draws": 1, "timesteps": levels} | precision | changes
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
