@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from tests.trainer.miniature import Place, make_settings
+from tgo.pipeline import logs
 from tgo.trainer import train
 from tgo.trainer.learner import Learner
 
@@ -24,6 +25,7 @@ def main(root: str, model: str, name: str, last: str) -> None:
         if number == int(last) and os.environ["RANK"] == "1":
             os.kill(os.getppid(), signal.SIGTERM)
 
+    logs.configure()
     Learner.step = step  # type: ignore[method-assign]
     place, settings = Place(Path(root)), make_settings(Path(model), steps=40, checkpoint_every=30)
     train.run(settings, place.paths(name))

@@ -76,7 +76,7 @@ def test_several_processes_that_are_terminated_save_and_go_on(model: Path, place
     assert 7 <= int(stopped[1]) < 30  # between the checkpoints that were due
     again = torchrun(place, model, "run", last=-1)
     assert again.returncode == 0, again.stderr
-    assert f"continuing after step {stopped[1]} of 40" in again.stderr
+    assert f"continuing after step {stopped[1]} of 40" in again.stdout
     assert torchrun(place, model, "whole", last=-1).returncode == 0
     for file in ("unet/diffusion_pytorch_model.safetensors", "model_index.json"):
         one, other = (place.paths(name).tuned / file for name in ("run", "whole"))
