@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from tgo.pipeline.data_commands import RatingFormat
+from tgo.pipeline.commands.data import RatingFormat
 from tgo.pipeline.errors import InputError
 from tgo.pipeline.sources import ratings
 from tgo.pipeline.sources.image_table import Source

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from tgo.pipeline.data_commands import app
+from tgo.pipeline.commands.project import app
 from tgo.pipeline.storage import aside
 
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import logging
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
-from tgo.pipeline.command_options import checked, loading
+from tgo.pipeline.commands.options import Params, checked, loading, pair
 from tgo.pipeline.errors import InputError
 from tgo.pipeline.layout import LABELLED, PARAMS, SCORED
 
@@ -45,6 +46,22 @@ class RatingFormat(StrEnum):
     chosen = "chosen"
     pairs = "pairs"
     folders = "folders"
+
+
+class Device(StrEnum):
+    """Where models run; auto takes a GPU when there is one."""
+
+    auto = "auto"
+    cpu = "cpu"
+    cuda = "cuda"
+
+
+class Dtype(StrEnum):
+    """What models compute in."""
+
+    float32 = "float32"
+    bfloat16 = "bfloat16"
+    float16 = "float16"
 
 
 SOME_FAILED = 3
@@ -199,25 +216,59 @@ def sql(
         sql.show(answer, rows)
 
 
-@app.command()
-def clean(
-    yes: Annotated[bool, typer.Option("--yes", help="Remove what is listed.")] = False,
+@app.command("score-images")
+def score_images(
+    data: Annotated[str, typer.Argument(help="A folder of images, a table, tars or a dataset.")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="The Parquet file to write.")],
+    prompts: Annotated[
+        Path | None,
+        typer.Option(help="For a folder: .jsonl, .csv or .tsv with file_name and prompt, or .txt."),
+    ] = None,
+    reward: Annotated[
+        list[str] | None,
+        typer.Option(help="NAME=SOURCE, again for each; left out: those of the settings file."),
+    ] = None,
+    params: Params = PARAMS,
+    batch_size: Annotated[int, typer.Option(min=1, help="Images scored at once.")] = 64,
+    device: Annotated[Device, typer.Option(help="Where to score.")] = Device.auto,
+    dtype: Annotated[Dtype, typer.Option(help="What the towers compute in.")] = Dtype.float32,
+    images: Annotated[
+        Path | None, typer.Option(help="The folder that file names in a table are relative to.")
+    ] = None,
+    image_column: Annotated[str | None, typer.Option(help="File names or pictures.")] = None,
+    prompt_column: Annotated[str | None, typer.Option(help="The prompts.")] = None,
+    split: Annotated[str, typer.Option(help="Of a dataset.")] = "train",
+    outside: Annotated[
+        bool, typer.Option("--outside", help="Read files outside the folder, too.")
+    ] = False,
 ) -> None:
-    """List work of other settings that was set aside, and remove it on request.
+    """Score images that are already there; goes on where it was when run again."""
+    sources: dict[str, Any] = dict(
+        pair(text, "--reward", "NAME=SOURCE, such as clip=models/clip") for text in reward or ()
+    )
+    if not sources:
+        entries = checked(params).rewards
+        sources = {name: entry.model_dump() for name, entry in entries.items()}
+    from tgo.pipeline.scoring import score_images
+    from tgo.pipeline.sources.image_table import Source
 
-    Without --yes nothing is removed: shards and checkpoints come back by themselves when their
-    settings do. Files that tgo did not write are never removed.
-    """
-    from tgo.pipeline.tools import clean
-    from tgo.pipeline.wording import size
+    columns = {"image": image_column, "prompt": prompt_column}
+    table = score_images.score_images(
+        Source(data, images=images, columns=columns, split=split, outside=outside),
+        prompts,
+        rewards=sources,
+        output=output,
+        batch_size=batch_size,
+        device=device.value,
+        dtype=dtype.value,
+    )
+    logging.getLogger(__name__).info("%s: %s", output, score_images.summary(table))
+    exit_by_failures(score_images.count_failed(table), table.num_rows)
 
-    ours, foreign = clean.removable()
-    for line in clean.lines(ours, foreign):
-        print(line)
-    total = size(sum(entry.bytes for entry in ours))
-    if not ours:
-        print("clean: nothing to remove")
-    elif yes:
-        print(f"clean: {size(clean.remove(ours))} freed")
-    else:
-        print(f"clean: {total} could be freed; `tgo clean --yes` removes it")
+
+@app.command(hidden=True, context_settings={"ignore_unknown_options": True})
+def rate(arguments: Annotated[list[str] | None, typer.Argument()] = None) -> None:
+    """The name of `score-images` in earlier versions."""
+    raise InputError(
+        "tgo rate: is `tgo score-images` now, with the same options; rating is what people do"
+    )

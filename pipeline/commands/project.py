@@ -1,0 +1,146 @@
+"""The commands around a project: to begin one, to plan it, to look whether all is well."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from tgo.pipeline.commands.options import AsJson, Params, checked, loading, print_json
+from tgo.pipeline.errors import InputError
+from tgo.pipeline.installation import missing_extras
+from tgo.pipeline.layout import PARAMS, PRESETS
+
+app = typer.Typer()
+
+
+@app.command()
+def init(
+    folder: Annotated[Path, typer.Argument(help="A new or empty folder.")],
+    world: Annotated[
+        bool,
+        typer.Option("--world", help="With the miniature models: `dvc repro` runs at once."),
+    ] = False,
+) -> None:
+    """Make a project of settings, stages, presets and prompts: `tgo init my-project --world`."""
+    from tgo.pipeline.tools import init_project
+
+    init_project.create(folder, world=world)
+    print(f"{folder}: settings, stages, presets and prompts")
+    print(f"next: cd {folder}; {'' if world else 'tgo preset NAME; tgo plan; '}dvc repro")
+    if missing := missing_extras():
+        print(f"first: pip install 'tgo[{','.join(missing)}]'")
+
+
+@app.command()
+def preset(
+    name: Annotated[
+        str | None, typer.Argument(help="A file of presets/, without .yaml; left out: list them.")
+    ] = None,
+    params: Params = PARAMS,
+) -> None:
+    """Fill params.yaml from presets/NAME.yaml and show what changes; comments stay.
+
+    Example: tgo preset sdxl-lora
+    """
+    from tgo.pipeline.tools import preset
+
+    if name is None:
+        for line in preset.listed(PRESETS):
+            print(line)
+        return
+    for change in preset.apply(name, PRESETS, params) or [f"{params}: already as {name} says"]:
+        print(change)
+
+
+@app.command()
+def plan(
+    params: Params = PARAMS,
+    gpu: Annotated[str, typer.Option(help="h200, h100, a100 or l40s.")] = "h200",
+    gpus: Annotated[int, typer.Option(min=1, help="How many of them.")] = 1,
+    share: Annotated[
+        float | None, typer.Option(help="Of its peak that is reached; left out: an estimate.")
+    ] = None,
+) -> None:
+    """Say what a run would do and cost; checks the settings and loads nothing."""
+    settings = checked(params)
+    from tgo.pipeline.tools import run_plan
+
+    for line in run_plan.lines(settings, gpu=gpu, gpus=gpus, share=share):
+        print(line)
+
+
+@app.command()
+def rewards(params: Params = PARAMS, as_json: AsJson = False) -> None:
+    """List the reward models: who offers them, what is loaded from where, what is missing.
+
+    Example: tgo rewards --json
+    """
+    settings = checked(params)
+    loading("rewards")
+    from tgo.pipeline.scoring import list_rewards
+
+    if as_json:
+        print_json([row._asdict() for row in list_rewards.rows(settings.rewards)])
+    else:
+        list_rewards.show(settings.rewards)
+
+
+@app.command()
+def verify(params: Params = PARAMS) -> None:
+    """Check every shard and label on disk: checksums, images, ids, scores.
+
+    Example: tgo verify
+    """
+    settings = checked(params)
+    loading("verify")
+    from tgo.pipeline.tools import verify
+
+    verify.run(settings)
+
+
+@app.command()
+def compare(
+    runs: Annotated[
+        list[str],
+        typer.Argument(help="Folders of runs, commits or experiments; the first is the measure."),
+    ],
+    params: Params = PARAMS,
+) -> None:
+    """Hold the tuned models of several runs against each other, pair by pair.
+
+    Example: tgo compare . other-experiment
+    """
+    if len(runs) < 2:
+        raise InputError("compare: name two runs or more, such as `tgo compare . other-experiment`")
+    settings = checked(params)
+    loading("compare")
+    from tgo.pipeline.tools import compare
+
+    found = compare.lines({run: compare.read(run) for run in runs}, settings.seed)
+    compare.show(found)
+
+
+@app.command()
+def clean(
+    yes: Annotated[bool, typer.Option("--yes", help="Remove what is listed.")] = False,
+) -> None:
+    """List work of other settings that was set aside, and remove it on request.
+
+    Without --yes nothing is removed: shards and checkpoints come back by themselves when their
+    settings do. Files that tgo did not write are never removed.
+    """
+    from tgo.pipeline.tools import clean
+    from tgo.pipeline.wording import size
+
+    ours, foreign = clean.removable()
+    for line in clean.lines(ours, foreign):
+        print(line)
+    total = size(sum(entry.bytes for entry in ours))
+    if not ours:
+        print("clean: nothing to remove")
+    elif yes:
+        print(f"clean: {size(clean.remove(ours))} freed")
+    else:
+        print(f"clean: {total} could be freed; `tgo clean --yes` removes it")
