@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import argparse
 import json
+from fnmatch import fnmatch
 from pathlib import Path
 
 from benchmarks.claims import plans
@@ -35,6 +36,7 @@ def main() -> None:
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     parser.add_argument("--workers", type=int, default=1, help="processes at once")
     parser.add_argument("--seconds", type=float, help="begin no run that would end after this")
+    parser.add_argument("--only", default="*", help="runs of such names, as 'ask-percentile-*'")
     parser.add_argument("--root", type=Path, default=Path("data/claims"))
     options = parser.parse_args()
     if options.what == "page":
@@ -45,7 +47,7 @@ def main() -> None:
         PAGE.write_text(page(json.loads(SUMMARY.read_text(encoding="utf-8"))), encoding="utf-8")
         return
     crew = Crew(options.root, options.device, options.workers, options.seconds)
-    crew.do(PLANS[options.what]())
+    crew.do([run for run in PLANS[options.what]() if fnmatch(run.name, options.only)])
 
 
 if __name__ == "__main__":

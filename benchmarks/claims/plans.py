@@ -378,24 +378,27 @@ def questions() -> list[Run]:
 
     unweighted = {"label.weights": "none", "label.confidence": None}
     single = {"label.scope": "global", "label.shrinkage": None}
-    for prompts in (32, 128, 2048):
+    ask("as-shipped", single, SEEDS)
+    for percentile in (10.0, 30.0, 70.0, 90.0):
+        ask(f"percentile-{percentile:g}", {**single, "label.percentile": percentile})
+    ask("one-image-a-prompt", single, prompts=2048, images=1)
+    for prompts in (32, 128):
         ask(f"images-{4 * prompts}", {}, (0, 1), prompts=prompts)
         ask(f"images-{4 * prompts}-unweighted", unweighted, (0, 1), prompts=prompts)
     ask("images-2048-unweighted", unweighted, (0, 1))
     for name in ("hpsv2", "imagereward", "clip", "aesthetic"):
         ask(f"feedback-{name}", _feedback(name))
     ask("feedback-five", ALL_FIVE)
-    for percentile in (10.0, 30.0, 50.0, 70.0, 90.0):
-        ask(f"percentile-{percentile:g}", {**single, "label.percentile": percentile})
     ask("scope-domain", {"label.scope": "domain", "label.shrinkage": None})
     ask("scope-prompt", {"label.scope": "prompt", "label.shrinkage": None})
-    ask("one-image-a-prompt", single, prompts=2048, images=1)
     ask("images-200", {}, prompts=50)
     ask("positives-5", {"label.percentile": 95.0, **single, "train.positives": 0.5})
     ask("ordinal", {"label.ordinal": [20.0, 40.0, 60.0, 80.0], **single})
     ask("beta-auto", {"train.beta": "auto"})
     ask("draws-1", {"train.draws": 1})
     ask("draws-4", {"train.draws": 4})
+    ask("images-8192", {}, (0, 1), prompts=2048)
+    ask("images-8192-unweighted", unweighted, (0, 1), prompts=2048)
     return found
 
 
