@@ -17,7 +17,7 @@ from tgo.pipeline.generators.latent import Latent
 PROMPTS = ["a red circle", "a blue square on a dog"]
 SEEDS = [7, 2**62 + 1]
 GUIDANCE = 3.0
-FLOWS = ["sd3", "flux", "flux2", "qwenimage", "sana", "zimage", "wan"]
+FLOWS = ["sd3", "flux", "chroma", "flux2", "qwenimage", "sana", "zimage", "wan"]
 MASKED = {"amused": write_random_amused, "meissonic": write_random_meissonic}
 FAMILY_OF = {
     "sd15": "diffusion",

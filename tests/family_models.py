@@ -168,6 +168,29 @@ def _flux() -> Any:
     )
 
 
+def _chroma() -> Any:
+    from diffusers import ChromaPipeline, ChromaTransformer2DModel
+
+    return ChromaPipeline(
+        vae=vae(**FLOW_VAE),
+        text_encoder=t5("T5EncoderModel"),
+        tokenizer=t5_tokenizer(),
+        transformer=ChromaTransformer2DModel(
+            in_channels=16,
+            num_layers=1,
+            num_single_layers=1,
+            attention_head_dim=16,
+            num_attention_heads=2,
+            joint_attention_dim=40,
+            axes_dims_rope=(4, 4, 8),
+            approximator_num_channels=16,
+            approximator_hidden_dim=32,
+            approximator_layers=1,
+        ),
+        scheduler=flow_scheduler(shift=3.0, use_dynamic_shifting=True),
+    )
+
+
 def _qwen3(kind: str, layers: int) -> Any:
     import transformers
 
@@ -448,6 +471,7 @@ KINDS: dict[str, Callable[[], Any]] = {
     "sd3": _sd3,
     "sd3-without-t5": _sd3_without_t5,
     "flux": _flux,
+    "chroma": _chroma,
     "flux2": _flux2,
     "flux2-distilled": _flux2_distilled,
     "flux2-dev": _flux2_dev,

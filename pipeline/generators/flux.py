@@ -9,14 +9,15 @@ from torch import Tensor, nn
 
 from tgo.pipeline.generators import packing
 from tgo.pipeline.generators.base import Conditions
-from tgo.pipeline.generators.flow import STEPS, Flow
+from tgo.pipeline.generators.flow import STEPS
 from tgo.pipeline.generators.folder_family import LoadOptions
 from tgo.pipeline.generators.model_folder import ModelFolder
+from tgo.pipeline.generators.packing import PackedFlow
 
 T5_TOKENS = 512
 
 
-class Flux(Flow):
+class Flux(PackedFlow):
     """`black-forest-labs/FLUX.1-dev` and models of its kind.
 
     Latents and noise are latents [16, H, W]; only on the way into the network are squares of 2 x 2
@@ -38,10 +39,7 @@ class Flux(Flow):
 
     def __init__(self, folder: ModelFolder, options: LoadOptions) -> None:
         super().__init__(folder, options)
-        rows, columns = (side // self.patch for side in self.latent_shape[1:])
-        # no image index, row, column
-        places = torch.cartesian_prod(*(torch.arange(float(n)) for n in (1, rows, columns)))
-        self._image_ids = places.to(self._device)
+        self._image_ids = self._places()
         guided = self._config.guidance_embeds
         self._guidance = (
             torch.full((1,), self._guidance_scale, device=self._device) if guided else None
@@ -75,9 +73,3 @@ class Flux(Flow):
             img_ids=self._image_ids.to(dtype),
         ).sample
         return packing.unpacked(velocity, self.latent_shape)
-
-    def _channels(self) -> int:
-        return super()._channels() // self.patch**2
-
-    def _default_side(self) -> int:
-        return 128  # 1024 pixels, as its pipeline makes

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
+
+from tgo.pipeline.generators.flow import Flow
 
 SIDE = 2
 """Latent pixels a side of a token."""
@@ -27,3 +30,19 @@ def unpacked(tokens: Tensor, shape: tuple[int, ...]) -> Tensor:
     channels, height, width = shape
     squares = tokens.view(len(tokens), height // SIDE, width // SIDE, channels, SIDE, SIDE)
     return squares.permute(0, 3, 1, 4, 2, 5).reshape(len(tokens), *shape)
+
+
+class PackedFlow(Flow):
+    """Flows whose network reads packed tokens; their latents are [C, H, W] everywhere else."""
+
+    def _channels(self) -> int:
+        return super()._channels() // SIDE**2
+
+    def _default_side(self) -> int:
+        return 128  # 1024 pixels, as their pipelines make
+
+    def _places(self) -> Tensor:
+        """Image index, row and column of each token, float32 [H/2 W/2, 3]."""
+        rows, columns = (side // SIDE for side in self.latent_shape[1:])
+        places = torch.cartesian_prod(*(torch.arange(float(n)) for n in (1, rows, columns)))
+        return places.to(self._device)

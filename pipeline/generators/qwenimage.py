@@ -9,7 +9,8 @@ from torch import Tensor, nn
 
 from tgo.pipeline.generators import packing
 from tgo.pipeline.generators.base import Conditions
-from tgo.pipeline.generators.flow import STEPS, Flow
+from tgo.pipeline.generators.flow import STEPS
+from tgo.pipeline.generators.packing import PackedFlow
 
 TOKENS = 512
 CHAT = (
@@ -22,7 +23,7 @@ SYSTEM_TOKENS = 34
 """Tokens of `CHAT` before the prompt, whose states are left out."""
 
 
-class QwenImage(Flow):
+class QwenImage(PackedFlow):
     """`Qwen/Qwen-Image`, `Qwen/Qwen-Image-2512` and models of their kind.
 
     Latents are [16, H, W]; on the way into the network squares of 2 x 2 are packed into tokens.
@@ -80,12 +81,6 @@ class QwenImage(Flow):
             img_shapes=[[(1, rows, columns)]] * len(noisy),
         ).sample
         return packing.unpacked(velocity, self.latent_shape)
-
-    def _channels(self) -> int:
-        return super()._channels() // self.patch**2
-
-    def _default_side(self) -> int:
-        return 128  # 1024 pixels, as its pipeline makes
 
     def _scale(self) -> int:
         return int(2 ** len(self._vae.config.temperal_downsample))

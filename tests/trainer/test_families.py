@@ -31,6 +31,7 @@ KINDS = [
     "sdxl",
     "sd3",
     "flux",
+    "chroma",
     "flux2",
     "qwenimage",
     "sana",
