@@ -22,14 +22,18 @@ class _Console(logging.Handler):
 
 
 _console = _Console()
+_OPTIONAL_PARTS = ("bitsandbytes", "torch.utils._pytree")
+"""Loggers that warn, while libraries load, of optional parts that nothing here uses."""
 
 
 def configure(level: int = logging.INFO) -> None:
-    """Show messages of the logger `tgo` from `level` on."""
+    """Show messages of the logger `tgo` from `level` on; silence warnings about optional parts."""
     logger = logging.getLogger("tgo")
     logger.setLevel(level)
     if _console not in logger.handlers:
         logger.addHandler(_console)
+    for name in _OPTIONAL_PARTS:
+        logging.getLogger(name).setLevel(logging.ERROR)
 
 
 def note(text: str) -> None:
