@@ -9,8 +9,8 @@
         state.json            step, stream position, fingerprint, sha256 of the files above
 
 Where weights lie in parts (FSDP2), ``shards/`` of torch's distributed checkpoint holds what the
-first four do otherwise, and any number of processes reads it. With adapters the parameters are
-theirs alone.
+first four do otherwise. Either kind is continued by any number of processes, with weights in parts
+or not. With adapters the parameters are theirs alone.
 
 A folder is written under a temporary name, synced and renamed: the name is the commit.
 """
@@ -129,7 +129,7 @@ class Checkpoints:
                     own[path] = self._own_state(path, at_most)
             for path, state in own.items():
                 with self._setting_aside(path):
-                    return read_checkpoint(path, state, sharded=self._ranks.sharded)
+                    return read_checkpoint(path, state)
         return None
 
     def save(self, checkpoint: Checkpoint) -> Path:
@@ -238,7 +238,7 @@ class Checkpoints:
         return state
 
 
-def read_checkpoint(path: Path, state: Mapping[str, Any], *, sharded: bool = False) -> Checkpoint:
+def read_checkpoint(path: Path, state: Mapping[str, Any]) -> Checkpoint:
     """What a folder holds whose ``read_state`` is ``state``; checksums are verified."""
     for name, expected in state["sha256"].items():
         if _sha256_of(path / name) != expected:
@@ -248,7 +248,7 @@ def read_checkpoint(path: Path, state: Mapping[str, Any], *, sharded: bool = Fal
         progress=state["progress"],
         log=(path / LOG).read_text(encoding="utf-8"),
         objective=state["objective"],
-        **({"shards": path / SHARDS} if sharded else _read_tensors(path)),
+        **({"shards": shards} if (shards := path / SHARDS).is_dir() else _read_tensors(path)),
     )
 
 

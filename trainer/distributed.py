@@ -140,6 +140,18 @@ def full_tensor(tensor: Tensor) -> Tensor:
     return tensor.full_tensor() if hasattr(tensor, "full_tensor") else tensor
 
 
+def laid_out_as(like: Tensor, tensor: Tensor) -> Tensor:
+    """A whole tensor in parts as ``like`` lies; itself where ``like`` is whole, or it is in parts.
+
+    Every process must ask for it, with the same values.
+    """
+    from torch.distributed.tensor import DTensor, distribute_tensor
+
+    if not isinstance(like, DTensor) or isinstance(tensor, DTensor):
+        return tensor
+    return distribute_tensor(tensor.to(like.device), like.device_mesh, like.placements)
+
+
 @contextmanager
 def process_group(device: torch.device, parallel: str) -> Iterator[Ranks]:
     """Join the process group that torchrun announced, if any; left at the end.

@@ -23,20 +23,17 @@ FREE = {
     "steps",
     "workers",
 }
-"""Settings that leave every step as it is, `gradient_accumulation_steps` up to rounding: a run
-continues across a change of them, as across one of the number of processes."""
+"""Settings that leave every step as it is, `gradient_accumulation_steps` and `parallel` up to
+rounding: a run continues across a change of them, as across one of the number of processes."""
 CODE = ("tgo.trainer.learner", "tgo.trainer.training_data")
 """Where a step is computed, and where what it is computed on comes from: all other code that
 decides a run follows from their imports."""
 
 
-def fingerprint(
-    train: Train, family: Family, rows: LabelledRows, *, sharded: bool = False
-) -> dict[str, Any]:
+def fingerprint(train: Train, family: Family, rows: LabelledRows) -> dict[str, Any]:
     """Settings, model, labelled rows and code of a run, as JSON."""
     return {
         "train": _used(train),
-        "weights": "in parts" if sharded else "whole",
         "generator": family.describe(),
         "labelled rows": rows.fingerprint,
         "code": code_sha256(*CODE, type(family).__module__),

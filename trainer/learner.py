@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from tgo.pipeline.errors import InputError
 from tgo.pipeline.generators.base import LogLikelihood, Regressor, gaussian_log_likelihood
 from tgo.trainer import sharded_checkpoint
-from tgo.trainer.distributed import full_tensor, gradient_sync
+from tgo.trainer.distributed import full_tensor, gradient_sync, laid_out_as
 from tgo.trainer.metrics import Statistics
 from tgo.trainer.noise import InputBuilder, NetworkInputs, NoiseSampler, as_float32
 from tgo.trainer.objectives import Terms
@@ -218,19 +218,22 @@ class Learner:
         }
 
     def load(self, checkpoint: Checkpoint, epoch: int) -> None:
-        """Continue from what ``state`` gave, in epoch ``epoch`` of the stream."""
-        if checkpoint.shards is not None:
-            own = replace(checkpoint, **self.state() | {"objective": checkpoint.objective})
-            tensors = sharded_checkpoint.read(own.tensors, checkpoint.shards)
-            checkpoint = replace(own, **tensors)
+        """Continue from what ``state`` gave, in epoch ``epoch`` of the stream.
+
+        Weights may have lain in parts then and be whole now, or the other way round.
+        """
+        network, optimizer = self._networks.network, self._optimizer
+        if checkpoint.shards is None:
+            optimizer.load_state_dict(_laid_out(checkpoint.optimizer, self._parameters))
+        else:
+            state = sharded_checkpoint.optimizer_state(network, optimizer)
+            known = {"optimizer": state, "objective": checkpoint.objective}
+            own = replace(checkpoint, **self.state() | known)
+            checkpoint = replace(own, **sharded_checkpoint.read(own.tensors, checkpoint.shards))
+            sharded_checkpoint.set_optimizer(network, optimizer, checkpoint.optimizer)
         self._networks.load(checkpoint.network)
         for name, average in zip(self._networks.names, self._ema, strict=True):
-            average.copy_(checkpoint.ema[name])
-        if self._ranks.sharded:
-            network, state = self._networks.network, checkpoint.optimizer
-            sharded_checkpoint.set_optimizer(network, self._optimizer, state)
-        else:
-            self._optimizer.load_state_dict(checkpoint.optimizer)
+            average.copy_(laid_out_as(average, checkpoint.ema[name]))
         self._state = self._objective.state_from(checkpoint.objective, self._device)
         if checkpoint.reference is not None:
             self._networks.load_reference(checkpoint.reference)
@@ -276,6 +279,20 @@ class Learner:
             return averages
         gathered = ((name, full_tensor(average)) for name, average in averages.items())
         return {name: average.cpu() for name, average in gathered if self._ranks.is_main}
+
+
+def _laid_out(state: dict[str, Any], parameters: Sequence[Tensor]) -> dict[str, Any]:
+    """An optimizer's whole state, its tensors in parts where the parameters are."""
+
+    def fit(parameter: Tensor, entry: Any) -> Any:
+        like = isinstance(entry, Tensor) and entry.shape == parameter.shape
+        return laid_out_as(parameter, entry) if like else entry
+
+    fitted = {
+        number: {key: fit(parameters[number], entry) for key, entry in entries.items()}
+        for number, entries in state["state"].items()
+    }
+    return state | {"state": fitted}
 
 
 def _require_predictions(family: Family, train: Train, *, cached: bool) -> None:

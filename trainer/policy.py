@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from tgo.pipeline.errors import InputError
 from tgo.trainer import lora
+from tgo.trainer.distributed import laid_out_as
 
 if TYPE_CHECKING:
     from tgo.pipeline.config.train_settings import Train
@@ -111,13 +112,13 @@ class PolicyAndReference:
     def load_reference(self, values: Mapping[str, Tensor]) -> None:
         """Give the reference these parameters."""
         for name, parameter in self.reference_state().items():
-            parameter.copy_(values[name])
+            parameter.copy_(laid_out_as(parameter, values[name]))
 
     @torch.no_grad()
     def load(self, values: Mapping[str, Tensor]) -> None:
         """Give the policy these parameters."""
         for name, parameter in zip(self.names, self.parameters, strict=True):
-            parameter.copy_(values[name])
+            parameter.copy_(laid_out_as(parameter, values[name]))
 
     def _halve(self, network: nn.Module, ranks: Ranks) -> None:
         """Keep frozen weights as autocast makes them at every pass: half of the memory."""

@@ -73,7 +73,7 @@ def run(settings: Settings, paths: Paths | None = None) -> Path:
         condition_negatives(rows, paths, objective, family, ranks)
         stream = make_stream(rows, train, ranks)
         cache = load_cache(paths.references, rows, family, objective, train)
-        identity = fingerprint(train, family, rows, sharded=ranks.sharded)
+        identity = fingerprint(train, family, rows)
         learner = Learner(family, objective, train, rows.unconditional, ranks, cache=cache)
         if cache is not None:
             cache.fill(learner.measure, ranks)

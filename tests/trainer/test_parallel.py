@@ -96,8 +96,18 @@ def test_another_number_of_processes_continues(
     assert_alike(place, "one", "several")
     shards = place.paths("several").checkpoints / "step-00000004/shards"
     assert shards.is_dir() == (mode == "fsdp")
-    if mode == "ddp":  # and so does a single one, with what the processes left
-        test_train.run(make_settings(model, steps=6, **options), place, "several")
-        test_train.run(make_settings(model, steps=6, **options), place, "one")
-        assert "continuing after step 4 of 6" in caplog.text
-        assert_alike(place, "one", "several")
+    # and so does a single one, from weights in parts or whole
+    test_train.run(make_settings(model, steps=6, **options), place, "several")
+    test_train.run(make_settings(model, steps=6, **options), place, "one")
+    assert "continuing after step 4 of 6" in caplog.text
+    assert_alike(place, "one", "several")
+
+
+@pytest.mark.slow
+def test_a_run_in_parts_continues_one_that_was_not(model: Path, place: Place) -> None:
+    options: dict[str, Any] = {"checkpoint_every": 2, "log_every": 1}
+    test_train.run(make_settings(model, steps=4, **options), place, "one")
+    test_train.run(make_settings(model, steps=2, **options), place, "several")
+    found = parallel.run(2, place.root, model, "several", steps=4, parallel="fsdp", **options)
+    assert [len(steps) for steps in found] == [2, 2]  # it did continue
+    assert_alike(place, "one", "several")
