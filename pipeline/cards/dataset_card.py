@@ -12,6 +12,8 @@ from tgo.pipeline.config.label_settings import RATING
 from tgo.pipeline.storage import manifest, shards
 from tgo.pipeline.storage.atomic import replacing
 from tgo.pipeline.templates import template
+from tgo.pipeline.wording import TITLES
+from tgo.rewards.checkpoint import UNPUBLISHED
 
 NAME = "README.md"
 _SIZES = ("1K", "10K", "100K", "1M", "10M", "100M", "1B", "10B", "100B", "1T")
@@ -58,6 +60,7 @@ def render(folder: Path) -> str:
         imported=imported,
         generator=_generator(metadata["tgo.fingerprint"]["images"]),
         rewards=metadata["tgo.rewards"],
+        stand_ins=_stand_ins(metadata["tgo.rewards"]),
         latents=metadata["tgo.latents"],
         versions=metadata["tgo.versions"],
     )
@@ -66,6 +69,11 @@ def render(folder: Path) -> str:
 def _generator(images: dict[str, Any]) -> dict[str, Any]:
     described: dict[str, Any] = images["generator"]
     return {key: value for key, value in described.items() if key != "latent_shape"}
+
+
+def _stand_ins(rewards: dict[str, Any]) -> list[str]:
+    """Titles of the reward models that bear a published model's name with other weights."""
+    return [TITLES[name] for name, model in rewards.items() if model["version"] == UNPUBLISHED]
 
 
 def _size_category(rows: int) -> str:

@@ -11,7 +11,7 @@ from typing import Any, Literal, NamedTuple
 
 from tgo.pipeline.evaluation.compared import Row
 from tgo.pipeline.storage.results import FACTS, GOLD, TRUTH
-from tgo.pipeline.wording import TITLES
+from tgo.pipeline.wording import TITLES, percent
 
 Way = Literal["up", "down", "flat"]
 
@@ -90,7 +90,6 @@ def _others(sets: Mapping[str, Mapping[str, Row]], reward: str) -> list[str]:
 
 def _loses(fall: Against) -> str:
     if fall.row["win_rate"] < 0.5:
-        return (
-            f"{TITLES[fall.score]} loses {1 - fall.row['win_rate']:.0%} of pairs on {fall.set_name}"
-        )
+        lost = percent(1 - fall.row["win_rate"], 0)
+        return f"{TITLES[fall.score]} loses {lost} of pairs on {fall.set_name}"
     return f"the mean of {TITLES[fall.score]} fell on {fall.set_name}"

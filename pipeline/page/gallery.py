@@ -57,9 +57,9 @@ def telling(pairs: Mapping[str, Pairs], score: str | None, seed: int) -> list[tu
     worst = _spread([pick for gain, _, pick in rising if gain < 0], 2)
     middle = [pick for pick in chance if pick not in (*best, *worst)]
     kinds = [
-        *((f"{word} gained most", pick) for pick in best),
+        *((f"{word} up most", pick) for pick in best),
         *(("at random", pick) for pick in middle[: 6 - len(best) - len(worst)]),
-        *((f"{word} lost most", pick) for pick in worst),
+        *((f"{word} down most", pick) for pick in worst),
     ]
     return kinds
 

@@ -156,7 +156,9 @@ def _same(one: pa.Table, other: pa.Table) -> bool:
 
 
 def _below(root: Path) -> list[Path]:
-    return sorted(root.rglob("shard-*.parquet")) if root.exists() else []
+    """Shards below a folder, without those that lie in hidden folders: set aside."""
+    found = root.rglob("shard-*.parquet") if root.exists() else ()
+    return [path for path in found if not any(part.startswith(".") for part in path.parts)]
 
 
 def _tell_of_aside(folder: Path) -> None:

@@ -40,6 +40,7 @@ def test_the_card_says_what_the_shards_hold(scored: Path) -> None:
     assert "float16, shape 4 x 8 x 8" in found.text
     assert "| `clip` | cosine" in found.text
     assert "| guidance_scale | 2.0 |" in found.text
+    assert "> **Stand-ins, not the published reward models**: " in found.text
 
 
 def test_it_is_written_once_and_the_same(scored: Path) -> None:

@@ -62,7 +62,7 @@ def test_truth_and_what_speaks_against_it() -> None:
     found = told(UP, UP, UP, truth=[UP, FLAT, FLAT], clip=[FLAT, UP, LOSES], hpsv2=[DOWN] * 3)
     assert found == (
         "PickScore rose on 3 of 3 sets; the truth rose clearly on 1 of 3 sets; "
-        "HPSv2 loses 60% of pairs on seen"
+        "HPSv2 loses 60\u00a0% of pairs on seen"
     )
 
 

@@ -244,7 +244,7 @@ def test_telling_pairs_show_what_got_worse_as_much_as_what_got_better() -> None:
     pairs = {"seen": pairs_of(40), "hard": pairs_of(40, 1)}
     told = gallery.telling(pairs, "clip", seed=0)
     assert [kind for kind, _ in told] == (
-        ["score gained most"] * 2 + ["at random"] * 2 + ["score lost most"] * 2
+        ["score up most"] * 2 + ["at random"] * 2 + ["score down most"] * 2
     )
     assert len({pick for _, pick in told}) == 6
     assert {pick.set_name for _, pick in told[:2]} == {"seen", "hard"}
@@ -253,7 +253,7 @@ def test_telling_pairs_show_what_got_worse_as_much_as_what_got_better() -> None:
     assert pairs[best.set_name].gain("clip")[best.row] == gains.max()
     assert pairs[worst.set_name].gain("clip")[worst.row] == gains.min()
     risen = {"seen": replace(pairs["seen"], tuned={"clip": pairs["seen"].base["clip"] + 1})}
-    assert "score lost most" not in dict(gallery.telling(risen, "clip", seed=0))
+    assert "score down most" not in dict(gallery.telling(risen, "clip", seed=0))
 
 
 def test_a_page_holds_a_part_of_very_many_pairs(monkeypatch: pytest.MonkeyPatch) -> None:

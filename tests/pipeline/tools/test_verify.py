@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import pyarrow as pa
@@ -91,3 +92,14 @@ def test_embeddings_labels_and_record_are_checked_too(
     assert "made with label.percentile = 40.0, and params.yaml says 50.0" in problems(place, capsys)
     layout.THRESHOLD.unlink()
     assert f"{layout.THRESHOLD}: is missing" in problems(place, capsys)
+
+
+def test_shards_set_aside_in_an_evaluation_are_no_problem(
+    place: settings.Settings, capsys: pytest.CaptureFixture[str]
+) -> None:
+    old = layout.EVALUATED / "base" / ".seen.aside" / "0123456789abcdef"
+    old.mkdir(parents=True)
+    shutil.copy(FIRST, old)
+    assert verify.scored_folders() == [layout.SCORED]
+    verify.run(place)
+    assert "problems" not in capsys.readouterr().out
