@@ -10,8 +10,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from tgo.pipeline.errors import InputError
-from tgo.pipeline.generators.base import LogLikelihood, Regressor, gaussian_log_likelihood
+from tgo.pipeline.generators.base import LogLikelihood, gaussian_log_likelihood
 from tgo.trainer import sharded_checkpoint
 from tgo.trainer.distributed import full_tensor, gradient_sync, laid_out_as
 from tgo.trainer.metrics import Statistics
@@ -44,9 +43,6 @@ class Learner:
         unconditional: Conditions ``[...]`` of the empty prompt.
         ranks: This process among those of the run.
         cache: The reference's log-likelihoods where they are computed beforehand.
-
-    Raises:
-        InputError: the objective needs what the family or the cache has not.
     """
 
     def __init__(
@@ -61,8 +57,6 @@ class Learner:
     ) -> None:
         self._family, self._objective, self._train = family, objective, train
         self._ranks, self._device = ranks, ranks.device
-        if objective.needs_prediction_distance:
-            _require_predictions(family, train, cached=cache is not None)
         sampler = NoiseSampler(family, train, unit=1 + objective.pairs)
         self._inputs = InputBuilder(sampler, train.draws, unconditional, ranks.device, cache)
         compares = objective.needs_reference and cache is None
@@ -293,19 +287,6 @@ def _laid_out(state: dict[str, Any], parameters: Sequence[Tensor]) -> dict[str, 
         for number, entries in state["state"].items()
     }
     return state | {"state": fitted}
-
-
-def _require_predictions(family: Family, train: Train, *, cached: bool) -> None:
-    if not isinstance(family, Regressor):
-        raise InputError(
-            f"train.objective: {train.objective} compares the predictions of two networks, "
-            f"which the family {family.name} has not; choose another one"
-        )
-    if cached:
-        raise InputError(
-            f"train.reference_cache: {train.objective} needs the reference's predictions, and "
-            "likelihoods alone are kept; set it to null"
-        )
 
 
 def _weighted(values: Tensor, inputs: NetworkInputs) -> Tensor:

@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING, NamedTuple
 import torch
 from torch import Tensor
 
-from tgo.pipeline.errors import InputError
 from tgo.pipeline.generators.base import Corruption, NoiseLevels
 from tgo.pipeline.seeds import sample_seed
 
@@ -46,9 +45,6 @@ class NoiseSampler:
         family: Whose corruptions they are.
         train: The settings of the run.
         unit: 2 where winner and loser lie side by side and share what is drawn, else 1.
-
-    Raises:
-        InputError: the settings ask for what the family cannot do.
     """
 
     def __init__(self, family: Family, train: Train, *, unit: int) -> None:
@@ -56,12 +52,6 @@ class NoiseSampler:
         self._units = train.batch_size // unit
         self._kept: dict[tuple[int, int], tuple[Tensor, Tensor, Tensor]] = {}
         self._levels = family if isinstance(family, NoiseLevels) else None
-        plain = train.timesteps.draw == "family" and train.timesteps.snr_gamma is None
-        if self._levels is None and not plain:
-            raise InputError(
-                f"train.timesteps: the family {family.name} draws its own; "
-                "set draw to family and snr_gamma to null"
-            )
 
     def draw(self, step: int, start: int, latents: Tensor) -> NoiseDraw:
         """What is drawn for the samples from position ``start`` of the global batch on.

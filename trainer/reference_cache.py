@@ -27,7 +27,6 @@ from safetensors.torch import load_file, save
 from torch import Tensor
 from tqdm import tqdm
 
-from tgo.pipeline.errors import InputError
 from tgo.pipeline.generators.base import Conditions, Corruption
 from tgo.pipeline.seeds import sample_seed
 from tgo.pipeline.storage.atomic import canonical, replacing
@@ -53,23 +52,10 @@ def load_cache(
 ) -> ReferenceCache | None:
     """The cache that the settings ask for, yet to be filled; None if they or the objective do not.
 
-    Raises InputError for settings that a fixed set of corruptions of whole prompts cannot serve.
+    The settings were checked when they were read (`tgo.pipeline.config.objectives`).
     """
     if train.reference_cache is None or not objective.needs_reference:
         return None
-    for key, wrong, value in (
-        ("train.reference", train.reference != "initial", "initial"),
-        ("train.prompt_dropout", train.prompt_dropout > 0, "0"),
-        ("train.positives", train.positives is not None, "null"),
-        ("train.draws", train.draws > 1, "1"),
-        ("train.timesteps.draw", train.timesteps.draw != "family", "family"),
-        ("train.timesteps.snr_gamma", train.timesteps.snr_gamma is not None, "null"),
-    ):
-        if wrong:
-            raise InputError(
-                f"train.reference_cache: what it keeps holds for {key} = {value} alone; set that, "
-                "or the cache to null"
-            )
     return ReferenceCache(folder, rows, family, train, train.reference_cache)
 
 

@@ -19,6 +19,7 @@ from tgo.pipeline import runtime
 from tgo.pipeline.errors import InputError
 from tgo.pipeline.generators import load_generator, model_sha256
 from tgo.pipeline.storage.aside import key_of
+from tgo.pipeline.storage.label_record import check_labels, written_by_label
 from tgo.pipeline.storage.locks import hold
 from tgo.pipeline.training_log import sample_strips
 from tgo.trainer.checkpoints import Checkpoints
@@ -58,6 +59,8 @@ def run(settings: Settings, paths: Paths | None = None) -> Path:
     """
     paths = paths or Paths()
     train = settings.train
+    if written_by_label(paths.labelled):
+        check_labels(paths.scored, paths.labelled, settings.label)
     objective = load_objective(train)
     device = torch.device(runtime.prepare(settings))
     if train.compile:

@@ -17,6 +17,7 @@ from pydantic import AfterValidator, Field, ValidationError, field_validator, mo
 from tgo.pipeline.config import columns
 from tgo.pipeline.config.fields import Count, Group, Seed, Source
 from tgo.pipeline.config.label_settings import PROMPT, RATING, Label
+from tgo.pipeline.config.objectives import refuse_impossible
 from tgo.pipeline.config.prompt_settings import Prompts
 from tgo.pipeline.config.renamed import refuse_old_keys
 from tgo.pipeline.config.train_settings import Train
@@ -196,6 +197,7 @@ class Settings(Group):
                 "train.parallel = 'fsdp' shards weights of one type, and generator.quantization = "
                 f"{self.generator.quantization!r} mixes them; set parallel to ddp"
             )
+        refuse_impossible(self.train, self.generator.family)
         one = self.score.images_per_prompt == 1 and not self.imported
         if self.label.scope == PROMPT and one:
             raise ValueError(

@@ -32,6 +32,8 @@ FAMILIES = {
 }
 """The registry of families: `generator.family` to its class, which is imported when chosen."""
 
+MASKED = ("amused", "meissonic")
+"""Families of token ids: they predict probabilities, and choose themselves what is hidden."""
 
 PIPELINES = {
     "StableDiffusionPipeline": "diffusion",

@@ -125,6 +125,12 @@ def read(
     return found
 
 
+def written_by_label(labelled: Path) -> bool:
+    """Whether `tgo label` wrote a folder or any shard in it; others may hold labels of any make."""
+    metadata = map(shards.read_metadata, shards.shard_paths(labelled))
+    return (labelled / NAME).exists() or any("tgo.label" in found for found in metadata)
+
+
 def check_labels(scored: Path, labelled: Path, rule: Label) -> dict[str, Any]:
     """Check that a labelled folder is whole and made of these scores by this rule.
 

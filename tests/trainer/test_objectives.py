@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from tests.trainer.miniature import make_settings
+from tgo.pipeline.config.objectives import NEEDS
 from tgo.pipeline.errors import InputError
 from tgo.trainer.objectives import OBJECTIVES, Terms, labels, load_objective, pairs, scores
 from tgo.trainer.objectives.base import Objective
@@ -382,12 +383,13 @@ def test_an_automatic_beta_holds_the_gradient_factor(spread: float) -> None:
         assert float(outcome.beta) == pytest.approx(1e3, rel=1e-4)
 
 
-def test_what_cannot_be_followed_is_refused() -> None:
-    with pytest.raises(InputError, match=r"unknown objective 'tog'; .*tgo, sft"):
-        make("tog")
-    with pytest.raises(InputError, match=r"train\.beta: auto .* rwr has not"):
-        make("rwr", beta="auto")
-    with pytest.raises(InputError, match=r"train\.reference: sft uses no reference"):
-        make("sft", reference="epoch")
-    with pytest.raises(InputError, match=r"train\.batch_size = 7 is odd, and dpo takes pairs"):
-        make("dpo", batch_size=7)
+def test_settings_know_what_each_objective_needs() -> None:
+    assert list(NEEDS) == list(OBJECTIVES)
+    for name, needs in NEEDS.items():
+        objective = make(name)
+        assert objective.needs_reference == needs.reference, name
+        assert objective.needs_prediction_distance == needs.predictions, name
+        assert objective.pairs == (needs.rows == "pairs"), name
+        assert (objective.rows == "positives") == (needs.rows == "positives"), name
+        if needs.follows_beta:
+            assert make(name, beta="auto").beta.auto is not None, name

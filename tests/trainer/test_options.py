@@ -223,9 +223,9 @@ def test_classes_come_in_the_share_that_was_asked_for(model: Path, place: Place)
 
 def test_what_cannot_be_done_is_named(model: Path, place: Place) -> None:
     wrong: dict[str, dict[str, Any]] = {
-        r"train\.positives: dpo takes all pairs": {"objective": "dpo", "positives": 0.5},
+        r"train\.positives: dpo takes pairs": {"objective": "dpo", "positives": 0.5},
         r"train\.positives = 0\.01 leaves a class out": {"positives": 0.01},
-        r"train\.batch_size = 8 cannot be divided by 1 processes x 3": {
+        r"train\.batch_size = 8 cannot be divided by 3 micro batches": {
             "gradient_accumulation_steps": 3
         },
         r"train\.lora\.targets: no module of UNet2DConditionModel is called 'to_x'": {

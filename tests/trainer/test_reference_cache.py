@@ -12,7 +12,6 @@ from tests.trainer import parallel
 from tests.trainer.miniature import Place, make_settings
 from tests.trainer.test_train import CrashError, crash_at, run, same
 from tgo.pipeline.config.settings import Settings
-from tgo.pipeline.errors import InputError
 from tgo.pipeline.generators import load_generator
 from tgo.pipeline.storage.shards import shard_paths
 from tgo.trainer.dataset import LabelledRows
@@ -108,23 +107,6 @@ def test_it_trains_as_fresh_corruptions_do_at_first(model: Path, place: Place) -
     lines = run(cached(model, steps=30, log_every=10), place)["lines"]
     assert lines[-1]["margin"] > lines[0]["margin"] > 0
     assert np.isfinite(lines[-1]["loss"])
-
-
-@pytest.mark.parametrize(
-    ("train", "message"),
-    [
-        ({"prompt_dropout": 0.1}, r"train\.prompt_dropout = 0 alone"),
-        ({"reference": "epoch"}, r"train\.reference = initial alone"),
-        ({"objective": "nft"}, "nft needs the reference's predictions"),
-    ],
-)
-def test_what_it_cannot_serve_is_refused(
-    model: Path, place: Place, train: dict[str, Any], message: str
-) -> None:
-    given: dict[str, Any] = {"reference_cache": 2, "prompt_dropout": 0.0, **train}
-    settings = make_settings(model, **given)
-    with pytest.raises(InputError, match=message):
-        run(settings, place)
 
 
 def test_an_objective_without_a_reference_needs_no_cache(model: Path, place: Place) -> None:

@@ -1,6 +1,7 @@
 """Every objective by its name, made from the settings of a run.
 
-A new one is a pure function in a module beside this one and an entry in ``OBJECTIVES``.
+A new one is a pure function in a module beside this one, an entry in ``OBJECTIVES``, and one in
+``NEEDS`` of `pipeline/config/objectives.py`.
 """
 
 from __future__ import annotations
@@ -12,7 +13,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from tgo.pipeline.errors import InputError
 from tgo.trainer.objectives import labels, pairs, scores
 from tgo.trainer.objectives.base import Objective, Outcome, State, Terms
 from tgo.trainer.objectives.beta import Beta
@@ -29,37 +29,9 @@ SHIFT = "shift"
 def load_objective(train: Train) -> Objective:
     """The objective that ``train.objective`` names, as its settings have it.
 
-    Raises InputError for an unknown name, and for settings that it cannot follow.
+    The settings were checked when they were read (`tgo.pipeline.config.objectives`).
     """
-    try:
-        make = OBJECTIVES[train.objective]
-    except KeyError:
-        raise InputError(
-            f"train.objective: unknown objective {train.objective!r}; choose one of "
-            f"{', '.join(OBJECTIVES)}"
-        ) from None
-    objective = make(train)
-    if isinstance(train.beta, str) and objective.beta.auto is None:
-        raise InputError(
-            f"train.beta: auto follows the sigmoid of rhat, which {train.objective} has not; "
-            "set a number"
-        )
-    if train.reference == "epoch" and not objective.needs_reference:
-        raise InputError(
-            f"train.reference: {train.objective} uses no reference, so there is none to renew; "
-            "set it to initial"
-        )
-    if objective.pairs and train.batch_size % 2:
-        raise InputError(
-            f"train.batch_size = {train.batch_size} is odd, and {train.objective} takes pairs; "
-            "make it even"
-        )
-    if train.positives is not None and objective.rows != "labelled":
-        raise InputError(
-            f"train.positives: {train.objective} takes {objective.rows}, not positives and "
-            "negatives side by side; set it to null"
-        )
-    return objective
+    return OBJECTIVES[train.objective](train)
 
 
 def _beta(train: Train) -> Beta:
@@ -70,8 +42,8 @@ def _beta(train: Train) -> Beta:
 
 
 def _fixed(train: Train) -> Beta:
-    """``train.beta`` for one that cannot follow ``auto`` (which `load_objective` refuses)."""
-    return Beta(1.0) if isinstance(train.beta, str) else Beta(train.beta)
+    """``train.beta`` for one that cannot follow ``auto``, which its settings refuse."""
+    return Beta(float(train.beta))
 
 
 def _pair_rows(choice: PairChoice) -> Rows:
