@@ -22,7 +22,11 @@ class _Console(logging.Handler):
 
 
 _console = _Console()
-_OPTIONAL_PARTS = ("bitsandbytes", "torch.utils._pytree")
+_OPTIONAL_PARTS = (
+    "bitsandbytes",
+    "diffusers.quantizers.torchao.torchao_quantizer",
+    "torch.utils._pytree",
+)
 """Loggers that warn, while libraries load, of optional parts that nothing here uses."""
 
 

@@ -31,6 +31,8 @@ _QUANTISERS = {
     "modelopt": "modelopt",
 }
 """`quant_method` of a config.json to the module that reads such weights."""
+_NEEDS_GPU = ("bitsandbytes",)
+"""Methods whose stored weights diffusers and transformers read on a GPU alone."""
 
 
 @contextmanager
@@ -158,6 +160,11 @@ def _require_quantiser(folder: Path, remedy: str) -> None:
     with reading(path, remedy):
         quantised = weight_files.read_json(path, remedy).get("quantization_config") or {}
         method = str(quantised.get("quant_method", "an unnamed method"))
+    if quantised and method in _NEEDS_GPU and not torch.cuda.is_available():
+        raise InputError(
+            f"{folder}: its weights are quantised by {method}, which needs a GPU, and there is "
+            "none; use the model's unquantised weights"
+        )
     if quantised and find_spec(_QUANTISERS.get(method, method).split(".")[0]) is None:
         package = _QUANTISERS.get(method, method)
         raise InputError(

@@ -95,6 +95,10 @@ REFUSED = {
         in_file("unet/config.json", quantization_config=QUANTISED | {"quant_method": "absent"}),
         "unet: its weights are quantised by absent; install absent",
     ),
+    "quantised text encoder without a GPU": (
+        in_file("text_encoder/config.json", quantization_config=QUANTISED),
+        "text_encoder: its weights are quantised by bitsandbytes, which needs a GPU",
+    ),
     "not square": (
         in_file("unet/config.json", sample_size=[16, 24]),
         r"unet/config.json: sample_size is .16, 24., .*set generator\.resolution",
@@ -110,11 +114,15 @@ REFUSED = {
 
 @pytest.mark.parametrize("case", REFUSED)
 def test_what_cannot_be_right_is_refused_in_one_line(
-    case: str, folders: Callable[[str], Path], tmp_path: Path
+    case: str,
+    folders: Callable[[str], Path],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     change, words = REFUSED[case]
     shutil.copytree(folders("sd15"), tmp_path / "model")
     change(tmp_path / "model")
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
     with pytest.raises(InputError, match=words) as caught:
         load("sd15", tmp_path / "model", resolution=None).encode_prompts(["a red circle"])
     assert "\n" not in str(caught.value)
