@@ -22,6 +22,7 @@ from tgo.pipeline import logs
 from tgo.pipeline.commands import data, project, stages
 from tgo.pipeline.errors import InputError
 from tgo.pipeline.installation import check_source, explain_missing
+from tgo.pipeline.wording import harmless
 from tgo.rewards.errors import RewardError
 
 app = typer.Typer(
@@ -106,7 +107,7 @@ def _is_importing(frame: FrameType | None) -> bool:
 
 
 def _fail(line: str) -> NoReturn:
-    print(f"tgo: error: {' '.join(line.split())}", file=sys.stderr)
+    print(f"tgo: error: {harmless(' '.join(line.split()))}", file=sys.stderr)
     raise SystemExit(2)
 
 

@@ -9,12 +9,14 @@ from __future__ import annotations
 import logging
 import sys
 
+from tgo.pipeline.wording import harmless
+
 
 class _Console(logging.Handler):
     """One line a message; the streams are looked up late, since callers may replace them."""
 
     def emit(self, record: logging.LogRecord) -> None:
-        text = self.format(record)
+        text = harmless(self.format(record))
         if record.levelno >= logging.WARNING:
             print(f"{record.levelname.lower()}: {text}", file=sys.stderr, flush=True)
         else:
@@ -43,4 +45,4 @@ def configure(level: int = logging.INFO) -> None:
 def note(text: str) -> None:
     """A line for a person who waits, to stderr: it is no result. Silent with `-q`."""
     if logging.getLogger("tgo").isEnabledFor(logging.INFO):
-        print(text, file=sys.stderr, flush=True)
+        print(harmless(text), file=sys.stderr, flush=True)

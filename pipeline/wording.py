@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import unicodedata
 from collections.abc import Mapping
 
 from markupsafe import Markup, escape
@@ -41,6 +40,8 @@ class Formats:
 
 
 _DIRECTIONS = "\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069"
+_CONTROLS = {*range(0x20), *range(0x7F, 0xA0)} - {ord("\n"), ord("\t")}
+_STEERING = dict.fromkeys(_CONTROLS | set(map(ord, _DIRECTIONS)), "\N{REPLACEMENT CHARACTER}")
 
 
 def decimals_for(spread: float) -> int:
@@ -76,12 +77,7 @@ def harmless(text: str) -> str:
     Escape sequences and other control characters, and those that turn the direction of writing,
     are replaced by a mark: they could repaint a terminal or make a text read as another.
     """
-    return "".join("\N{REPLACEMENT CHARACTER}" if _steers(letter) else letter for letter in text)
-
-
-def _steers(letter: str) -> bool:
-    category = unicodedata.category(letter)
-    return (category == "Cc" and letter not in "\n\t") or letter in _DIRECTIONS
+    return text.translate(_STEERING)
 
 
 def minus(text: str) -> str:

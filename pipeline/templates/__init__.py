@@ -1,6 +1,7 @@
 """The project's templates, by one environment: a page escapes what it shows, a card does not.
 
 Cards are Markdown made from settings and from files of ours; pages show prompts of anyone's.
+Neither lets control characters through (`wording.harmless`).
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ def _environment() -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
         keep_trailing_newline=True,
+        finalize=lambda value: wording.harmless(value) if type(value) is str else value,
     )
     made.filters |= {
         "percent": wording.percent,
