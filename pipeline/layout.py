@@ -29,6 +29,7 @@ METRICS = REPORTS / "metrics.json"  # about a dozen numbers, for DVC
 EVALUATION = REPORTS / "evaluation.json"  # every figure behind them
 PAIRS = REPORTS / "pairs.parquet"  # every pair of the test sets with its scores
 STAGES = REPORTS / "stages.jsonl"  # when and where each stage ran, for people
+COMPARISON = REPORTS / "compare.html"  # `tgo compare`
 TRAIN_LOG = REPORTS / "train_log.jsonl"
 SAMPLES = REPORTS / "samples"  # stage three: images of fixed prompts on the way
 TRAINING_CURVES = PLOTS / "training.csv"  # the log for `dvc plots`

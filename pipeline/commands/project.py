@@ -107,19 +107,32 @@ def compare(
         typer.Argument(help="Folders of runs, commits or experiments; the first is the measure."),
     ],
     params: Params = PARAMS,
+    as_json: AsJson = False,
+    open_page: Annotated[bool, typer.Option("--open", help="Open it in the browser.")] = False,
 ) -> None:
     """Hold the tuned models of several runs against each other, pair by pair.
 
+    Prints a table and writes reports/compare.html, a page of verdicts, intervals and pictures.
     Example: tgo compare . other-experiment
     """
     if len(runs) < 2:
         raise InputError("compare: name two runs or more, such as `tgo compare . other-experiment`")
     settings = checked(params)
     loading("compare")
-    from tgo.pipeline.tools import compare
+    from tgo.pipeline.tools import compare, comparison_page
 
-    found = compare.lines({run: compare.read(run) for run in runs}, settings.seed)
+    read = {run: compare.read(run) for run in runs}
+    found = compare.lines(read, settings.seed)
+    if as_json:
+        print_json(compare.as_json(found))
+        return
     compare.show(found)
+    page = comparison_page.write(read, found, settings.shown_reward, settings.seed)
+    print(f"{page}: open it in a browser")
+    if open_page:
+        import webbrowser
+
+        webbrowser.open(page.resolve().as_uri())
 
 
 @app.command()

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import io
+import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+from markupsafe import Markup
 from PIL import Image
 
+from tgo.pipeline import layout
 from tgo.pipeline.evaluation.paired_images import Pairs, read_images
 from tgo.pipeline.page import atlas
 from tgo.pipeline.storage.atomic import replacing
@@ -19,6 +22,7 @@ from tgo.pipeline.wording import decimals_for
 MOST = 4000
 """Pairs the page holds; of more a part evenly spread over the sets and drawn at random."""
 FULL_QUALITY = 92
+SIDES = ("Base model", "Tuned model")
 
 
 class Pick(NamedTuple):
@@ -113,7 +117,7 @@ class Pictures:
     ) -> None:
         self.pairs = {name: _kept(joined, len(pairs), seed) for name, joined in pairs.items()}
         self._full = full
-        self.large = False
+        self._large = False
         self._sides = {
             name: [
                 self._read(name, joined, side, folder)
@@ -121,6 +125,11 @@ class Pictures:
             ]
             for name, joined in self.pairs.items()
         }
+
+    @property
+    def link(self) -> str:
+        """From a page in reports/ to the full pictures; empty where the page shows all pixels."""
+        return self._full.relative_to(layout.REPORTS).as_posix() if self._large else ""
 
     def sheets(self) -> dict[str, list[dict[str, Any]]]:
         """The atlas of the base and of the tuned pictures, by set."""
@@ -140,19 +149,25 @@ class Pictures:
             shown.append(atlas.thumbnail(stored[identifier]))
             whole = Image.open(io.BytesIO(stored[identifier]))
             if whole.size != shown[-1].size:
-                self.large = True
+                self._large = True
                 with replacing(self._full / name / f"{row:06d}-{side}.jpg") as file:
                     whole.convert("RGB").save(file, "JPEG", quality=FULL_QUALITY)
         return shown
 
 
-def data(pictures: Pictures, scores: Sequence[tuple[str, str]], main: str | None) -> dict[str, Any]:
+def data(
+    pictures: Pictures,
+    scores: Sequence[tuple[str, str]],
+    main: str | None,
+    sides: tuple[str, str] = SIDES,
+) -> dict[str, Any]:
     """What the gallery's script works on: columns over all pairs, set after set.
 
     Args:
         pictures: the pairs that the page shows.
         scores: name and title of every score, the main one first.
         main: name of the main score; None if there is none.
+        sides: what the two pictures of a pair are of.
 
     Returns:
         Values for JSON: sets with their sizes, prompts, domains, and a list over all pairs for each
@@ -176,7 +191,8 @@ def data(pictures: Pictures, scores: Sequence[tuple[str, str]], main: str | None
         "domain": [domains.index(name) for joined in pairs.values() for name in joined.domains],
         "seed": [str(seed) for joined in pairs.values() for seed in joined.seeds],
         "main": main,
-        "full": pictures.large,
+        "sides": sides,
+        "full": pictures.link,
         "scores": [
             {
                 "name": name,
@@ -188,6 +204,14 @@ def data(pictures: Pictures, scores: Sequence[tuple[str, str]], main: str | None
             for name, title in scores
         ],
     }
+
+
+def embedded(value: Mapping[str, Any]) -> Markup:
+    """JSON inside a script element: no text of anyone's can end it."""
+    text = json.dumps(value, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
+    for character in "<>&\u2028\u2029":
+        text = text.replace(character, f"\\u{ord(character):04x}")
+    return Markup(text)
 
 
 def _column(pairs: Mapping[str, Pairs], name: str, side: str, decimals: int) -> list[float]:

@@ -8,13 +8,9 @@ are larger than the page shows them.
 
 from __future__ import annotations
 
-import json
 import shutil
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
-
-from markupsafe import Markup
 
 from tgo.pipeline import layout
 from tgo.pipeline.cards import threshold_facts
@@ -118,10 +114,11 @@ def _context(found: RunFiles, figures: Figures) -> dict[str, Any]:
                 pictures.pairs, main, settings.report.gallery, settings.seed
             )
         ],
+        "sides": ("Base", "Tuned"),
         "pairs_count": sum(map(len, found.pairs.values())),
         "shown_count": sum(map(len, pictures.pairs.values())),
-        "gallery_data": _embedded(gallery.data(pictures, scores, main)),
-        "gallery_sheets": _embedded(pictures.sheets()),
+        "gallery_data": gallery.embedded(gallery.data(pictures, scores, main)),
+        "gallery_sheets": gallery.embedded(pictures.sheets()),
         "table": results_table.table(found, formats),
         "results_note": summary.results_note(found.metrics),
         "figures": {kind: list(drawn.values()) for kind, drawn in figures.items()},
@@ -168,14 +165,6 @@ def _card(pictures: Pictures, pick: Pick, formats: Formats, main: str | None) ->
         before, after = float(pairs.base["truth"][row]), float(pairs.tuned["truth"][row])
         card["truth"] = {"base": before, "tuned": after}
     return card
-
-
-def _embedded(value: Mapping[str, Any]) -> Markup:
-    """JSON inside a script element: no text of anyone's can end it."""
-    text = json.dumps(value, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
-    for character in "<>&\u2028\u2029":
-        text = text.replace(character, f"\\u{ord(character):04x}")
-    return Markup(text)
 
 
 def _remove_figures() -> None:

@@ -39,17 +39,17 @@
   function compare(pair, large) {
     const prompt = data.prompts[data.prompt[pair.index]], box = element("div", { className: "compare" });
     const range = element("input", { type: "range", min: 0, max: 100, value: 50 });
-    range.setAttribute("aria-label", "From base to tuned: " + prompt);
+    range.setAttribute("aria-label", `From ${data.sides[0]} to ${data.sides[1]}: ${prompt}`);
     box.style.setProperty("--cut", "50%");
     range.addEventListener("input", () => box.style.setProperty("--cut", range.value + "%"));
     for (const side of [0, 1]) {
       const canvas = element("canvas");
       canvas.setAttribute("role", "img");
-      canvas.setAttribute("aria-label", (side ? "Tuned" : "Base") + " model: " + prompt);
+      canvas.setAttribute("aria-label", data.sides[side] + ": " + prompt);
       draw(canvas, pair, side);
       box.append(canvas);
       if (large && data.full) {  // the picture itself, once it is there
-        const name = `figures/pictures/${encodeURIComponent(pair.set)}/${String(pair.row).padStart(6, "0")}-${side ? "tuned" : "base"}.jpg`;
+        const name = `${data.full}/${encodeURIComponent(pair.set)}/${String(pair.row).padStart(6, "0")}-${side ? "tuned" : "base"}.jpg`;
         const image = new Image();
         image.alt = canvas.getAttribute("aria-label");
         image.addEventListener("load", () => canvas.replaceWith(image));

@@ -8,10 +8,9 @@ from __future__ import annotations
 
 import io
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-
-import numpy as np
+from typing import Any
 
 from tgo.pipeline import layout
 from tgo.pipeline.errors import InputError
@@ -20,19 +19,24 @@ from tgo.pipeline.evaluation.paired_images import Pairs
 from tgo.pipeline.evaluation.stats import Interval
 from tgo.pipeline.storage.results import GOLD
 
+Runs = Mapping[str, Mapping[str, Pairs]]
+"""The pairs by test set, of each run by its name."""
+
 
 @dataclass(frozen=True)
 class Line:
     """A run's tuned model on a test set: a score's mean, and how it differs from the first run's.
 
     ``difference`` and ``win_rate`` are over pairs of the same prompt and seed; None for the first
-    run, and None for the win rate of a score of two values.
+    run, and None for the win rate of a score of two values. ``spread`` is the standard deviation
+    of the first run's scores.
     """
 
     set_name: str
     score: str
     run: str
     mean: float
+    spread: float
     difference: Interval | None
     win_rate: Interval | None
 
@@ -66,11 +70,35 @@ def read(run: str) -> dict[str, Pairs]:
     return pairs_table.read(io.BytesIO(content), name=f"{run}:{layout.PAIRS}")[1]
 
 
-def lines(runs: Mapping[str, Mapping[str, Pairs]], seed: int) -> list[Line]:
-    """Every score of every set that all runs have, the first run being what others differ from.
+def joined(runs: Runs) -> dict[str, dict[str, Pairs]]:
+    """Each further run's tuned images beside the first run's, as pairs of base and tuned are.
 
     Args:
-        runs: the pairs by test set, of each run by its name.
+        runs: two runs or more.
+
+    Returns:
+        By run but the first, and by test set that both have, pairs whose ``base`` is the first
+        run's tuned model, with the scores that both have.
+
+    Raises:
+        InputError: two runs evaluated other prompts or seeds, so that nothing pairs.
+    """
+    first, *others = runs
+    return {
+        run: {
+            name: _paired(first, run, name, pairs, runs[run][name])
+            for name, pairs in runs[first].items()
+            if name in runs[run]
+        }
+        for run in others
+    }
+
+
+def lines(runs: Runs, seed: int) -> list[Line]:
+    """Every score that all runs have, the first run being what others differ from.
+
+    Args:
+        runs: two runs or more.
         seed: of the bootstrap.
 
     Returns:
@@ -79,26 +107,24 @@ def lines(runs: Mapping[str, Mapping[str, Pairs]], seed: int) -> list[Line]:
     Raises:
         InputError: two runs evaluated other prompts or seeds, so that nothing pairs.
     """
-    first, *others = runs
-    found = []
-    for set_name, pairs in runs[first].items():
+    first, found = next(iter(runs)), []
+    beside = joined(runs)
+    for name, pairs in runs[first].items():
+        with_set = {run: sets[name] for run, sets in beside.items() if name in sets}
         for score in pairs.scores:
-            if not all(score in runs[run].get(set_name, pairs).base for run in others):
+            if not all(score in other.tuned for other in with_set.values()):
                 continue
-            prompt_ids, base = pairs.prompt_ids, pairs.tuned[score]
-            mean = float(stats.mean_by_prompt(base, prompt_ids).mean())
-            found.append(Line(set_name, score, first, mean, None, None))
-            for run in others:
-                if set_name in runs[run]:
-                    tuned = _paired(first, run, set_name, pairs, runs[run][set_name], score)
-                    found.append(_line(set_name, score, run, base, tuned, prompt_ids, seed))
+            base = pairs.tuned[score]
+            mean = float(stats.mean_by_prompt(base, pairs.prompt_ids).mean())
+            spread = float(base.std())
+            found.append(Line(name, score, first, mean, spread, None, None))
+            for run, other in with_set.items():
+                found.append(_line(name, score, run, other, spread, seed))
     return found
 
 
-def _paired(
-    first: str, run: str, set_name: str, one: Pairs, other: Pairs, score: str
-) -> np.ndarray:
-    """The other run's scores in the order of the first's pairs."""
+def _paired(first: str, run: str, set_name: str, one: Pairs, other: Pairs) -> Pairs:
+    """The tuned images of both, in the order of the first's pairs."""
     place = {key: row for row, key in enumerate(zip(other.ids, other.seeds, strict=True))}
     try:
         rows = [place[key] for key in zip(one.ids, one.seeds, strict=True)]
@@ -107,22 +133,32 @@ def _paired(
             f"{run}: its images of {set_name} are not of the prompts and seeds of {first}; compare "
             "runs of the same prompts.tests, seed and evaluate settings"
         ) from None
-    return other.tuned[score][rows]
+    both = [score for score in one.tuned if score in other.tuned]
+    return replace(
+        one,
+        base={score: one.tuned[score] for score in both},
+        tuned={score: other.tuned[score][rows] for score in both},
+    )
 
 
-def _line(
-    set_name: str,
-    score: str,
-    run: str,
-    base: np.ndarray,
-    tuned: np.ndarray,
-    prompt_ids: Sequence[str],
-    seed: int,
-) -> Line:
+def _line(set_name: str, score: str, run: str, pairs: Pairs, spread: float, seed: int) -> Line:
+    base, tuned, prompt_ids = pairs.base[score], pairs.tuned[score], pairs.prompt_ids
     wins = None if score == GOLD else stats.win_rate(base, tuned, prompt_ids, seed=seed)
     difference = stats.paired_difference(base, tuned, prompt_ids, seed=seed)
     mean = float(stats.mean_by_prompt(tuned, prompt_ids).mean())
-    return Line(set_name, score, run, mean, difference, wins)
+    return Line(set_name, score, run, mean, spread, difference, wins)
+
+
+def as_json(found: Sequence[Line]) -> list[dict[str, Any]]:
+    """The lines for scripts; an interval has the keys value, low and high."""
+    return [
+        vars(line)
+        | {
+            "difference": line.difference and line.difference._asdict(),
+            "win_rate": line.win_rate and line.win_rate._asdict(),
+        }
+        for line in found
+    ]
 
 
 def show(found: Sequence[Line]) -> None:

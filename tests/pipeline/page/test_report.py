@@ -264,7 +264,10 @@ def test_a_page_holds_a_part_of_very_many_pairs(monkeypatch: pytest.MonkeyPatch)
     assert kept.prompt_ids == [pairs.prompt_ids[pairs.ids.index(name)] for name in kept.ids]
 
 
-def test_large_pictures_are_reduced_for_the_page_and_lie_whole_beside_it(tmp_path: Path) -> None:
+def test_large_pictures_are_reduced_for_the_page_and_lie_whole_beside_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
     noise = np.random.default_rng(0).integers(0, 255, (200, 400, 3), dtype=np.uint8)
     assert atlas.thumbnail(finished_run.png(noise)).size == (atlas.THUMBNAIL, 80)
     assert atlas.thumbnail(finished_run.png(noise[:64, :64])).size == (64, 64)
@@ -283,9 +286,9 @@ def test_large_pictures_are_reduced_for_the_page_and_lie_whole_beside_it(tmp_pat
     }
     finished_run.write_rows(tmp_path / "images", rows)
     folders = {"seen": (tmp_path / "images", tmp_path / "images")}
-    pictures = gallery.Pictures({"seen": pairs}, folders, tmp_path / "full", seed=0)
-    assert pictures.large
-    assert len(list((tmp_path / "full/seen").glob("*.jpg"))) == 4
+    pictures = gallery.Pictures({"seen": pairs}, folders, report.FULL, seed=0)
+    assert pictures.link == "figures/pictures"
+    assert len(list((report.FULL / "seen").glob("*.jpg"))) == 4
     assert pictures.sheets()["seen"][0]["width"] == atlas.THUMBNAIL
 
 

@@ -13,7 +13,7 @@ from tgo.pipeline import layout
 from tgo.pipeline.errors import InputError
 from tgo.pipeline.evaluation import pairs_table
 from tgo.pipeline.evaluation.paired_images import Pairs
-from tgo.pipeline.tools import compare
+from tgo.pipeline.tools import compare, comparison_page
 
 
 def pairs_of(tuned: list[float]) -> Pairs:
@@ -67,3 +67,18 @@ def test_runs_that_cannot_be_paired_or_found_are_named(tmp_path: Path) -> None:
         compare.lines({run: compare.read(run) for run in (one, other)}, seed=0)
     with pytest.raises(InputError, match=r"pairs\.parquet: is missing"):
         compare.read(str(tmp_path))
+
+
+def test_the_page_tells_which_run_is_better_and_how_sure(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    one = write(tmp_path / "one", pairs_of([1.0, 2.0, 3.0, 4.0]))
+    other = write(tmp_path / "other", pairs_of([2.0, 3.0, 4.0, 5.5]))
+    runs = {run: compare.read(run) for run in (one, other)}
+    found = compare.lines(runs, seed=0)
+    text = comparison_page.write(runs, found, "clip", seed=0).read_text()
+    assert "CLIP rose on seen" in text
+    assert "+1.125" in text
+    assert "Pictures are shown where every run is a folder" in text
+    assert compare.as_json(found)[1]["difference"]["value"] == 1.125
