@@ -156,3 +156,17 @@ def test_help_and_wrong_use_need_no_models(place: Path) -> None:
         assert command in done.stdout
     assert tgo(place, "scor").returncode == 2
     refused(place, "verify", "nothing to verify yet")
+
+
+def test_stopped_while_the_command_line_is_imported(tmp_path: Path) -> None:
+    code = (
+        "import os, signal, sys\n"
+        "class Stopping:\n"
+        "    def find_spec(self, name, path=None, target=None):\n"
+        "        if name == 'typer': os.kill(os.getpid(), signal.SIGINT)\n"
+        "sys.meta_path.insert(0, Stopping())\n"
+        "import tgo.pipeline.__main__\n"
+    )
+    command = [sys.executable, "-c", code]
+    done = subprocess.run(command, cwd=tmp_path, check=False, capture_output=True, text=True)
+    assert (done.returncode, done.stdout, done.stderr) == (-signal.SIGINT, "", "")

@@ -80,3 +80,16 @@ def test_a_full_run_is_told_of_a_worker_that_outlived_its_run(tmp_path: Path) ->
         locks.hold(folder),
     ):
         pass
+
+
+def test_two_projects_that_share_a_folder_by_links_exclude_each_other(tmp_path: Path) -> None:
+    (tmp_path / "disk/scored").mkdir(parents=True)
+    for project in ("one", "other"):
+        (tmp_path / project).mkdir()
+        (tmp_path / project / "scored").symlink_to(tmp_path / "disk/scored")
+    with (
+        another(tmp_path / "one/scored", "all") as process,
+        pytest.raises(InputError, match=f"is being written by process {process}"),
+        locks.hold(tmp_path / "other/scored"),
+    ):
+        raise AssertionError("both hold it")
