@@ -13,6 +13,7 @@ EXTRAS = {
     "dvc": "dvc",
     "duckdb": "sql",
     "matplotlib": "plots",
+    "vl_convert": "plots",
     "tensorboard": "tensorboard",
     "wandb": "loggers",
     "dvclive": "loggers",

@@ -33,4 +33,6 @@ COMPARISON = REPORTS / "compare.html"  # `tgo compare`
 TRAIN_LOG = REPORTS / "train_log.jsonl"
 SAMPLES = REPORTS / "samples"  # stage three: images of fixed prompts on the way
 TRAINING_CURVES = PLOTS / "training.csv"  # the log for `dvc plots`
+SAMPLE_PLOTS = PLOTS / "samples"  # the sample images for `dvc plots`
+DVC_PLOTS = REPORTS / "dvc_plots"  # what `tgo plots` writes
 SCORE_DISTRIBUTION = PLOTS / "score_distribution.csv"

@@ -10,7 +10,7 @@ import typer
 from tgo.pipeline.commands.options import AsJson, Params, checked, loading, print_json
 from tgo.pipeline.errors import InputError
 from tgo.pipeline.installation import missing_extras
-from tgo.pipeline.layout import PARAMS, PRESETS
+from tgo.pipeline.layout import DVC_PLOTS, PARAMS, PRESETS
 
 app = typer.Typer()
 
@@ -130,6 +130,31 @@ def compare(
     page = comparison_page.write(read, found, settings.shown_reward, settings.seed)
     print(f"{page}: open it in a browser")
     if open_page:
+        import webbrowser
+
+        webbrowser.open(page.resolve().as_uri())
+
+
+@app.command()
+def plots(
+    revisions: Annotated[
+        list[str] | None,
+        typer.Argument(help="Experiments or commits to show beside the workspace."),
+    ] = None,
+    output: Annotated[
+        Path, typer.Option("--output", "-o", help="The folder to write.")
+    ] = DVC_PLOTS,
+    show: Annotated[bool, typer.Option("--open", help="Open it in the browser.")] = False,
+) -> None:
+    """Write DVC's plots as a page that opens without a network.
+
+    Example: tgo plots main my-experiment
+    """
+    from tgo.pipeline.tools import offline_plots
+
+    page = offline_plots.write(output, revisions or [])
+    print(f"{page}: open it in a browser")
+    if show:
         import webbrowser
 
         webbrowser.open(page.resolve().as_uri())

@@ -30,7 +30,7 @@ from tgo.pipeline.page.gallery import Pick, Pictures
 from tgo.pipeline.page.run_files import RunFiles
 from tgo.pipeline.storage.atomic import replacing
 from tgo.pipeline.templates import template
-from tgo.pipeline.training_log import health
+from tgo.pipeline.training_log import health, sample_strips
 from tgo.pipeline.wording import TITLES, Formats
 
 INDEX = layout.REPORTS / "index.html"
@@ -62,8 +62,17 @@ def run(settings: Settings) -> Path:
         for name, figure in drawn.items():
             _write(FIGURES / f"{kind}_{name}.svg", plots.standalone(figure.svg))
     _write(layout.TRAINING_CURVES, charts.as_csv(found.log))
+    _copy_samples()
     _write(INDEX, template("report.html.j2").render(_context(found, figures)))
     return INDEX
+
+
+def _copy_samples() -> None:
+    """Sample images as `dvc plots` shows them: a folder of pictures and nothing else."""
+    shutil.rmtree(layout.SAMPLE_PLOTS, ignore_errors=True)
+    layout.SAMPLE_PLOTS.mkdir(parents=True)
+    for _, path in sample_strips.paths(layout.SAMPLES):
+        shutil.copyfile(path, layout.SAMPLE_PLOTS / path.name)
 
 
 def _figures(found: RunFiles) -> Figures:

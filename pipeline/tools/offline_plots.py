@@ -1,0 +1,54 @@
+"""DVC's plots as a page without a network, from which `dvc plots show` loads its scripts."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from tgo.pipeline.errors import InputError
+
+_PAGE = """<!DOCTYPE html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<title>DVC plots</title>
+{refresh_tag}
+<script>SCRIPT</script>
+</head>
+<body>
+{plot_divs}
+</body>
+</html>
+"""
+"""A template of `dvc plots show --html-template` without its place for scripts of the web."""
+
+
+def write(folder: Path, revisions: list[str]) -> Path:
+    """Write DVC's plots into a folder.
+
+    Args:
+        folder: where index.html and pictures go.
+        revisions: experiments or commits to show beside the workspace, as `dvc plots diff` does.
+
+    Returns:
+        The page.
+
+    Raises:
+        InputError: DVC cannot make it; the line is DVC's own.
+    """
+    import vl_convert
+
+    verb = ["diff", *revisions] if revisions else ["show"]
+    with TemporaryDirectory() as scratch:
+        page = Path(scratch, "page.html")
+        page.write_text(_PAGE.replace("SCRIPT", vl_convert.javascript_bundle()), encoding="utf-8")
+        command = [sys.executable, "-m", "dvc", "plots", *verb, "--html-template", str(page)]
+        done = subprocess.run(
+            [*command, "-o", str(folder)], check=False, capture_output=True, text=True
+        )
+    if done.returncode:
+        reason = (done.stderr.strip().splitlines() or ["dvc said nothing"])[-1]
+        raise InputError(f"dvc plots {verb[0]}: {reason.removeprefix('ERROR: ')}")
+    return folder / "index.html"
