@@ -180,7 +180,7 @@ def _gaussian(sigma: float) -> Array:
     """Gaussian blur along one axis as a matrix [SIDE, SIDE], edges renormalised."""
     at = np.arange(SIDE, dtype=np.float32)
     kernel = np.exp(-0.5 * ((at[:, None] - at) / sigma) ** 2)
-    return kernel / kernel.sum(axis=1, keepdims=True)
+    return np.divide(kernel, kernel.sum(axis=1, keepdims=True), dtype=np.float32)
 
 
 def _along_both(picture: Array, matrix: Array) -> Array:

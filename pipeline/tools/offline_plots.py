@@ -43,7 +43,10 @@ def write(folder: Path, revisions: list[str]) -> Path:
     verb = ["diff", *revisions] if revisions else ["show"]
     with TemporaryDirectory() as scratch:
         page = Path(scratch, "page.html")
-        page.write_text(_PAGE.replace("SCRIPT", vl_convert.javascript_bundle()), encoding="utf-8")
+        page.write_text(
+            _PAGE.replace("SCRIPT", vl_convert.javascript_bundle("window.vegaEmbed = vegaEmbed;")),
+            encoding="utf-8",
+        )
         command = [sys.executable, "-m", "dvc", "plots", *verb, "--html-template", str(page)]
         done = subprocess.run(
             [*command, "-o", str(folder)], check=False, capture_output=True, text=True
