@@ -8,7 +8,8 @@
 Every run that is done is kept, so the same command goes on where it was killed. To go on from the
 runs that docs/claims.md tells of, unpack them first:
 
-    mkdir -p data/claims && tar -C data/claims -xf benchmarks/results/claims-h200.tar.xz
+    mkdir -p data/claims
+    for results in benchmarks/results/claims-*.tar.xz; do tar -C data/claims -xf $results; done
 """
 
 from __future__ import annotations
