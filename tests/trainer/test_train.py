@@ -200,6 +200,17 @@ def test_a_changed_number_of_workers_or_steps_continues(
     assert "continuing after step 7 of 14" in caplog.text
 
 
+def test_an_earlier_checkpoint_is_published_and_the_later_ones_come_back(
+    model: Path, place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kept: dict[str, Any] = {"checkpoint_every": 4, "keep": {"last": 1, "every": 4}}
+    whole = run(make_settings(model, steps=12, **kept), place)
+    early = run(make_settings(model, steps=8, **kept), place, "early")
+    monkeypatch.setattr(Learner, "step", None)  # none is taken any more
+    assert same(run(make_settings(model, steps=8, **kept), place), early)
+    assert same(run(make_settings(model, steps=12, **kept), place), whole)
+
+
 def test_other_settings_or_labels_start_afresh(
     model: Path, place: Place, caplog: pytest.LogCaptureFixture
 ) -> None:
