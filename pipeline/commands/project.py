@@ -62,13 +62,25 @@ def plan(
     share: Annotated[
         float | None, typer.Option(help="Of its peak that is reached; left out: an estimate.")
     ] = None,
+    as_json: AsJson = False,
 ) -> None:
-    """Say what a run would do and cost; checks the settings and loads nothing."""
+    """Say what a run would do and cost; checks the settings and loads nothing.
+
+    Example: tgo plan --gpu a100 --gpus 8
+    """
     settings = checked(params)
     from tgo.pipeline.tools import run_plan
 
-    for line in run_plan.lines(settings, gpu=gpu, gpus=gpus, share=share):
-        print(line)
+    told = run_plan.lines(settings, gpu=gpu, gpus=gpus, share=share)
+    if not as_json:
+        for line in told:
+            print(line)
+        return
+    found: dict[str, list[str]] = {}
+    for line in told:
+        subject, _, text = line.partition(" ")
+        found.setdefault(subject, []).append(text.strip())
+    print_json(found)
 
 
 @app.command()
@@ -88,16 +100,22 @@ def rewards(params: Params = PARAMS, as_json: AsJson = False) -> None:
 
 
 @app.command()
-def verify(params: Params = PARAMS) -> None:
+def verify(params: Params = PARAMS, as_json: AsJson = False) -> None:
     """Check every shard and label on disk: checksums, images, ids, scores.
 
-    Example: tgo verify
+    Example: tgo verify --json
     """
     settings = checked(params)
     loading("verify")
     from tgo.pipeline.tools import verify
 
-    verify.run(settings)
+    if not as_json:
+        verify.run(settings)
+        return
+    found = {str(folder): problems for folder, problems in verify.problems(settings)}
+    print_json(found)
+    if any(found.values()):
+        raise typer.Exit(2)
 
 
 @app.command()

@@ -22,23 +22,35 @@ def run(settings: Settings) -> None:
 
     Prints one line a folder and one a problem.
     """
-    checked, problems = 0, 0
-    for folder in scored_folders():
-        found = list(scored_problems(folder, embeddings_of(folder)))
+    count = 0
+    for folder, found in problems(settings):
         _tell(folder, found)
-        _tell_of_aside(folder)
-        checked, problems = checked + 1, problems + len(found)
-    if shards.present(layout.LABELLED):
-        found = list(labelled_problems(layout.SCORED, layout.LABELLED, settings))
-        _tell(layout.LABELLED, found)
-        checked, problems = checked + 1, problems + len(found)
-    if not checked:
-        raise InputError(f"{layout.SCORED}: there is nothing to verify yet; run `tgo score` first")
-    if problems:
+        if folder != layout.LABELLED:
+            _tell_of_aside(folder)
+        count += len(found)
+    if count:
         raise InputError(
-            f"{problems} problems found; run the stages that write those files again "
+            f"{count} problems found; run the stages that write those files again "
             "(`dvc repro`), they keep what is right"
         )
+
+
+def problems(settings: Settings) -> Iterator[tuple[Path, list[str]]]:
+    """Every folder of shards that there is, with what is wrong in it, a line each.
+
+    Raises InputError if there is none.
+    """
+    folders = scored_folders()
+    for folder in folders:
+        yield folder, list(scored_problems(folder, embeddings_of(folder)))
+    labelled = shards.present(layout.LABELLED)
+    if labelled:
+        yield (
+            layout.LABELLED,
+            list(labelled_problems(layout.SCORED, layout.LABELLED, settings)),
+        )
+    if not folders and not labelled:
+        raise InputError(f"{layout.SCORED}: there is nothing to verify yet; run `tgo score` first")
 
 
 def scored_folders() -> list[Path]:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 import re
 import shutil
 import socket
@@ -9,7 +10,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from typer.testing import CliRunner
 
+from tgo.pipeline.cli import app
 from tgo.pipeline.config import settings
 from tgo.pipeline.errors import InputError
 from tgo.pipeline.tools import costs, preset, run_plan
@@ -60,6 +63,13 @@ def test_the_command_loads_neither_torch_nor_diffusers(params: Path) -> None:
     )
     assert done.stdout.splitlines()[-1] == "set()"
     assert "2,048 images of 512 prompts in 8 shards of 256 rows" in done.stdout
+
+
+def test_scripts_read_the_plan_as_json(params: Path) -> None:
+    done = CliRunner().invoke(app, ["plan", "--json", "--params", str(params)])
+    found = json.loads(done.stdout)
+    assert {"generator", "score", "launch"} <= found.keys()
+    assert "2,048 images" in found["score"][0]
 
 
 def test_hours_and_terabytes_follow_from_the_settings(params: Path) -> None:

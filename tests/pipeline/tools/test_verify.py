@@ -6,10 +6,12 @@ from pathlib import Path
 
 import pyarrow as pa
 import pytest
+from typer.testing import CliRunner
 
 from tests import workspace
 from tests.stage_one import PROMPTS, score_into
 from tgo.pipeline import layout
+from tgo.pipeline.cli import app
 from tgo.pipeline.config import settings
 from tgo.pipeline.errors import InputError
 from tgo.pipeline.labelling import label
@@ -50,6 +52,16 @@ def test_what_the_stages_wrote_is_right(
     capsys.readouterr()
     verify.run(place)
     assert capsys.readouterr().out == "data/scored: ok\ndata/labelled: ok\n"
+
+
+def test_scripts_read_json_and_the_exit_status(place: settings.Settings) -> None:
+    sound = CliRunner().invoke(app, ["verify", "--json"])
+    assert sound.exit_code == 0
+    assert json.loads(sound.stdout) == {str(layout.SCORED): [], str(layout.LABELLED): []}
+    FIRST.write_bytes(FIRST.read_bytes()[:-9])
+    damaged = CliRunner().invoke(app, ["verify", "--json"])
+    assert damaged.exit_code == 2
+    assert FIRST.name in json.loads(damaged.stdout)[str(layout.SCORED)][0]
 
 
 def test_every_kind_of_damage_is_named(
