@@ -136,6 +136,16 @@ def test_made_again_it_has_the_same_bytes(run: Path) -> None:
     assert {path: path.read_bytes() for path in sorted(Path("reports").rglob("*.*"))} == before
 
 
+def test_sample_images_are_plots_of_dvc_without_earlier_ones(run: Path) -> None:
+    (layout.SAMPLE_PLOTS / "step-00009999.png").write_bytes(b"stale")
+    report.run(finished_run.make_settings())
+    shown = {path.name: path.read_bytes() for path in layout.SAMPLE_PLOTS.iterdir()}
+    assert shown
+    assert shown == {
+        path.name: path.read_bytes() for _, path in sample_strips.paths(layout.SAMPLES)
+    }
+
+
 def test_figures_are_files_of_their_own(finished: Path) -> None:
     figures = sorted((finished / report.FIGURES).glob("*.svg"))
     # threshold, forest and domains a set, differences a reward and set, curves, agreement
