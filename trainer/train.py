@@ -59,12 +59,12 @@ def run(settings: Settings, paths: Paths | None = None) -> Path:
     """
     paths = paths or Paths()
     train = settings.train
-    if written_by_label(paths.labelled):
-        check_labels(paths.scored, paths.labelled, settings.label)
     objective = load_objective(train)
     device = torch.device(runtime.prepare(settings))
     if train.compile:
         runtime.require_compiler("train.compile")
+    if written_by_label(paths.labelled):
+        check_labels(paths.scored, paths.labelled, settings.label)
     with (
         process_group(device, train.parallel) as ranks,
         hold(paths.checkpoints) if ranks.is_main else nullcontext(),
