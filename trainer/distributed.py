@@ -20,11 +20,11 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
+from tgo.pipeline.config.objectives import unequal_parts
 from tgo.pipeline.errors import InputError
 
 if TYPE_CHECKING:
     from tgo.pipeline.config.train_settings import Train
-    from tgo.trainer.objectives import Objective
 
 logger = logging.getLogger("tgo.trainer")
 
@@ -183,16 +183,10 @@ def process_group(device: torch.device, parallel: str) -> Iterator[Ranks]:
         dist.destroy_process_group()
 
 
-def check_settings(train: Train, objective: Objective, ranks: Ranks) -> None:
+def check_settings(train: Train, ranks: Ranks) -> None:
     """Refuse what processes cannot do together, such as to share a batch unequally."""
-    parts = ranks.size * train.gradient_accumulation_steps * (2 if objective.pairs else 1)
-    if train.batch_size % parts:
-        what = f"{ranks.size} processes x {train.gradient_accumulation_steps} micro batches"
-        what += " of pairs" if objective.pairs else ""
-        raise InputError(
-            f"train.batch_size = {train.batch_size} cannot be divided by {what}; make it a "
-            f"multiple of {parts}"
-        )
+    if fault := unequal_parts(train, ranks.size):
+        raise InputError(fault)
     if ranks.sharded and train.samples is not None:
         raise InputError(
             "train.samples: cannot be drawn while weights lie in parts; set it to null, "

@@ -70,7 +70,7 @@ def run(settings: Settings, paths: Paths | None = None) -> Path:
         hold(paths.checkpoints) if ranks.is_main else nullcontext(),
         stop_requests() as stop,
     ):
-        check_settings(train, objective, ranks)
+        check_settings(train, ranks)
         rows = load_rows(paths, objective)
         family = _load_family(settings, rows, ranks.device)
         condition_negatives(rows, paths, objective, family, ranks)

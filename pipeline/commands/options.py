@@ -32,6 +32,8 @@ Changes = Annotated[
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document, for scripts.")]
 
+Open = Annotated[bool, typer.Option("--open", help="Open it in the browser.")]
+
 
 def checked(params: Path, changes: Sequence[str] | None = None) -> Settings:
     """The settings, checked before a stage is imported: torch takes seconds, a typo should not.
@@ -67,6 +69,13 @@ def loading(stage: str) -> None:
 def finish(result: str, following: str) -> None:
     """The last line of a stage: what it made, and what to run next."""
     log.info("%s; next: %s", result, following)
+
+
+def open_page(page: Path) -> None:
+    """Show a page in the browser."""
+    import webbrowser
+
+    webbrowser.open(page.resolve().as_uri())
 
 
 def print_json(value: Any) -> None:

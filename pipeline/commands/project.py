@@ -7,7 +7,15 @@ from typing import Annotated
 
 import typer
 
-from tgo.pipeline.commands.options import AsJson, Params, checked, loading, print_json
+from tgo.pipeline.commands.options import (
+    AsJson,
+    Open,
+    Params,
+    checked,
+    loading,
+    open_page,
+    print_json,
+)
 from tgo.pipeline.errors import InputError
 from tgo.pipeline.installation import missing_extras
 from tgo.pipeline.layout import DVC_PLOTS, PARAMS, PRESETS
@@ -126,7 +134,7 @@ def compare(
     ],
     params: Params = PARAMS,
     as_json: AsJson = False,
-    open_page: Annotated[bool, typer.Option("--open", help="Open it in the browser.")] = False,
+    show: Open = False,
 ) -> None:
     """Hold the tuned models of several runs against each other, pair by pair.
 
@@ -147,10 +155,8 @@ def compare(
     compare.show(found)
     page = comparison_page.write(read, found, settings.shown_reward, settings.seed)
     print(f"{page}: open it in a browser")
-    if open_page:
-        import webbrowser
-
-        webbrowser.open(page.resolve().as_uri())
+    if show:
+        open_page(page)
 
 
 @app.command()
@@ -162,7 +168,7 @@ def plots(
     output: Annotated[
         Path, typer.Option("--output", "-o", help="The folder to write.")
     ] = DVC_PLOTS,
-    show: Annotated[bool, typer.Option("--open", help="Open it in the browser.")] = False,
+    show: Open = False,
 ) -> None:
     """Write DVC's plots as a page that opens without a network.
 
@@ -173,9 +179,7 @@ def plots(
     page = offline_plots.write(output, revisions or [])
     print(f"{page}: open it in a browser")
     if show:
-        import webbrowser
-
-        webbrowser.open(page.resolve().as_uri())
+        open_page(page)
 
 
 @app.command()

@@ -9,7 +9,15 @@ from typing import Annotated
 
 import typer
 
-from tgo.pipeline.commands.options import Changes, Params, checked, finish, loading
+from tgo.pipeline.commands.options import (
+    Changes,
+    Open,
+    Params,
+    checked,
+    finish,
+    loading,
+    open_page,
+)
 from tgo.pipeline.errors import InputError
 from tgo.pipeline.layout import EXPORT, LABELLED, METRICS, PARAMS, REPORTS, SCORED, THRESHOLD
 
@@ -128,7 +136,7 @@ def evaluate(
 @app.command()
 def report(
     params: Params = PARAMS,
-    show: Annotated[bool, typer.Option("--open", help="Open it in the browser.")] = False,
+    show: Open = False,
 ) -> None:
     """Write reports/index.html, one page that shows everything.
 
@@ -140,9 +148,7 @@ def report(
 
     page = report.run(settings)
     if show:
-        import webbrowser
-
-        webbrowser.open(page.resolve().as_uri())
+        open_page(page)
     finish(f"{REPORTS / 'index.html'}: open it in a browser", "tgo export")
 
 

@@ -61,6 +61,20 @@ def refuse_impossible(train: Train, family: str) -> None:
         raise ValueError(fault)
 
 
+def unequal_parts(train: Train, processes: int = 1) -> str | None:
+    """What is wrong if a batch cannot be shared equally by processes and micro batches."""
+    pairs = NEEDS[train.objective].rows == "pairs"
+    parts = processes * train.gradient_accumulation_steps * (2 if pairs else 1)
+    if train.batch_size % parts == 0:
+        return None
+    what = f"{processes} processes x " if processes > 1 else ""
+    what += f"{train.gradient_accumulation_steps} micro batches{' of pairs' if pairs else ''}"
+    return (
+        f"train.batch_size = {train.batch_size} cannot be divided by {what} (objective "
+        f"{train.objective}); make it a multiple of {parts}"
+    )
+
+
 def _faults(train: Train, family: str, needs: Needs) -> Iterator[str]:
     name = train.objective
     if isinstance(train.beta, str) and not needs.follows_beta:
@@ -72,14 +86,8 @@ def _faults(train: Train, family: str, needs: Needs) -> Iterator[str]:
         )
     if train.positives is not None and needs.rows != "labelled rows":
         yield f"train.positives: {name} takes {needs.rows}, not both classes; set it to null"
-    parts = train.gradient_accumulation_steps * (2 if needs.rows == "pairs" else 1)
-    if train.batch_size % parts:
-        what = f"{train.gradient_accumulation_steps} micro batches"
-        what += " of pairs" if needs.rows == "pairs" else ""
-        yield (
-            f"train.batch_size = {train.batch_size} cannot be divided by {what} (objective "
-            f"{name}); make it a multiple of {parts}"
-        )
+    if fault := unequal_parts(train):
+        yield fault
     if family in MASKED and needs.predictions:
         yield (
             f"train.objective: {name} compares the predictions of two networks, which the family "

@@ -41,11 +41,7 @@ class Chroma(PackedFlow):
     def _guided(
         self, latents: Tensor, timestep: Tensor, given: Conditions, empty: Conditions
     ) -> Tensor:
-        """Two passes, as its pipeline makes them."""
-        repeated = {name: value.expand(len(latents), *value.shape) for name, value in empty.items()}
-        conditional, baseline = (
-            self._velocity(latents, timestep, conditions) for conditions in (given, repeated)
-        )
+        conditional, baseline = self._two_passes(latents, timestep, given, empty)
         return self._guide(baseline, conditional)
 
     def _predict(

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 
 from tgo.pipeline.errors import InputError
+from tgo.pipeline.generators import quantization
 from tgo.rewards import weight_files
 from tgo.rewards.errors import CheckpointError
 
@@ -31,8 +32,6 @@ _QUANTISERS = {
     "modelopt": "modelopt",
 }
 """`quant_method` of a config.json to the module that reads such weights."""
-_NEEDS_GPU = ("bitsandbytes",)
-"""Methods whose stored weights diffusers and transformers read on a GPU alone."""
 
 
 @contextmanager
@@ -160,7 +159,8 @@ def _require_quantiser(folder: Path, remedy: str) -> None:
     with reading(path, remedy):
         quantised = weight_files.read_json(path, remedy).get("quantization_config") or {}
         method = str(quantised.get("quant_method", "an unnamed method"))
-    if quantised and method in _NEEDS_GPU and not torch.cuda.is_available():
+    gpu_only = {quantization.PACKAGES[name] for name in quantization.NEEDS_GPU}
+    if quantised and method in gpu_only and not torch.cuda.is_available():
         raise InputError(
             f"{folder}: its weights are quantised by {method}, which needs a GPU, and there is "
             "none; use the model's unquantised weights"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from tgo.pipeline.generators.base import Conditions
 from tgo.pipeline.generators.flow import Flow
 
 SIDE = 2
@@ -40,6 +41,19 @@ class PackedFlow(Flow):
 
     def _default_side(self) -> int:
         return 128  # 1024 pixels, as their pipelines make
+
+    def _two_passes(
+        self, latents: Tensor, timestep: Tensor, given: Conditions, empty: Conditions
+    ) -> tuple[Tensor, Tensor]:
+        """Velocities [B, C, H, W] of the prompts and of the empty one, each by a pass of its own.
+
+        As pipelines make them whose prompts differ in length.
+        """
+        repeated = {name: value.expand(len(latents), *value.shape) for name, value in empty.items()}
+        conditional, baseline = (
+            self._velocity(latents, timestep, conditions) for conditions in (given, repeated)
+        )
+        return conditional, baseline
 
     def _places(self) -> Tensor:
         """Image index, row and column of each token, float32 [H/2 W/2, 3]."""

@@ -56,10 +56,8 @@ class QwenImage(PackedFlow):
 
         ``v = c |given| / |c|`` with ``c = empty + scale (given - empty)``, by token.
         """
-        repeated = {name: value.expand(len(latents), *value.shape) for name, value in empty.items()}
-        conditional, baseline = (
-            packing.packed(self._velocity(latents, timestep, conditions))
-            for conditions in (given, repeated)
+        conditional, baseline = map(
+            packing.packed, self._two_passes(latents, timestep, given, empty)
         )
         combined = baseline + self._guidance_scale * (conditional - baseline)
         kept, now = (torch.norm(part, dim=-1, keepdim=True) for part in (conditional, combined))

@@ -45,7 +45,7 @@ def forest(run: RunFiles) -> dict[str, Figure]:
     """The change of every score in standard deviations, one figure a test set."""
     lines = {
         name: [
-            _forest_row(_short(score), rows[score])
+            _forest_row(short_title(score), rows[score])
             for score in results_table.order(run)
             if "effect" in rows[score]
         ]
@@ -65,7 +65,7 @@ def domains(run: RunFiles, score: str) -> dict[str, Figure]:
         ]
         for name, found in results_table.domains(run).items()
     }
-    notes = {name: (f"{_short(score)} on {name}", "by domain, pairs") for name in lines}
+    notes = {name: (f"{short_title(score)} on {name}", "by domain, pairs") for name in lines}
     return _forests(lines, notes)
 
 
@@ -104,7 +104,7 @@ def _forest_row(title: str, row: Mapping[str, float]) -> plots.ForestRow:
     )
 
 
-def _short(score: str) -> str:
+def short_title(score: str) -> str:
     """A score's name at the edge of a small chart."""
     return {TRUTH: "Truth, share", GOLD: "Truth, all"}.get(score, TITLES[score])
 

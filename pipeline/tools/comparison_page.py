@@ -14,12 +14,12 @@ from tgo.pipeline.cards.model_card import score_title
 from tgo.pipeline.evaluation import verdict
 from tgo.pipeline.evaluation.evaluate import folder
 from tgo.pipeline.evaluation.paired_images import Pairs
-from tgo.pipeline.page import gallery, plots
+from tgo.pipeline.page import charts, gallery, plots
 from tgo.pipeline.storage import shards
 from tgo.pipeline.storage.atomic import replacing
 from tgo.pipeline.templates import template
 from tgo.pipeline.tools.compare import Line, Runs, joined
-from tgo.pipeline.wording import TITLES, minus, percent
+from tgo.pipeline.wording import minus, percent
 
 FULL = layout.REPORTS / "compare-pictures"
 """Pictures larger than the page shows them, which it reads when one is clicked."""
@@ -75,16 +75,12 @@ def _forests(lines: Sequence[Line], run: str) -> list[tuple[str, Markup]]:
         if line.run == run and line.difference is not None and line.spread > 0:
             value, low, high = (each / line.spread for each in line.difference)
             way = verdict.way(rows[line.set_name][line.score])
-            row = plots.ForestRow(_short(line.score), value, low, high, way)
+            row = plots.ForestRow(charts.short_title(line.score), value, low, high, way)
             drawn.setdefault(line.set_name, []).append(row)
     every = [row for found in drawn.values() for row in found]
     ends = min([0.0, *(row.low for row in every)]), max([0.0, *(row.high for row in every)])
     unit = "change, standard deviations of the first run"
     return [(name, Markup(plots.forest(found, unit, ends))) for name, found in drawn.items()]
-
-
-def _short(score: str) -> str:
-    return {"truth": "Truth, share", "gold": "Truth, all"}.get(score, TITLES[score])
 
 
 def _cells(line: Line) -> dict[str, str]:

@@ -5,6 +5,7 @@ from typing import Any
 import pytest
 
 from tests.settings import changed
+from tgo.pipeline.config.objectives import unequal_parts
 from tgo.pipeline.errors import InputError
 
 CACHED: dict[str, Any] = {"reference_cache": 4}
@@ -32,6 +33,15 @@ WRONG: dict[str, dict[str, Any]] = {
 def test_what_an_objective_cannot_do_is_refused_with_the_settings(message: str) -> None:
     with pytest.raises(InputError, match=message):
         changed({"train": WRONG[message]})
+
+
+def test_processes_share_a_batch_equally_too() -> None:
+    train = changed({"train": {"objective": "dpo", "batch_size": 8}}).train
+    assert unequal_parts(train, processes=4) is None
+    fault = unequal_parts(train, processes=3)
+    assert fault is not None
+    assert fault.startswith("train.batch_size = 8 cannot be divided by 3 processes x 1 micro batch")
+    assert fault.endswith("make it a multiple of 6")
 
 
 @pytest.mark.parametrize("objective", ["dspo", "nft"])

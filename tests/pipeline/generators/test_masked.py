@@ -13,6 +13,7 @@ import torch
 
 from tests.masked_models import CODEBOOK, write_random_amused, write_random_meissonic
 from tgo.pipeline.errors import InputError
+from tgo.pipeline.generators import FAMILIES, MASKED, family_class
 from tgo.pipeline.generators.amused import Amused
 from tgo.pipeline.generators.base import Conditions, Corruption, Regressor, select_rows
 from tgo.pipeline.generators.masked import Masked
@@ -270,6 +271,11 @@ def test_corruption_follows_its_generator(family: Masked, latents: torch.Tensor)
 
 def test_no_regression_is_claimed(family: Masked) -> None:
     assert not isinstance(family, Regressor)
+
+
+def test_settings_know_the_masked_families() -> None:
+    found = {name for name in FAMILIES if issubclass(family_class(name), Masked)}
+    assert found == set(MASKED)
 
 
 def test_a_saved_model_has_the_new_network(folder: Path, kind: str, tmp_path: Path) -> None:
