@@ -1,4 +1,4 @@
-"""The common score of the contrastive models: a scaled cosine of image and text embeddings."""
+"""The common score of the contrastive models: a factor times the cosine of image and text."""
 
 from __future__ import annotations
 

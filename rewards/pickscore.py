@@ -34,11 +34,11 @@ PROCESSOR = "laion/CLIP-ViT-H-14-laion2B-s32B-b79K"
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class PickScore(CosineModel):
-    """Scaled cosine similarity of an image and its prompt."""
+    """The model's logit scale times the cosine of image and prompt embeddings."""
 
     name: ClassVar[str] = "pickscore"
     model: ClassVar[str] = PUBLISHED
-    unit: ClassVar[str] = "scaled cosine"
+    unit: ClassVar[str] = "logit scale x cosine"
     usual_range: ClassVar[tuple[float, float]] = (17.0, 24.0)
 
 

@@ -36,7 +36,7 @@ SCALES = {
     "aesthetic": (5.4, 0.5),
 }
 UNITS = {
-    "pickscore": "scaled cosine",
+    "pickscore": "logit scale x cosine",
     "hpsv2": "cosine",
     "imagereward": "standardised reward",
     "clip": "cosine",
