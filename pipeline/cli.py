@@ -19,7 +19,7 @@ import typer
 from typer.exceptions import TyperException
 
 from tgo.pipeline import logs
-from tgo.pipeline.commands import data, project, stages
+from tgo.pipeline.commands import data, people, project, stages
 from tgo.pipeline.errors import InputError
 from tgo.pipeline.installation import check_source, explain_missing
 from tgo.pipeline.wording import harmless
@@ -30,7 +30,7 @@ app = typer.Typer(
     invoke_without_command=True,
     pretty_exceptions_enable=False,
 )
-for _group in (stages, data, project):
+for _group in (stages, data, people, project):
     app.add_typer(_group.app)
 _PROCESS = os.getpid()
 

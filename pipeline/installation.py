@@ -21,6 +21,9 @@ EXTRAS = {
     "bitsandbytes": "8bit",
     "torchao": "8bit",
     "requests": "judges",
+    "flask": "people",
+    "waitress": "people",
+    "krippendorff": "people",
 }
 """Optional package -> the extra of pyproject.toml that brings it."""
 PROJECT = ("dvc", "matplotlib", "tensorboard")

@@ -14,6 +14,7 @@ SCORED = Path("data/scored")  # stage one: images, latents, scores
 EMBEDDINGS = Path("data/prompt_embeddings")  # stage one: one file beside each scored shard
 LABELLED = Path("data/labelled")  # stage two: labels, weights, threshold.json
 THRESHOLD = LABELLED / "threshold.json"
+RATINGS = Path("data/ratings")  # `tgo ask`: answers of people, and the pictures they saw
 REFERENCES = Path("data/reference_cache")  # stage three: shared between the runs of a sweep
 CHECKPOINTS = Path("data/checkpoints")  # stage three: what a killed run continues from
 TUNED = Path("models/tuned")  # stage three: the aligned model

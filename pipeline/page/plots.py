@@ -21,24 +21,8 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from numpy.typing import ArrayLike
 
-LIGHT = {
-    "surface": "#ffffff",
-    "ink": "#1b1e24",
-    "muted": "#5f6773",
-    "rule": "#dfe2e7",
-    "base": "#67717f",
-    "tuned": "#2558c4",
-    "below": "#b0561f",
-}
-DARK = {
-    "surface": "#16181d",
-    "ink": "#e8eaee",
-    "muted": "#a0a7b3",
-    "rule": "#343841",
-    "base": "#8d97a5",
-    "tuned": "#86aaff",
-    "below": "#eb9a66",
-}
+from tgo.pipeline.templates.colours import DARK, LIGHT
+
 PANEL = (3.3, 2.2)  # inches at 100 pixels an inch
 WIDE = (4.4, 2.7)
 MATRIX = (4.4, 2.7)

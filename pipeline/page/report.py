@@ -29,7 +29,7 @@ from tgo.pipeline.page import (
 from tgo.pipeline.page.gallery import Pick, Pictures
 from tgo.pipeline.page.run_files import RunFiles
 from tgo.pipeline.storage.atomic import replacing
-from tgo.pipeline.templates import template
+from tgo.pipeline.templates import colours, template
 from tgo.pipeline.training_log import health, sample_strips
 from tgo.pipeline.wording import TITLES, Formats
 
@@ -105,8 +105,8 @@ def _context(found: RunFiles, figures: Figures) -> dict[str, Any]:
     stages, machine = run_details.stages()
     verdicts = health.verdicts(found.log)
     return {
-        "light": plots.LIGHT,
-        "dark": plots.DARK,
+        "light": colours.LIGHT,
+        "dark": colours.DARK,
         "formats": formats,
         "main": main and {"name": main, "title": TITLES[main]},
         "feedback": threshold_facts.scalar_title(found.threshold),

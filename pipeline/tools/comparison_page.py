@@ -17,7 +17,7 @@ from tgo.pipeline.evaluation.paired_images import Pairs
 from tgo.pipeline.page import charts, gallery, plots
 from tgo.pipeline.storage import shards
 from tgo.pipeline.storage.atomic import replacing
-from tgo.pipeline.templates import template
+from tgo.pipeline.templates import colours, template
 from tgo.pipeline.tools.compare import Line, Runs, joined
 from tgo.pipeline.wording import minus, percent
 
@@ -40,8 +40,8 @@ def write(runs: Runs, lines: Sequence[Line], reward: str | None, seed: int) -> P
     main = reward if any(line.score == reward for line in lines) else None
     beside = joined(runs)
     text = template("comparison.html.j2").render(
-        light=plots.LIGHT,
-        dark=plots.DARK,
+        light=colours.LIGHT,
+        dark=colours.DARK,
         first=next(iter(runs)),
         outcomes=[(run, verdict.sentence(_rows(lines, run), main)) for run in beside],
         forests=[(run, _forests(lines, run)) for run in beside],

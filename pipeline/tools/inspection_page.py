@@ -17,7 +17,7 @@ from markupsafe import Markup
 from tgo.pipeline.page import atlas, plots, score_plots
 from tgo.pipeline.storage import ownership, shards
 from tgo.pipeline.storage.atomic import replacing
-from tgo.pipeline.templates import template
+from tgo.pipeline.templates import colours, template
 from tgo.pipeline.tools.inspection import QUANTILES, Column, Overview
 from tgo.pipeline.wording import harmless
 
@@ -70,8 +70,8 @@ def render(found: Overview, images: int) -> str:
         if len(column.there)
     ]
     return template("inspection.html.j2").render(
-        light=plots.LIGHT,
-        dark=plots.DARK,
+        light=colours.LIGHT,
+        dark=colours.DARK,
         found=found,
         failed=sum(found.errors.values()),
         errors=found.errors.most_common(10),

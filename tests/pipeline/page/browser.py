@@ -38,8 +38,8 @@ class Tab:
         assert "exceptionDetails" not in done, done["exceptionDetails"]
         return done["result"].get("value")
 
-    def open(self, page: Path, width: int, height: int = 900, fragment: str = "") -> None:
-        """Load a file at a width, and wait until it and its gallery are there."""
+    def open(self, page: Path | str, width: int, height: int = 900, fragment: str = "") -> None:
+        """Load a file or an address at a width, and wait until it is there."""
         self.call(
             "Emulation.setDeviceMetricsOverride",
             width=width,
@@ -47,8 +47,9 @@ class Tab:
             deviceScaleFactor=1,
             mobile=False,
         )
+        address = page if isinstance(page, str) else page.resolve().as_uri()
         self.call("Page.navigate", url="about:blank")
-        self.call("Page.navigate", url=page.resolve().as_uri() + fragment)
+        self.call("Page.navigate", url=address + fragment)
         self.wait("document.readyState === 'complete'")
 
     def wait(self, condition: str) -> None:

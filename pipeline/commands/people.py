@@ -1,0 +1,87 @@
+"""The commands around people's feedback: the page on which they rate."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from tgo.pipeline.commands.options import loading
+from tgo.pipeline.errors import InputError
+from tgo.pipeline.layout import LABELLED, RATINGS
+from tgo.pipeline.rating_page.kinds import Kind, Order
+
+app = typer.Typer()
+
+
+@app.command()
+def ask(
+    folders: Annotated[
+        list[Path],
+        typer.Argument(help="A folder of scored images, or two of the same prompts to compare."),
+    ],
+    output: Annotated[
+        Path, typer.Option("--output", "-o", help="The folder of answers and rated pictures.")
+    ] = RATINGS,
+    show: Annotated[
+        Kind, typer.Option(help="One image, two of a prompt, or all of a prompt.")
+    ] = Kind.single,
+    scale: Annotated[int, typer.Option(min=2, max=9, help="The best rating; the worst is 1.")] = 5,
+    order: Annotated[Order, typer.Option(help="Which questions come first.")] = Order.random,
+    votes: Annotated[
+        int | None,
+        typer.Option(min=1, help="Raters a question needs; left out: everyone is asked all."),
+    ] = None,
+    limit: Annotated[
+        int | None, typer.Option(min=1, help="Questions a rater is asked at most.")
+    ] = None,
+    repeats: Annotated[
+        float, typer.Option(min=0, max=0.5, help="Share of questions asked a second time.")
+    ] = 0.05,
+    gold: Annotated[
+        Path | None, typer.Option(help="A table of known answers; they test the raters.")
+    ] = None,
+    gold_share: Annotated[
+        float, typer.Option(min=0, max=0.5, help="Share of questions with a known answer.")
+    ] = 0.1,
+    instructions: Annotated[
+        Path | None, typer.Option(help="A text file to show above every question.")
+    ] = None,
+    labelled: Annotated[Path, typer.Option(help="Labels, for --order uncertain.")] = LABELLED,
+    seed: Annotated[int, typer.Option(min=0, help="Of order, pairs and sides.")] = 0,
+    host: Annotated[
+        str, typer.Option(help="Where to listen; anywhere else than here needs a token.")
+    ] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=1, max=65535, help="The port to listen at.")] = 8000,
+) -> None:
+    """Let people rate images on a local page: tgo ask data/scored; the answers go to tgo import."""
+    if len(folders) > 2:
+        raise InputError("tgo ask: takes one folder, or two to compare")
+    loading("ask")
+    from tgo.pipeline.rating_page import ask as asking
+    from tgo.pipeline.rating_page.session import Options
+
+    try:
+        text = instructions.read_text(encoding="utf-8") if instructions else ""
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"--instructions {instructions}: cannot be read ({error})") from None
+    asking.run(
+        folders,
+        output,
+        kind=show,
+        order=order,
+        options=Options(
+            scale=scale,
+            votes=votes,
+            limit=limit,
+            gold_share=gold_share,
+            repeat_share=repeats,
+            seed=seed,
+        ),
+        labelled=labelled,
+        gold=gold,
+        instructions=text,
+        host=host,
+        port=port,
+    )
