@@ -23,7 +23,8 @@ EXTRAS = {
     "requests": "judges",
     "flask": "people",
     "waitress": "people",
-    "krippendorff": "people",
+    "choix": "people",
+    "crowdkit": "people",
 }
 """Optional package -> the extra of pyproject.toml that brings it."""
 PROJECT = ("dvc", "matplotlib", "tensorboard")

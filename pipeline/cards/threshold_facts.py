@@ -63,8 +63,12 @@ def _imported(facts: Mapping[str, Any]) -> Facts:
         return []
     rows = [("ratings of people", str(found.get("model", "imported")))]
     for key in ("images", "ratings", "raters"):
-        if key in found:
+        if found.get(key) is not None:
             rows.append((key, f"{found[key]:,}"))
+    if found.get("alpha") is not None:
+        rows.append(("agreement of raters (Krippendorff's alpha)", f"{found['alpha']:.2f}"))
+    if found.get("random_raters"):
+        rows.append(("answer as if at random", ", ".join(found["random_raters"])))
     rows.append(("checksum of the ratings", str(found["checkpoint_sha256"])[:12]))
     return rows
 

@@ -12,6 +12,7 @@ import typer
 from tgo.pipeline.commands.options import Params, checked, loading, pair
 from tgo.pipeline.errors import InputError
 from tgo.pipeline.layout import LABELLED, PARAMS, SCORED
+from tgo.pipeline.sources.aggregates import Aggregate
 
 app = typer.Typer()
 
@@ -131,6 +132,9 @@ def import_(
     labels: Annotated[
         str | None, typer.Option(help="Numbers for ratings that are words: good=1,bad=0.")
     ] = None,
+    aggregate: Annotated[
+        Aggregate, typer.Option(help="What becomes of several ratings of an image.")
+    ] = Aggregate.mean,
     unit: Annotated[str | None, typer.Option(help="What a rating counts, in words.")] = None,
     split: Annotated[str, typer.Option(help="Of a dataset.")] = "train",
     outside: Annotated[
@@ -171,6 +175,7 @@ def import_(
             keep=tuple(keep or ()),
             outside=outside,
         ),
+        aggregate,
         dry_run=dry_run,
     )
     if summary:

@@ -20,7 +20,7 @@ SCORED = (
     "latents",
 )
 """A scored shard's columns before those of the reward models."""
-RATED = ("rating", "n_ratings")
+RATED = ("rating", "n_ratings", "rating_error")
 """What imported feedback has in place of reward models."""
 LABELLED = ("score", "threshold", "label", "weight", "target")
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_.-]*")

@@ -16,6 +16,8 @@ from tgo.pipeline.config.fields import Group, Percentile, Positive
 GLOBAL, PROMPT = "global", "prompt"
 RATING = "rating"
 """The column of imported feedback: a `reward` that is no reward model."""
+RATING_ERROR = "rating_error"
+"""The column of its standard errors, in the unit of the ratings."""
 PositiveOrNull = Positive | None
 
 
@@ -56,7 +58,9 @@ class Label(Group):
         description="a number of at least 0, or null"
     )
     cap: PositiveOrNull = Field(description="a number of standard deviations above 0, or null")
-    error: PositiveOrNull = Field(description="a number of standard deviations above 0, or null")
+    error: Positive | Literal["rating_error"] | None = Field(
+        description="a number of standard deviations above 0, rating_error, or null"
+    )
     earlier: str | None = Field(min_length=1, description="an earlier threshold.json, or null")
 
     @property
@@ -101,11 +105,22 @@ class Label(Group):
             if used and found is None:
                 yield f"label.{key} = null, but {by} needs it; give it a number"
             if not used and found is not None:
-                yield f"label.{key} = {found:g} has an effect only with {by}; set it to null"
+                shown = found if isinstance(found, str) else f"{found:g}"
+                yield f"label.{key} = {shown} has an effect only with {by}; set it to null"
         yield from self._threshold_faults()
 
     def _scalar_faults(self) -> Iterator[str]:
         several = len(self.reward) > 1
+        if self.error == RATING_ERROR and (several or self.leading != RATING):
+            yield (
+                f"label.error = {RATING_ERROR!r} is the error of imported ratings; set "
+                f"label.reward to {RATING}, or label.error to a number"
+            )
+        if self.error == RATING_ERROR and self.standardise == "rank":
+            yield (
+                f"label.error = {RATING_ERROR!r} has the unit of ratings, and label.standardise = "
+                "'rank' takes it away; set that to none"
+            )
         if self.missing == "available" and not several:
             yield (
                 "label.missing = 'available' takes the mean of the other reward models, and "

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from tgo.pipeline.config.label_settings import Label
+from tgo.pipeline.config.label_settings import RATING_ERROR, Label
 from tgo.pipeline.errors import InputError
 from tgo.pipeline.labelling import thresholds
 from tgo.pipeline.labelling.rule import (
@@ -93,7 +93,7 @@ class Labeller:
         (batch, own), rule = found, self.rule
         usable = ~np.isnan(batch.scores)
         threshold = np.broadcast_to(own[0], len(usable))
-        weight = weights(batch.scores, usable, threshold, rule, self.std, self.ranks)
+        weight = weights(batch.scores, usable, threshold, rule, self.std, self.ranks, batch.error)
         if not np.isfinite(weight).all():
             raise InputError(
                 f"{batch.path}: label.weights = {rule.weights!r} gives weights beyond float32; set "
@@ -136,7 +136,9 @@ def fit(
         InputError: a shard is missing, damaged or lacks a column, a row lacks a score and the
             rule refuses that, no row is usable, or the rule cannot be applied to them.
     """
-    scalar = canonical([list(rule.reward.items()), rule.standardise, rule.missing])
+    scalar = canonical(
+        [list(rule.reward.items()), rule.standardise, rule.missing, rule.error == RATING_ERROR]
+    )
     found = (cache or {}).get(scalar) or _read(scored, rule, threads)
     if cache is not None:
         cache[scalar] = found
@@ -160,7 +162,12 @@ def _read(scored: Path, rule: Label, threads: int) -> ScoresRead:
                 f"{paths[0]}: has no column {name!r}; run `tgo score` again with that reward "
                 "model in params.yaml"
             )
-    reader = ScoreReader(paths, _fit_scalar(paths, rule, models, threads), threads=threads)
+    reader = ScoreReader(
+        paths,
+        _fit_scalar(paths, rule, models, threads),
+        error=RATING_ERROR if rule.error == RATING_ERROR else None,
+        threads=threads,
+    )
     statistics = score_statistics(reader)
     if not statistics.moments.count[0]:
         raise InputError(

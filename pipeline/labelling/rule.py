@@ -133,6 +133,7 @@ def weights(
     rule: Label,
     std: float,
     ranks: Ranks | None = None,
+    errors: Scores | None = None,
 ) -> NDArray[np.float32]:
     """Confidence weights float32 [n]; 0 where a row is not usable.
 
@@ -144,7 +145,8 @@ def weights(
     - rank: 1 + 2 c |F(s) - F(threshold)| with the scores' mid-rank shares F (`ranks`): at the
       median between 1 and 1 + c, whatever the distribution;
     - noise: Phi(d / (error std)), the probability that the label is right if a score is the true
-      one plus a normal error of `rule.error` standard deviations; between 1/2 and 1;
+      one plus a normal error of `rule.error` standard deviations, or of each row's own `errors`
+      [n] in the score's unit; between 1/2 and 1;
     - none: 1.
 
     Scores that are all equal have no spread and all lie at the threshold: distance 0.
@@ -167,8 +169,13 @@ def weights(
         assert rule.cap is not None
         distance = np.minimum(distance, rule.cap)
     if rule.weights == "noise":
-        assert rule.error is not None
-        return np.where(usable, _normal_cdf(distance / rule.error), 0).astype(np.float32)
+        if errors is None:
+            assert isinstance(rule.error, float)
+            unsure: NDArray[np.float64] | float = rule.error
+        else:
+            smallest = np.finfo(np.float64).tiny  # an error of 0 leaves no doubt, and no 0 / 0
+            unsure = np.maximum(errors / std, smallest) if std > 0 else 1.0
+        return np.where(usable, _normal_cdf(distance / unsure), 0).astype(np.float32)
     assert rule.confidence is not None
     distance *= rule.confidence
     distance += 1

@@ -42,6 +42,8 @@ class ScoreBatch:
     """NaN where a row is excluded."""
     group: NDArray[np.int64] | None
     """Number of each row's group; None if there is one group."""
+    error: Scores | None = None
+    """Standard errors of the scores; None unless the reader was asked for them."""
     table: pa.Table | None = None
     """The columns that were asked for besides."""
     missing: dict[str, int] = field(default_factory=dict)
@@ -63,6 +65,7 @@ class ScoreReader:
         *,
         column: str | None = None,
         names: Sequence[str] = (),
+        error: str | None = None,
         threads: int = 1,
     ) -> None:
         """Read nothing yet.
@@ -72,9 +75,11 @@ class ScoreReader:
             scalar: how columns of scores become one score.
             column: what groups rows; None for one group.
             names: the values of `column` in the order of their numbers.
+            error: the column of the scores' standard errors; None for none.
             threads: shards read at once.
         """
         self.paths, self.scalar, self.threads = list(paths), scalar, threads
+        self.error = error
         self.names = list(names) if column else [""]
         self._column = column
         self._held: list[ScoreBatch] | None = None
@@ -83,8 +88,9 @@ class ScoreReader:
         """A shard's rows in batches, in order, with the columns `extra` in `table`."""
         rewards = list(self.scalar.rule.reward)
         wanted = dict.fromkeys([*rewards, "status", *extra])
-        if self._column:
-            wanted[self._column] = None
+        for column in (self._column, self.error):
+            if column:
+                wanted[column] = None
         start = 0
         for table in shards.batches(path, list(wanted)):
             yield self._batch(path, start, table, table.select(list(extra)) if extra else None)
@@ -130,7 +136,14 @@ class ScoreReader:
             group = index_in(values, known)[index]
             usable &= group >= 0  # a proxy's group that the training rows lack
             group = np.maximum(group, 0)
-        return ScoreBatch(path, start, self.scalar.score(columns, usable), group, extra, missing)
+        scores = self.scalar.score(columns, usable)
+        error = numbers(table[self.error]) if self.error else None
+        if error is not None and np.isnan(error[~np.isnan(scores)]).any():
+            raise InputError(
+                f"{path}: some ratings have no {self.error} (it takes images with two ratings); "
+                "set label.error to a number"
+            )
+        return ScoreBatch(path, start, scores, group, error, extra, missing)
 
 
 def in_order(items: Iterable[S], function: Callable[[S], T], threads: int) -> Iterator[T]:
@@ -241,11 +254,13 @@ def _joined(batches: list[ScoreBatch]) -> ScoreBatch:
         for name, count in batch.missing.items():
             missing[name] = missing.get(name, 0) + count
     groups = [batch.group for batch in batches if batch.group is not None]
+    errors = [batch.error for batch in batches if batch.error is not None]
     return ScoreBatch(
         batches[0].path,
         0,
         np.concatenate([batch.scores for batch in batches]),
         np.concatenate(groups) if groups else None,
+        np.concatenate(errors) if errors else None,
         missing=missing,
     )
 

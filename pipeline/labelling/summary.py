@@ -91,6 +91,7 @@ def lines(record: Mapping[str, Any]) -> list[str]:
     ):
         if record[key] is not None:
             printed.append(f"{text}: {record[key]:.1%}")
+    printed += _raters(record)
     if record["agreement"]:
         own = [f"{pair} {share:.0%}" for pair, share in record["agreement"].items()]
         printed.append(f"labels on which reward models agree: {', '.join(own)}")
@@ -98,6 +99,15 @@ def lines(record: Mapping[str, Any]) -> list[str]:
         printed.append(_shift_line(record["threshold_shift"]))
     printed.append(f"advice: {record['recommendation']}")
     return printed
+
+
+def _raters(record: Mapping[str, Any]) -> Iterator[str]:
+    """How far the people agree whose ratings were imported."""
+    for model in record["rewards"].values():
+        if model.get("raters"):
+            alpha = model["alpha"]
+            how = "no image has two" if alpha is None else f"Krippendorff's alpha {alpha:.2f}"
+            yield f"ratings of {model['raters']} raters: {how}"
 
 
 def recommendation(record: Mapping[str, Any]) -> str:
@@ -171,6 +181,9 @@ def _warnings(record: Mapping[str, Any]) -> Iterator[str]:
                 f"{model['missing']} rows have no {name} score "
                 f"(label.missing = {record['missing']})"
             )
+        if model.get("random_raters"):
+            names = ", ".join(model["random_raters"])
+            yield f"answers as if at random: {names}; import the ratings without them"
     shift = record["threshold_shift"]
     if shift and shift["outside_interval"]:
         yield _shift_line(shift)
@@ -255,7 +268,8 @@ def _rewards(labeller: Labeller) -> dict[str, dict[str, Any]]:
 
 def _table(model: Mapping[str, Any]) -> dict[str, Any]:
     """What is known of the table that ratings of people came from."""
-    return {key: model[key] for key in ("model", "images", "ratings")}
+    keys = ("model", "images", "ratings", "aggregate", "raters", "alpha", "random_raters")
+    return {key: model.get(key) for key in keys}
 
 
 def _groups(labeller: Labeller, found: Diagnosis, counts: LabelCounts) -> dict[str, dict[str, Any]]:

@@ -174,7 +174,14 @@ def fit(
             reader, overall, rule, _prompt_thresholds(source, rule, from_proxy=bool(proxy))
         )
     names = group_names(reader.paths, rule.scope, threads)
-    reader = ScoreReader(reader.paths, scalar, column=rule.scope, names=names, threads=threads)
+    reader = ScoreReader(
+        reader.paths,
+        scalar,
+        column=rule.scope,
+        names=names,
+        error=reader.error,
+        threads=threads,
+    )
     of_proxy = ScoreReader(proxy, scalar, column=rule.scope, names=names, threads=threads)
     own = streamed(of_proxy if proxy else reader, rule, grouped=True)
     return ByColumn(reader, overall, shrunken(own, overall, rule.shrinkage), own.sizes)

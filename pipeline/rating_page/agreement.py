@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import warnings
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
-
-import numpy as np
+from typing import Any
 
 _CHOICES = {"b": 0.0, "tie": 0.5, "a": 1.0}
 
@@ -30,34 +27,6 @@ def is_close(answer: Any, known: Any, scale: int) -> bool:
     if isinstance(answer, str) or isinstance(known, str):
         return bool(answer == known)
     return bool(abs(answer - known) <= (1 if scale >= 5 else 0))
-
-
-def alpha(
-    answers: Iterable[tuple[str, str, float]],
-    level: Literal["nominal", "ordinal", "interval"] = "ordinal",
-) -> float | None:
-    """Krippendorff's alpha: 1 where raters agree, 0 where they agree as by chance.
-
-    Args:
-        answers: Rater, item and value of each answer.
-        level: What a difference of values means.
-
-    Returns:
-        Alpha; None while no item has answers of two raters, or all answers are the same.
-    """
-    from krippendorff import alpha as krippendorff
-
-    by_item: dict[str, dict[str, float]] = {}
-    for rater, item, number in answers:
-        by_item.setdefault(item, {})[rater] = number
-    shared = [of_item for of_item in by_item.values() if len(of_item) > 1]
-    if len({number for of_item in shared for number in of_item.values()}) < 2:
-        return None
-    raters = sorted({rater for of_item in shared for rater in of_item})
-    table = [[of_item.get(rater, np.nan) for of_item in shared] for rater in raters]
-    with warnings.catch_warnings():  # a rater without shared items is no fault
-        warnings.simplefilter("ignore", RuntimeWarning)
-        return float(krippendorff(reliability_data=table, level_of_measurement=level))
 
 
 def repeats(rows: Sequence[Mapping[str, Any]], again: Sequence[Mapping[str, Any]]) -> Share:

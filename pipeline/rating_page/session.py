@@ -14,6 +14,7 @@ from tgo.pipeline.rating_page.answers import CHECKS, TABLE, Answers, Row
 from tgo.pipeline.rating_page.kinds import Kind
 from tgo.pipeline.rating_page.pictures import Picture
 from tgo.pipeline.rating_page.questions import Question, draw
+from tgo.pipeline.sources import raters
 
 APART = 10
 """Answers that lie between a question and its repetition, at least."""
@@ -164,7 +165,7 @@ class Session:
         told = [
             (row["rater"], row.get("id") or row["question"], agreement.value(row)) for row in rows
         ]
-        return agreement.alpha(told, "nominal" if pairs else "ordinal")
+        return raters.alpha(told, "nominal" if pairs else "ordinal")
 
     def _open(self, rater: str) -> list[Question]:
         """The questions that this rater may still be asked, as feedback."""

@@ -23,6 +23,7 @@ from tgo.pipeline.generators.base import Family
 from tgo.pipeline.scoring import shard_plan
 from tgo.pipeline.scoring.import_shards import Job, RatedShard
 from tgo.pipeline.sources import ratings
+from tgo.pipeline.sources.aggregates import Aggregate
 from tgo.pipeline.sources.image_table import Source
 from tgo.pipeline.sources.ratings import RatedImage, Ratings
 from tgo.pipeline.storage import embeddings, manifest, origin, shards
@@ -59,12 +60,15 @@ class Summary:
         )
 
 
-def run(settings: Settings, source: Source, *, dry_run: bool = False) -> Summary | None:
+def run(
+    settings: Settings, source: Source, how: Aggregate = Aggregate.mean, *, dry_run: bool = False
+) -> Summary | None:
     """Command `import`: read a source and make data/scored hold its images and ratings.
 
     Args:
         settings: What params.yaml says.
         source: The source, with the options of the command.
+        how: What becomes of several ratings of an image.
         dry_run: Show what was recognised and the first rows, and write nothing.
 
     Returns:
@@ -79,10 +83,11 @@ def run(settings: Settings, source: Source, *, dry_run: bool = False) -> Summary
     check_new_columns("--keep", source.keep)
     if not dry_run:
         origin.require(layout.SCORED, "imported")
-    found = ratings.read(source)
+    found = ratings.read(source, how)
     for note in found.notes:
         log.warning("%s", note)
     log.info("%s", found.summary)
+    _tell_agreement(found)
     if dry_run:
         for image in found.images[:SHOWN]:
             log.info("  %s", describe(image))
@@ -105,9 +110,29 @@ def run(settings: Settings, source: Source, *, dry_run: bool = False) -> Summary
     return summary
 
 
+def _tell_agreement(found: Ratings) -> None:
+    """How far raters agree, and who does not."""
+    if found.agreement is None:
+        return
+    alpha = found.agreement.alpha
+    log.info(
+        "%s raters; %s",
+        found.agreement.raters,
+        "no image has ratings of two" if alpha is None else f"Krippendorff's alpha {alpha:.2f}",
+    )
+    for rater, correlation in found.agreement.random.items():
+        log.warning(
+            "rater %s answers as if at random: rank correlation %.2f with the others; look at the "
+            "answers, and leave them out if so",
+            rater,
+            correlation,
+        )
+
+
 def describe(image: RatedImage) -> str:
     """A rated picture in one line."""
-    return f"{image.id}: {image.rating:g} ({image.n_ratings} ratings), {image.prompt!r:.80}"
+    error = "" if image.error is None else f" +- {image.error:.2g}"
+    return f"{image.id}: {image.rating:g}{error} ({image.n_ratings} ratings), {image.prompt!r:.80}"
 
 
 def import_ratings(

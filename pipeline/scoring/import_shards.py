@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from tgo.pipeline.config.label_settings import RATING
+from tgo.pipeline.config.label_settings import RATING, RATING_ERROR
 from tgo.pipeline.generators.base import Family
 from tgo.pipeline.scoring import import_images, sampling
 from tgo.pipeline.sources.prompts import id_of
@@ -54,7 +54,8 @@ class Job:
                 type(family).__module__,
             ),
         }
-        rated = [[image.id, image.rating, image.n_ratings] for image in ratings.images]
+        rated = [[image.id, image.rating, image.n_ratings, image.error] for image in ratings.images]
+        agreement = ratings.agreement
         self._facts = {
             RATING: {
                 "model": Path(ratings.name).name,
@@ -64,6 +65,10 @@ class Job:
                 "dtype": "float32",
                 "images": len(ratings.images),
                 "ratings": sum(image.n_ratings for image in ratings.images),
+                "aggregate": ratings.how.value,
+                "raters": agreement.raters if agreement else None,
+                "alpha": agreement.alpha if agreement else None,
+                "random_raters": agreement.random if agreement else {},
             }
         }
         self.readable = 0
@@ -78,7 +83,7 @@ class Job:
 
     def rewards_part(self, shard: RatedShard) -> dict[str, Any]:
         """All that decides a shard's ratings and the columns that were kept."""
-        rated = [[image.rating, image.n_ratings, *image.kept] for image in shard.rows]
+        rated = [[image.rating, image.n_ratings, image.error, *image.kept] for image in shard.rows]
         values = [*self._ratings.keep, *rated] if self._ratings.keep else rated
         digest = hashlib.sha256(canonical(values).encode()).hexdigest()
         return {RATING: self._facts[RATING] | {"rows": digest}}
@@ -116,6 +121,7 @@ class Job:
         return {
             RATING: pa.array([image.rating for image in rows], pa.float32()),
             origin.COUNT: [image.n_ratings for image in rows],
+            RATING_ERROR: pa.array([image.error for image in rows], pa.float32()),
             **kept,
         }
 
@@ -149,6 +155,7 @@ class Job:
                 "tgo.versions": fingerprint.versions(),
             },
             counts=[origin.COUNT],
+            numbers=[RATING_ERROR],
             texts=self._ratings.keep,
         )
         table = pa.table({name: columns[name] for name in schema.names}, schema=schema)

@@ -97,6 +97,8 @@ def read_pickapic(rows: RatingRows) -> tuple[Iterator[Rating], str]:
                 rows.leave_out("comparisons without a preference", number)
                 continue
             prompt = rows.text(number, values, "caption")
+            rater = str(values.get(rows.rater_column) or "") if rows.rater_column else ""
+            both = []
             for side, value in enumerate(sides):
                 uid = str(values[f"image_{side}_uid"])
                 if embedded:
@@ -109,9 +111,16 @@ def read_pickapic(rows: RatingRows) -> tuple[Iterator[Rating], str]:
                             "into the folder of --images"
                         )
                 if prompt is not None and value is not None:
-                    yield Rating(uid, prompt, value, location)
+                    both.append(Rating(uid, prompt, value, location, rater=rater))
+            yield from compared(both)
 
     return ratings(), WIN_RATE
+
+
+def compared(both: Sequence[Rating]) -> Iterator[Rating]:
+    """Two ratings of one comparison, each with the other's picture."""
+    for one, other in zip(both, reversed(both), strict=True):
+        yield one._replace(against=other.key)
 
 
 def read_diffusion_kto(rows: RatingRows) -> tuple[Iterator[Rating], str]:
@@ -189,8 +198,11 @@ def _label_studio_answer(
             f"{', '.join(data)}; name them {_PAIRS[0][0]} and {_PAIRS[0][1]}"
         )
     first = rows.preference(number, value.get("selected", "tie"), pair, data)
-    for column, score in zip(pair, (first, 1 - first), strict=True):
-        yield _file_rating(rows, number, data, column, prompt, score, rater)
+    both = [
+        _file_rating(rows, number, data, column, prompt, score, rater)
+        for column, score in zip(pair, (first, 1 - first), strict=True)
+    ]
+    yield from compared(both)
 
 
 def _file_rating(
@@ -243,8 +255,7 @@ def _chosen(rows: RatingRows, chosen: str, rejected: str) -> Iterator[Rating]:
     for number, values in rows.records():
         prompt = rows.text(number, values, prompt_column)
         if prompt is not None:
-            yield rows.rating(number, values, chosen, prompt, 1.0)
-            yield rows.rating(number, values, rejected, prompt, 0.0)
+            yield from rows.compared(number, values, (chosen, rejected), prompt, 1.0)
 
 
 def read_pairs(rows: RatingRows) -> tuple[Iterator[Rating], str]:
@@ -263,8 +274,7 @@ def read_pairs(rows: RatingRows) -> tuple[Iterator[Rating], str]:
                 rows.leave_out("comparisons without a preference", number)
             elif prompt is not None:
                 first = rows.preference(number, answer, pair, values)
-                yield rows.rating(number, values, pair[0], prompt, first)
-                yield rows.rating(number, values, pair[1], prompt, 1 - first)
+                yield from rows.compared(number, values, pair, prompt, first)
 
     return ratings(), WIN_RATE
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from functools import cached_property
 from typing import Any, NamedTuple
 
 from tgo.pipeline.errors import InputError
@@ -39,6 +40,8 @@ class Rating(NamedTuple):
     rater: str = ""
     kept: tuple[str, ...] = ()
     """The values of the columns that are kept."""
+    against: str = ""
+    """The key of the picture that it was compared with, where it was."""
 
 
 class RatingRows:
@@ -142,6 +145,23 @@ class RatingRows:
                     domain=str(values.get(columns["domain"]) or "all"),
                     rater=str(values.get(columns["rater"]) or ""),
                 )
+
+    def compared(
+        self, number: int, values: Mapping[str, Any], pair: tuple[str, str], prompt: str, won: float
+    ) -> Iterator[Rating]:
+        """Both ratings of a row that compares two pictures; `won` is what the first one won."""
+        first, second = (
+            self.rating(number, values, image, prompt, score)
+            for image, score in zip(pair, (won, 1 - won), strict=True)
+        )
+        rater = str(values.get(self.rater_column) or "") if self.rater_column else ""
+        yield first._replace(against=second.key, rater=rater)
+        yield second._replace(against=first.key, rater=rater)
+
+    @cached_property
+    def rater_column(self) -> str | None:
+        """The column that names who rated."""
+        return self.table.column("rater", RATERS)
 
     def rating(
         self, number: int, values: Mapping[str, Any], image: str, prompt: str, score: float

@@ -1,20 +1,24 @@
 """Feedback that people have given: rated pictures from a table, a dataset, or comparisons.
 
-Every source comes down to ratings of (picture, prompt); several of one are averaged and counted.
+Every source comes down to ratings of (picture, prompt); several of one become one, with its error.
 """
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterable
+from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
+import numpy as np
+
 from tgo.pipeline.errors import InputError
-from tgo.pipeline.sources import labelled_folders, rating_layouts
+from tgo.pipeline.sources import labelled_folders, raters, rating_layouts
+from tgo.pipeline.sources.aggregates import Aggregate
 from tgo.pipeline.sources.image_table import ImageTable, Source
 from tgo.pipeline.sources.pictures import Location, Pictures
 from tgo.pipeline.sources.prompts import id_of
+from tgo.pipeline.sources.raters import Agreement
 from tgo.pipeline.sources.rating_rows import Rating, RatingRows
 
 
@@ -30,6 +34,8 @@ class RatedImage(NamedTuple):
     n_ratings: int
     location: Location
     kept: tuple[str, ...] = ()
+    error: float | None = None
+    """Standard error of the rating; None where nothing tells it."""
 
 
 @dataclass
@@ -45,6 +51,10 @@ class Ratings:
     """What the source was taken for, in words."""
     keep: tuple[str, ...] = ()
     """The names of the columns whose values are kept."""
+    how: Aggregate = Aggregate.mean
+    """How several ratings of an image became one."""
+    agreement: Agreement | None = None
+    """How far its raters agree; None where it names fewer than two."""
 
     @property
     def summary(self) -> str:
@@ -57,65 +67,77 @@ class Ratings:
         )
 
 
-def read(source: Source) -> Ratings:
+def read(source: Source, how: Aggregate = Aggregate.mean) -> Ratings:
     """The ratings of a source; nothing is decoded.
 
     Args:
         source: a table, a dataset, tar files, or a folder of good and bad pictures.
+        how: what becomes of several ratings of a picture.
 
     Returns:
-        The rated pictures, each with the mean of its ratings.
+        The rated pictures, each with one rating.
 
     Raises:
         InputError: naming source and row where it cannot be read, has no column of pictures,
             prompts or ratings, or holds a rating that is no finite number; and if it rates nothing.
     """
     if classes := labelled_folders.find(source):
-        found = labelled_folders.read(source, classes)
-        images = _averaged(found)
+        found = list(labelled_folders.read(source, classes))
         pictures = Pictures(folder=None if source.outside else source.images or classes.folder)
         recognised = f"folders of pictures, {classes}"
-        return Ratings(source.name, source.unit or "liked", pictures, images, [], recognised)
-    table = ImageTable(source)
-    rows = RatingRows(table)
-    layout = rating_layouts.detect(table)
+        return Ratings(
+            source.name, source.unit or "liked", pictures, _joined(found, how), [], recognised
+        )
+    rows = RatingRows(ImageTable(source))
+    layout = rating_layouts.detect(rows.table)
     ratings, unit = layout.read(rows)
-    images = _averaged(ratings)
-    if not images:
+    read_ = list(ratings)
+    if not read_:
         notes = f" ({'; '.join(rows.notes())})" if rows.notes() else ""
         raise InputError(
-            f"{table.name}: rates no picture{notes}; docs/data.md says how it should look"
+            f"{rows.table.name}: rates no picture{notes}; docs/data.md says how it should look"
         )
+    if how is Aggregate.bradley_terry:
+        unit = "log strength"
     return Ratings(
         source.name,
         source.unit or f"{unit}{rows.scale}",
-        table.pictures,
-        images,
+        rows.table.pictures,
+        _joined(read_, how),
         rows.notes(),
-        f"{table.kind}, {layout.description}",
+        f"{rows.table.kind}, {layout.description}",
         tuple(source.keep),
+        how,
+        raters.agreement(raters.table(read_)),
     )
 
 
-def _averaged(ratings: Iterable[Rating]) -> list[RatedImage]:
-    """One entry a picture and prompt, with its mean rating, the pictures of a prompt together."""
-    by_prompt: dict[str, dict[str, list[Rating]]] = {}
-    prompts_of: dict[str, int] = {}
+def _joined(ratings: Sequence[Rating], how: Aggregate) -> list[RatedImage]:
+    """One entry a picture and prompt, with one rating, the pictures of a prompt together."""
+    found, values, errors = raters.aggregate(ratings, how)
+    count = found.sums(np.ones_like(found.value)).astype(int)
+    first: dict[tuple[str, str], Rating] = {}
     for rating in ratings:
-        of_prompt = by_prompt.setdefault(rating.prompt, {})
-        if rating.key not in of_prompt:
-            prompts_of[rating.key] = prompts_of.get(rating.key, 0) + 1
-        of_prompt.setdefault(rating.key, []).append(rating)
+        first.setdefault((rating.prompt, rating.key), rating)
+    prompts_of = Counter(key for _, key in found.items)
+    by_prompt: dict[str, list[int]] = {}
+    for number, (prompt, _) in enumerate(found.items):
+        by_prompt.setdefault(prompt, []).append(number)
     images = []
-    for prompt, of_prompt in by_prompt.items():
-        for replicate, (key, several) in enumerate(of_prompt.items()):
-            count = sum(rating.times for rating in several)
-            mean = math.fsum(rating.value * rating.times for rating in several) / count
-            own = key if prompts_of[key] == 1 else f"{key}@{id_of(prompt)}"
-            first = several[0]
+    for prompt, numbers in by_prompt.items():
+        for replicate, number in enumerate(numbers):
+            one = first[found.items[number]]
             images.append(
                 RatedImage(
-                    own, prompt, first.domain, replicate, mean, count, first.location, first.kept
+                    one.key if prompts_of[one.key] == 1 else f"{one.key}@{id_of(prompt)}",
+                    prompt,
+                    one.domain,
+                    replicate,
+                    float(values[number]),
+                    int(count[number]),
+                    one.location,
+                    one.kept,
+                    None if np.isnan(errors[number]) else float(errors[number]),
                 )
             )
     return images

@@ -60,6 +60,29 @@ def test_the_noisy_weight_is_how_often_the_label_is_right() -> None:
     assert told == pytest.approx(right.mean(), abs=2e-3)
 
 
+def test_every_row_may_have_an_error_of_its_own(tmp_path: Path) -> None:
+    """An image that few rated weighs less than one that many did, at the same distance."""
+    scores = np.array([1, 2, 3, 4, 5, 5], np.float32)
+    errors = np.array([0.5, 0.5, 0.5, 0.5, 0.0, 1.5], np.float32)
+    changes = {"weights": "noise", "confidence": None, "error": "rating_error"}
+    folder = write_scored(tmp_path / "s", {"rating": scores}, rating_error=errors.tolist())
+    rule = make_rule(reward="rating", **changes)
+    for scope in ("global", "domain"):
+        label.label_folder(
+            folder, tmp_path / scope, rule.model_copy(update={"scope": scope}), seed=0
+        )
+        (path,) = shards.shard_paths(tmp_path / scope)
+        found = shards.read_shard(path, ["weight", "threshold"]).to_pydict()
+        distance = np.abs(scores - np.array(found["threshold"]))
+        sure = np.where(errors > 0, norm.cdf(distance / np.maximum(errors, 1e-9)), 1.0)
+        np.testing.assert_allclose(found["weight"], sure, rtol=1e-6)
+    gone = write_scored(
+        tmp_path / "n", {"rating": scores}, rating_error=[None, *errors.tolist()[1:]]
+    )
+    with pytest.raises(InputError, match="some ratings have no rating_error"):
+        label.label_folder(gone, tmp_path / "l", rule, seed=0)
+
+
 @given(SCORES, st.sampled_from(list(RULES)))
 def test_weights_are_bounded_and_least_at_the_threshold(scores: np.ndarray, kind: str) -> None:
     found = weigh(scores, RULES[kind])
@@ -175,6 +198,11 @@ def test_weights_beyond_all_bounds_are_refused(tmp_path: Path) -> None:
         ({"estimator": "mean"}, "label.percentile = 50 has an effect only with estimator perc"),
         ({"value": 1.0}, "label.value = 1 has an effect only with estimator fixed"),
         ({"weights": "noise"}, "label.error = null, but weights noise needs it"),
+        (
+            {"weights": "noise", "confidence": None, "error": "rating_error"},
+            "label.error = 'rating_error' is the error of imported ratings",
+        ),
+        ({"error": "rating_error", "reward": "rating"}, "label.error = rating_error has an effect"),
         ({"weights": "none"}, "label.confidence = 5 has an effect only with weights standard"),
         ({"cap": 2.0}, "label.cap = 2 has an effect only with weights capped"),
         ({"missing": "available"}, "label.reward names one; set label.missing to exclude"),

@@ -251,6 +251,21 @@ def test_a_source_without_one_usable_picture_changes_nothing(
     assert not shards.present(tmp_path / "fresh/scored")
 
 
+def test_raters_and_errors_reach_the_shards(tiny_family: Diffusion, tmp_path: Path) -> None:
+    write_rated(tmp_path / "images")
+    rows = (tmp_path / "images/metadata.csv").read_text().splitlines()
+    head, stars = rows[0] + ",rater", [row for row in rows[1:] if not row.startswith("00.png")]
+    lines = [head, *(f"{row},{who}" for row in stars for who in ("ada", "bob"))]
+    (tmp_path / "images/metadata.csv").write_text("\n".join(lines))
+    import_into(tmp_path, tiny_family, tmp_path / "images")
+    path = shards.shard_paths(tmp_path / "scored")[0]
+    table = shards.read_shard(path, ["n_ratings", "rating_error"]).to_pydict()
+    assert set(table["n_ratings"]) == {2}
+    assert set(table["rating_error"]) == {0.0}  # both say the same of every image
+    facts = shards.read_metadata(path)["tgo.rewards"]["rating"]
+    assert (facts["raters"], facts["alpha"], facts["random_raters"]) == (2, 1.0, {})
+
+
 def test_kept_columns_and_changed_ones(tiny_family: Diffusion, tmp_path: Path) -> None:
     Image.new("RGB", (16, 16), "red").save(tmp_path / "a.png")
     table = tmp_path / "r.csv"
