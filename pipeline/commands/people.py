@@ -9,7 +9,7 @@ import typer
 
 from tgo.pipeline.commands.options import loading
 from tgo.pipeline.errors import InputError
-from tgo.pipeline.layout import LABELLED, RATINGS
+from tgo.pipeline.layout import COMPARED, EVALUATED, LABELLED, RATINGS
 from tgo.pipeline.rating_page.kinds import Kind, Order
 
 app = typer.Typer()
@@ -18,12 +18,17 @@ app = typer.Typer()
 @app.command()
 def ask(
     folders: Annotated[
-        list[Path],
+        list[Path] | None,
         typer.Argument(help="A folder of scored images, or two of the same prompts to compare."),
-    ],
+    ] = None,
+    compare: Annotated[
+        bool,
+        typer.Option("--compare", help="Base against tuned model, on the images of the test sets."),
+    ] = False,
     output: Annotated[
-        Path, typer.Option("--output", "-o", help="The folder of answers and rated pictures.")
-    ] = RATINGS,
+        Path | None,
+        typer.Option("--output", "-o", help="The folder of answers and the pictures they are of."),
+    ] = None,
     show: Annotated[
         Kind, typer.Option(help="One image, two of a prompt, or all of a prompt.")
     ] = Kind.single,
@@ -55,9 +60,15 @@ def ask(
     ] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=1, max=65535, help="The port to listen at.")] = 8000,
 ) -> None:
-    """Let people rate images on a local page: tgo ask data/scored; the answers go to tgo import."""
-    if len(folders) > 2:
-        raise InputError("tgo ask: takes one folder, or two to compare")
+    """Let people rate images on a local page, or compare base and tuned model.
+
+    Example: tgo ask data/scored, and then tgo import data/ratings
+    """
+    found = folders or []
+    if compare == bool(found) or len(found) > 2:
+        raise InputError(
+            "tgo ask: takes one folder of scored images, two folders to compare, or --compare"
+        )
     loading("ask")
     from tgo.pipeline.rating_page import ask as asking
     from tgo.pipeline.rating_page.session import Options
@@ -66,12 +77,16 @@ def ask(
         text = instructions.read_text(encoding="utf-8") if instructions else ""
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"--instructions {instructions}: cannot be read ({error})") from None
+    if compare:
+        topic = asking.about_models(EVALUATED, order, seed)
+    elif len(found) == 2:
+        topic = asking.about_two(found[0], found[1], order, seed)
+    else:
+        topic = asking.about_folder(found[0], show, order, seed, labelled)
     asking.run(
-        folders,
-        output,
-        kind=show,
-        order=order,
-        options=Options(
+        topic,
+        output or (COMPARED if compare else RATINGS),
+        Options(
             scale=scale,
             votes=votes,
             limit=limit,
@@ -79,7 +94,6 @@ def ask(
             repeat_share=repeats,
             seed=seed,
         ),
-        labelled=labelled,
         gold=gold,
         instructions=text,
         host=host,

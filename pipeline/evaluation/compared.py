@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from tgo.pipeline.evaluation import stats
 from tgo.pipeline.evaluation.paired_images import Pairs
-from tgo.pipeline.storage.results import GOLD, TRUTH
+from tgo.pipeline.storage.results import FACTS, GOLD, TRUTH
 
 Row = dict[str, float]
 SHOWN_DOMAINS = 12
@@ -66,11 +67,13 @@ def by_domain(pairs: Pairs, scores: Sequence[str], seed: int) -> dict[str, dict[
     return found
 
 
-def headline(metrics: Mapping[str, Mapping[str, Row]], score: str | None) -> dict[str, Row]:
+def headline(metrics: Mapping[str, Any], score: str | None) -> dict[str, Row]:
     """The few numbers of metrics.json, as far as there are any.
 
-    By set the change of the main score in deviations, its win rate, and the change of the truth.
+    By set the change of the main score in deviations, its win rate, the change of the truth, and
+    how often people prefer the tuned model.
     """
+    people = metrics[FACTS].get("people", {})
     return {
         name: {
             key: value
@@ -78,10 +81,12 @@ def headline(metrics: Mapping[str, Mapping[str, Row]], score: str | None) -> dic
                 ("win_rate", found.get(score or "", {}).get("win_rate")),
                 ("change_in_std", found.get(score or "", {}).get("effect")),
                 ("truth_change", found.get(TRUTH, {}).get("difference")),
+                ("people_prefer", people.get(name, {}).get("win_rate")),
             )
             if value is not None
         }
         for name, found in metrics.items()
+        if name != FACTS
     }
 
 

@@ -16,7 +16,7 @@ from typing import Any, Literal
 from tgo.pipeline import layout
 from tgo.pipeline.config.settings import Settings
 from tgo.pipeline.errors import InputError
-from tgo.pipeline.evaluation import compared, paired_images, pairs_table, verdict
+from tgo.pipeline.evaluation import compared, paired_images, pairs_table, people, verdict
 from tgo.pipeline.evaluation.paired_images import Pairs
 from tgo.pipeline.seeds import evaluation_seed
 from tgo.pipeline.sources import prompts
@@ -42,10 +42,11 @@ def run(settings: Settings, split: Split = "tests") -> dict[str, Any]:
     """
     metrics, pairs = _compare(settings, layout.TUNED, TUNED, split)
     if split == "tests":
+        metrics[FACTS]["people"] = people.read(layout.COMPARED, metrics[FACTS])
         _set_other_sets_aside(settings.prompts.tests)
         pairs_table.write(layout.PAIRS, pairs, metrics[FACTS])
         write_json(layout.EVALUATION, metrics)
-        write_json(layout.METRICS, compared.headline(rows_of(metrics), settings.shown_reward))
+        write_json(layout.METRICS, compared.headline(metrics, settings.shown_reward))
     else:
         write_json(VALIDATION_METRICS, metrics)
     print_table(metrics)

@@ -44,6 +44,8 @@ def sentence(metrics: Mapping[str, Any], reward: str | None) -> str:
         parts += _others(sets, reward)
     if found := against(metrics, reward):
         parts.append(_loses(found))
+    if told := metrics.get(FACTS, {}).get("people"):
+        parts.append(f"people prefer the tuned model in {_preferred(told)}")
     return "; ".join(parts) or "no score compares the two models: look at the pictures"
 
 
@@ -57,6 +59,15 @@ def against(metrics: Mapping[str, Any], reward: str | None) -> Against | None:
         if score not in (reward, TRUTH, GOLD) and way(row) == "down"
     ]
     return min(falls, key=lambda fall: fall.row["win_rate"], default=None)
+
+
+def _preferred(people: Mapping[str, Mapping[str, Any]]) -> str:
+    """As "61 % of 120 pairs on hard (52 to 70)"."""
+    return ", ".join(
+        f"{percent(row['win_rate'], 0)} of {row['pairs']:,} pairs on {name} "
+        f"({100 * row['win_low']:.0f} to {percent(row['win_high'], 0)})"
+        for name, row in people.items()
+    )
 
 
 def _moves(rows: Sequence[Row], sets: Sequence[str] | Mapping[str, Any], how: str = "") -> str:

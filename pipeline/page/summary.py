@@ -74,6 +74,7 @@ def tiles(run: RunFiles, formats: Formats) -> list[dict[str, Any]]:
                 "effect": deviations(row.get("effect")),
                 "wins": won(row),
                 "truth": _truth_in_a_tile(rows) if score != TRUTH else None,
+                "people": run.facts.get("people", {}).get(name),
             }
         )
     return found

@@ -34,7 +34,7 @@ class Answers:
             InputError: the folder holds something else, answers to other questions, or a line
                 that is no answer.
         """
-        self.folder = folder
+        self.folder, self.setup = folder, setup
         _begin(folder, setup)
         self._rows = {name: _read(folder / name) for name in (TABLE, CHECKS)}
         self._last: dict[str, list[tuple[str, str]]] = {}

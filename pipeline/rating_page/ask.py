@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from tgo.pipeline.errors import InputError
+from tgo.pipeline.evaluation import people
 from tgo.pipeline.rating_page import pictures, questions
 from tgo.pipeline.rating_page.answers import CHECKS, TABLE, Answers
 from tgo.pipeline.rating_page.kinds import Kind, Order
@@ -19,14 +21,111 @@ from tgo.pipeline.storage.locks import hold
 log = logging.getLogger(__name__)
 
 
+@dataclass(frozen=True)
+class Topic:
+    """What is asked about.
+
+    Attributes:
+        title: The images, in words.
+        questions: In the order of asking.
+        setup: What later runs must share to go on with the same answers.
+    """
+
+    title: str
+    questions: list[Question]
+    setup: dict[str, Any]
+
+
+def about_folder(
+    folder: Path, kind: Kind, order: Order, seed: int, labelled: Path | None = None
+) -> Topic:
+    """The images of one scored folder.
+
+    Args:
+        folder: The folder.
+        kind: What a question shows.
+        order: Which come first.
+        seed: Of what is random.
+        labelled: Labels, for the order `uncertain`.
+
+    Returns:
+        The topic.
+
+    Raises:
+        InputError: the folder cannot be asked about so.
+    """
+    found = pictures.read(folder)
+    if kind is Kind.pair:
+        made = questions.pairs(found, seed)
+    else:
+        made = questions.singles(found) if kind is Kind.single else questions.grids(found)
+    setup = {"kind": kind.value, "folders": [folder.resolve().name], "seed": seed}
+    return Topic(str(folder), questions.arrange(made, order, seed, labelled), setup)
+
+
+def about_two(first: Path, second: Path, order: Order, seed: int) -> Topic:
+    """The images of two folders, compared by id.
+
+    Args:
+        first: The folder whose images an answer `a` prefers.
+        second: The other one.
+        order: Which pairs come first; not `uncertain`.
+        seed: Of what is random.
+
+    Returns:
+        The topic.
+
+    Raises:
+        InputError: they hold no image of the same id.
+    """
+    _require_comparable(order)
+    made = questions.comparisons(pictures.read(first), pictures.read(second))
+    names = [folder.resolve().name for folder in (first, second)]
+    setup = {"kind": Kind.pair.value, "folders": names, "seed": seed}
+    return Topic(f"{first} and {second}", questions.arrange(made, order, seed), setup)
+
+
+def about_models(evaluated: Path, order: Order, seed: int) -> Topic:
+    """Base and tuned model, on all test sets.
+
+    Args:
+        evaluated: What the stage evaluate made.
+        order: Which pairs come first; not `uncertain`.
+        seed: Of what is random.
+
+    Returns:
+        The topic; `a` is the base model and `b` the tuned one.
+
+    Raises:
+        InputError: there are no evaluated images, or they are of different models.
+    """
+    _require_comparable(order)
+    folders = {
+        base.name: (base, evaluated / "tuned" / base.name)
+        for base in sorted((evaluated / "base").glob("[!.]*/"))
+    }
+    if not folders:
+        raise InputError(f"{evaluated}: holds no evaluated images; run `tgo evaluate` first")
+    made = [
+        question
+        for name, (base, tuned) in folders.items()
+        for question in questions.comparisons(pictures.read(base), pictures.read(tuned), name)
+    ]
+    setup = {"kind": Kind.pair.value, "seed": seed, **people.models(folders)}
+    title = f"base and tuned model on {', '.join(folders)}"
+    return Topic(title, questions.arrange(made, order, seed), setup)
+
+
+def _require_comparable(order: Order) -> None:
+    if order is Order.uncertain:
+        raise InputError("--order uncertain: is of one folder; compare two by another order")
+
+
 def run(
-    folders: Sequence[Path],
+    topic: Topic,
     output: Path,
-    *,
-    kind: Kind,
-    order: Order,
     options: Options,
-    labelled: Path | None = None,
+    *,
     gold: Path | None = None,
     instructions: str = "",
     host: str = "127.0.0.1",
@@ -35,78 +134,38 @@ def run(
     """Serve the page until Ctrl-C; run again, it goes on where it was.
 
     Args:
-        folders: A scored folder, or two of the same images to compare.
+        topic: What is asked about.
         output: The folder of answers; its lock is held meanwhile.
-        kind: What a question shows; two folders are always compared.
-        order: Which questions come first.
         options: What holds for all raters.
-        labelled: Labels, for the order `uncertain`.
         gold: A table of known answers.
         instructions: A text above every question.
         host: The address to listen at.
         port: Its port.
 
     Raises:
-        InputError: a folder, a table or the port cannot be used.
+        InputError: the folder of answers, the table or the port cannot be used.
     """
-    asked = find(folders, kind, order, options.seed, labelled)
-    known = questions.expected(asked, read_gold(gold)) if gold else {}
-    kind = asked[0].kind
-    setup = {
-        "kind": kind.value,
-        "scale": options.scale if kind is not Kind.pair else None,
-        "folders": [folder.resolve().name for folder in folders],
-        "seed": options.seed,
-    }
+    known = questions.expected(topic.questions, read_gold(gold)) if gold else {}
+    pairs = topic.questions[0].kind is Kind.pair
+    setup = topic.setup | ({} if pairs else {"scale": options.scale})
     with hold(output):
-        session = Session(asked, Answers(output, setup), options, known)
+        session = Session(topic.questions, Answers(output, setup), options, known)
         app, token = application(session, host=host, instructions=instructions)
-        answered = len(session.answers.rows)
         log.info(
             "%s: %s questions%s; answers go to %s",
-            " and ".join(map(str, folders)),
-            f"{len(asked):,}",
+            topic.title,
+            f"{len(topic.questions):,}",
             f", {len(known)} of them with known answers" if known else "",
             output / TABLE,
         )
-        if answered:
-            log.info("%s rows are there already; going on", f"{answered:,}")
+        if session.answers.rows:
+            log.info("%s rows are there already; going on", f"{len(session.answers.rows):,}")
         shown = f"[{host}]" if ":" in host else host
         log.info("open http://%s:%s/%s", shown, port, f"?token={token}" if token else "")
         try:
             serve(app, host, port)
         finally:
             log.info("%s", summary(session.answers))
-
-
-def find(
-    folders: Sequence[Path], kind: Kind, order: Order, seed: int, labelled: Path | None
-) -> list[Question]:
-    """The questions about one folder or two, in the order of asking.
-
-    Args:
-        folders: One, or two to compare.
-        kind: What to show of one folder.
-        order: Which come first.
-        seed: Of what is random.
-        labelled: The folder of labels.
-
-    Returns:
-        The questions.
-
-    Raises:
-        InputError: the folders cannot be asked about so.
-    """
-    found = [pictures.read(folder) for folder in folders]
-    if len(found) == 2:
-        if order is Order.uncertain:
-            raise InputError("--order uncertain: is of one folder; compare two by another order")
-        return questions.arrange(questions.comparisons(*found), order, seed)
-    if kind is Kind.pair:
-        made = questions.pairs(found[0], seed)
-    else:
-        made = questions.singles(found[0]) if kind is Kind.single else questions.grids(found[0])
-    return questions.arrange(made, order, seed, labelled)
 
 
 def read_gold(path: Path) -> dict[tuple[str, ...], float | str]:
@@ -149,9 +208,12 @@ def read_gold(path: Path) -> dict[tuple[str, ...], float | str]:
 
 def summary(answers: Answers) -> str:
     """How much was answered by how many, and what to do with it."""
-    raters = {row["rater"] for row in answers.rows}
+    who = {row["rater"] for row in answers.rows}
     asked = {(row["rater"], row["question"]) for row in answers.rows}
+    following = (
+        "tgo evaluate" if people.MODELS[0] in answers.setup else f"tgo import {answers.folder}"
+    )
     return (
-        f"{len(asked):,} answers of {len(raters)} raters in {answers.folder / TABLE} "
-        f"({len(answers.checks):,} more in {CHECKS}); next: tgo import {answers.folder}"
+        f"{len(asked):,} answers of {len(who)} raters in {answers.folder / TABLE} "
+        f"({len(answers.checks):,} more in {CHECKS}); next: {following}"
     )

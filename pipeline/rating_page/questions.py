@@ -77,12 +77,15 @@ def pairs(pictures: Sequence[Picture], seed: int) -> list[Question]:
     return found
 
 
-def comparisons(first: Sequence[Picture], second: Sequence[Picture]) -> list[Question]:
+def comparisons(
+    first: Sequence[Picture], second: Sequence[Picture], name: str = ""
+) -> list[Question]:
     """Pictures of the same id from two folders, such as those of base and tuned model.
 
     Args:
         first: The pictures that an answer `a` prefers.
         second: Those that an answer `b` prefers.
+        name: Of the test set, where there are several.
 
     Returns:
         A pair an id that both folders have.
@@ -92,7 +95,11 @@ def comparisons(first: Sequence[Picture], second: Sequence[Picture]) -> list[Que
     """
     others = {(picture.id, picture.prompt): picture for picture in second}
     found = [
-        Question(picture.id, Kind.pair, (picture, others[picture.id, picture.prompt]))
+        Question(
+            f"{name}/{picture.id}" if name else picture.id,
+            Kind.pair,
+            (picture, others[picture.id, picture.prompt]),
+        )
         for picture in first
         if (picture.id, picture.prompt) in others
     ]

@@ -22,7 +22,7 @@ from tgo.data.world.render import draw
 from tgo.data.world.scene import Scene, caption, confuse, draw_scene
 from tgo.pipeline import layout
 from tgo.pipeline.config.settings import Settings
-from tgo.pipeline.evaluation import evaluate, paired_images, pairs_table
+from tgo.pipeline.evaluation import evaluate, paired_images, pairs_table, people
 from tgo.pipeline.labelling import label
 from tgo.pipeline.storage import shards
 from tgo.pipeline.storage.atomic import write_json
@@ -260,7 +260,9 @@ def write_evaluation(chosen: Settings) -> None:
         "base_sha256": SHA,
         "tuned": "models/tuned",
         "tuned_sha256": TUNED_SHA,
+        "seed": chosen.seed,
     }
     metrics = evaluate.summarise(chosen, pairs, facts)
+    metrics["generator"]["people"] = people.read(layout.COMPARED, facts)
     pairs_table.write(layout.PAIRS, pairs, metrics["generator"])
     write_json(layout.EVALUATION, metrics)
