@@ -124,6 +124,9 @@ def import_(
     count_column: Annotated[
         str | None, typer.Option(help="How many ratings a row stands for.")
     ] = None,
+    views_column: Annotated[
+        str | None, typer.Option(help="How often it was shown: ratings are then clicks per view.")
+    ] = None,
     domain_column: Annotated[str | None, typer.Option(help="A grouping of prompts.")] = None,
     keep: Annotated[
         list[str] | None,
@@ -160,6 +163,7 @@ def import_(
         "image": image_column,
         "id": id_column,
         "count": count_column,
+        "views": views_column,
         "domain": domain_column,
     }
     summary = import_ratings.run(

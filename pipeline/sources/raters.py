@@ -55,6 +55,8 @@ class Table:
     rater: NDArray[np.int64]
     value: Floats
     times: Floats
+    are_rates: bool
+    """Whether values are shares of `times` views."""
 
     def sums(self, values: Floats) -> Floats:
         """Sums over each image's ratings, each as often as it counts ``[items]``."""
@@ -74,6 +76,7 @@ def table(ratings: Sequence[Rating]) -> Table:
         np.array([rater_number[rating.rater] for rating in ratings]),
         np.array([rating.value for rating in ratings], float),
         np.array([rating.times for rating in ratings], float),
+        any(rating.is_rate for rating in ratings),
     )
 
 
@@ -103,10 +106,17 @@ def aggregate(ratings: Sequence[Rating], how: Aggregate) -> tuple[Table, Floats,
 
 
 def _mean(found: Table, values: Floats) -> tuple[Floats, Floats]:
-    """Means and their errors, from the spread within images, taken as equal for all."""
+    """Means and their errors, from the spread within images, taken as equal for all.
+
+    A row that stands for several ratings is one observation of their mean. The error of a rate is
+    the binomial one, with half a click and half a view without one added, so that it is never 0.
+    """
     count = found.sums(np.ones_like(values))
     mean = found.sums(values) / count
-    spare = count.sum() - len(count)
+    if found.are_rates:
+        share = (mean * count + 0.5) / (count + 1)
+        return mean, np.sqrt(share * (1 - share) / count)
+    spare = len(values) - len(count)
     if not spare:
         return mean, np.full(len(mean), np.nan)
     within = float((found.times * (values - mean[found.item]) ** 2).sum() / spare)

@@ -80,7 +80,11 @@ def detect(table: ImageTable) -> Layout:
 def read_table(rows: RatingRows) -> tuple[Iterator[Rating], str]:
     """A row a rating (or several in one cell), in the columns asked for or by usual names."""
     columns = rows.columns()
-    return rows.rated(columns), columns["rating"]
+    views = rows.asked("views")
+    if views is not None:
+        rows.require([views])
+    unit = columns["rating"] if views is None else f"{columns['rating']} per {views}"
+    return rows.rated(columns), unit
 
 
 def read_pickapic(rows: RatingRows) -> tuple[Iterator[Rating], str]:

@@ -42,6 +42,8 @@ class Rating(NamedTuple):
     """The values of the columns that are kept."""
     against: str = ""
     """The key of the picture that it was compared with, where it was."""
+    is_rate: bool = False
+    """Whether `value` is the share of `times` views that were clicked, and not a mean."""
 
 
 class RatingRows:
@@ -136,6 +138,9 @@ class RatingRows:
             if prompt is None:
                 continue
             times = self._count(number, values, columns["count"])
+            if views := self.asked("views"):
+                times = self._count(number, values, views)
+                scores = [self._rate(number, score, times, columns["rating"]) for score in scores]
             for score in scores:
                 rating = self.rating(number, values, columns["image"], prompt, score)
                 own = values.get(columns["id"])
@@ -144,6 +149,7 @@ class RatingRows:
                     times=times,
                     domain=str(values.get(columns["domain"]) or "all"),
                     rater=str(values.get(columns["rater"]) or ""),
+                    is_rate=views is not None,
                 )
 
     def compared(
@@ -237,6 +243,15 @@ class RatingRows:
             f"{self.table.where(number)}: {answer!r} says of neither {pair[0]} nor {pair[1]} that "
             "it is preferred; write a, b, left, right, tie, or a picture's name"
         )
+
+    def _rate(self, number: int, clicks: float, views: int, column: str) -> float:
+        """Clicks as a share of views; InputError where they are more."""
+        if not 0 <= clicks <= views:
+            raise InputError(
+                f"{self.table.where(number)}: {clicks:g} {column} of {views} views; write a number "
+                "from 0 to the views"
+            )
+        return clicks / views
 
     def _count(self, number: int, values: Mapping[str, Any], column: str) -> int:
         """How many ratings a row stands for: 1 where no column says."""

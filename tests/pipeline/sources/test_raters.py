@@ -58,17 +58,34 @@ def agrees(found: list[Rating], truth: np.ndarray, how: Aggregate) -> float:
 def test_mean_and_its_error(rows: list[tuple[int, float, int]]) -> None:
     found = [Rating(str(item), "p", value, HERE, times) for item, value, times in rows]
     table, mean, error = raters.aggregate(found, Aggregate.mean)
-    spread, spare = 0.0, 0
+    spread, spare = 0.0, len(rows) - len(table.items)
     for number, (_, key) in enumerate(table.items):
         own = np.repeat(*zip(*[(v, n) for i, v, n in rows if str(i) == key], strict=True))
         assert mean[number] == pytest.approx(own.mean(), abs=1e-9)
         spread += ((own - own.mean()) ** 2).sum()
-        spare += len(own) - 1
     if spare == 0:
         assert np.isnan(error).all()
     else:
         count = np.array([sum(n for i, _, n in rows if str(i) == key) for _, key in table.items])
         assert error == pytest.approx(np.sqrt(spread / spare / count), abs=1e-9)
+
+
+def test_clicks_per_view_have_binomial_errors(tmp_path: Path) -> None:
+    """Over many images shown equally often, the rate lies within 1.96 errors of the true one."""
+    rng = np.random.default_rng(0)
+    chance, views = rng.uniform(0.02, 0.5, 2000), 50
+    lines = [f"{n}.png,p,{clicks},{views}" for n, clicks in enumerate(rng.binomial(views, chance))]
+    path = tmp_path / "log.csv"
+    path.write_text("\n".join(["file_name,prompt,clicks,views", *lines]))
+    found = ratings.read(Source(str(path), columns={"views": "views"}))
+    assert found.unit == "clicks per views"
+    rate = np.array([image.rating for image in found.images])
+    error = np.array([image.error for image in found.images], float)
+    assert {image.n_ratings for image in found.images} == {views}
+    assert np.mean(np.abs(rate - chance) < 1.96 * error) == pytest.approx(0.95, abs=0.03)
+    path.write_text("file_name,prompt,clicks,views\na.png,p,6,5\n")
+    with pytest.raises(InputError, match="6 clicks of 5 views"):
+        ratings.read(Source(str(path), columns={"views": "views"}))
 
 
 def test_standardised_ratings_rank_images_better_than_their_mean() -> None:
