@@ -122,8 +122,9 @@ def _scope(facts: Mapping[str, Any]) -> str:
 def _weights(facts: Mapping[str, Any]) -> str:
     parts = [str(facts["weights"])]
     for key, name in (("confidence", "c"), ("cap", "cap"), ("error", "error")):
-        if facts[key] is not None:
-            parts.append(f"{name} = {facts[key]:g}")
+        value = facts[key]
+        if value is not None:
+            parts.append(f"{name} = {value if isinstance(value, str) else f'{value:g}'}")
     return ", ".join(parts)
 
 

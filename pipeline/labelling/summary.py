@@ -159,7 +159,7 @@ def _warnings(record: Mapping[str, Any]) -> Iterator[str]:
     n, share = record["n"], record["positives_share"]
     if record["positives"] in (0, n):
         yield _one_class(record)
-    elif record["ties_share"] > MANY_TIES:
+    elif record["ties_share"] - _own_ties(record) > MANY_TIES:
         yield _many_ties(record)
     elif not BALANCED[0] <= share <= BALANCED[1]:
         yield (
@@ -205,6 +205,13 @@ def _one_class(record: Mapping[str, Any]) -> str:
         f"{same}: the threshold {threshold:.6g} lies outside the scores (mean "
         f"{record['score_mean']:.6g}); set label.estimator to percentile"
     )
+
+
+def _own_ties(record: Mapping[str, Any]) -> float:
+    """Share of scores that equal their threshold since it is one of them: one a prompt."""
+    if record["scope"] != PROMPT or record["estimator"] != "percentile":
+        return 0.0
+    return float(record["diagnosed_prompts"] / record["diagnosed_rows"])
 
 
 def _many_ties(record: Mapping[str, Any]) -> str:

@@ -46,6 +46,7 @@ def apply(name: str, presets: Path, params: Path) -> list[str]:
     yaml = YAML()
     yaml.preserve_quotes = True
     yaml.width = 4096  # never wrap a line
+    yaml.representer.add_representer(type(None), _null)
     values = yaml.load(params.read_text(encoding="utf-8"))
     before = copy.deepcopy(values)
     for layer in layers:
@@ -86,6 +87,11 @@ def _fill(into: Any, preset: Mapping[str, Any], prefix: str) -> None:
             _fill(old, value, f"{prefix}{key}.")
         elif old != value:
             into[key] = value
+
+
+def _null(representer: Any, _: None) -> Any:
+    """Nothing is written as null; an empty place looks like a slip."""
+    return representer.represent_scalar("tag:yaml.org,2002:null", "null")
 
 
 def _changes(old: Any, new: Any, key: str) -> Iterator[str]:

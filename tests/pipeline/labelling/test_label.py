@@ -226,3 +226,13 @@ def test_the_plot_counts_every_score_once_and_parts_at_the_threshold(scores: np.
     for row in rows:
         side = float(row["score"]) >= threshold
         assert row["label"] == ("positive" if side else "negative")
+
+
+def test_one_image_a_prompt_at_its_own_threshold_is_no_tie(tmp_path: Path) -> None:
+    """A percentile is one of the scores: with a threshold per prompt one image always equals it."""
+    scores = np.random.default_rng(0).normal(size=200).astype(np.float32)
+    facts, _ = run(tmp_path, scores, scope="prompt")
+    assert facts["ties_share"] == 0.5
+    assert not any("equal their threshold" in warning for warning in facts["warnings"])
+    facts, _ = run(tmp_path / "tied", np.repeat(scores[:100], 2), scope="prompt")
+    assert any("100.0% of the scores equal their threshold" in w for w in facts["warnings"])

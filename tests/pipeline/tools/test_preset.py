@@ -29,6 +29,13 @@ def test_a_preset_changes_values_and_keeps_comments_and_order(params: Path) -> N
     assert preset.apply("ci", ROOT / "presets", params) == []
 
 
+def test_nothing_is_written_as_null(params: Path) -> None:
+    preset.apply("sd15", ROOT / "presets", params)
+    text = params.read_text()
+    assert "  shrinkage: null" in text
+    assert "  resolution: null " in text
+
+
 def test_the_world_preset_brings_the_shipped_settings_back(params: Path) -> None:
     assert preset.apply("world", ROOT / "presets", params) == []
     preset.apply("ci", ROOT / "presets", params)
