@@ -146,8 +146,8 @@ def test_clicks_from_a_web_log(project: Path) -> None:
     labelled = shards.shard_paths(project / "data/labelled")
     scored = shards.shard_paths(project / "data/scored")
     weights = np.concatenate([shards.read_shard(p, ["weight"])["weight"] for p in labelled])
-    views = np.concatenate([shards.read_shard(p, ["n_ratings"])["n_ratings"] for p in scored])
+    shown = np.concatenate([shards.read_shard(p, ["n_ratings"])["n_ratings"] for p in scored])
     assert weights.min() >= 0.5
-    assert weights[views > 200].mean() > weights[views < 40].mean()
+    assert weights[shown > 200].mean() > weights[shown < 40].mean()
     changes = ["label.weights=noise", "label.confidence=null", "label.error=rating_error"]
     run(["train", *(word for change in changes for word in ("--set", change))])
