@@ -1,4 +1,4 @@
-"""The trainer's step as one CUDA graph: a network this small waits for its launches otherwise."""
+"""The trainer's step as one CUDA graph: a small network otherwise waits for kernel launches."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ class Captured(Learner):
         torch.cuda.current_stream().wait_stream(self._side)
 
     def _hold(self, given: NetworkInputs, batch: Batch) -> None:
-        """Put what a step is given where the graph reads it."""
+        """Copy a step's inputs to the addresses that the graph reads."""
         if self._given is None:
             self._given, self._batch = given, batch
             self._inputs = _Held(given)  # type: ignore[assignment]

@@ -27,7 +27,7 @@ ALL_FIVE: Changes = {
 }
 COSINE: Changes = {"train.schedule": {"name": "cosine", "warmup": 0}}
 
-# what is varied one by one in `explore`
+# the settings from which `explore` changes one at a time
 CENTRE: dict[str, Changes] = {
     "diffusion": {**PER_PROMPT, **levels(1.2), "train.learning_rate": 3e-4},
     "masked": {"label.scope": "prompt"},
@@ -55,17 +55,17 @@ def _feedback(name: str) -> Changes:
 
 
 def explore() -> list[Run]:
-    """The levers, one by one from a centre and some together, on the validation prompts."""
+    """Settings changed one by one from a common start, and some together; validation prompts."""
     runs = [*base(), *_shipped(), *_explore_diffusion(), *_explore_masked()]
     return sorted(runs, key=_cost)
 
 
 LATER = ("dropout", "ema", "cosine", "batch", "weights", "confidence", "sft", "rwr")
-"""What may be missed where time is short."""
+"""Runs that may be left out where time is short."""
 
 
 def _cost(run: Run) -> int:
-    """Order of doing: base models, then what takes longest, or it would end last."""
+    """Sort key: base models first, then the longest runs, which would otherwise end last."""
     if run.changes is None:
         return -9
     steps = run.changes.get("train.steps", 300) * run.rounds
@@ -209,7 +209,7 @@ BUDGET: Changes = {"train.steps": 200, "train.draws": 2}
 
 
 def _own(method: str, paradigm: str) -> list[Changes]:
-    """Two values of what is a method's own; one where it has nothing."""
+    """Two values of a method's own parameter; one empty change where it has none."""
     betas = (10.0, 30.0) if paradigm == "masked" else (0.2, 1.0)
     if method in ("dpo", "kto", "bco", ADVISED):
         return [{"train.beta": beta} for beta in betas]
@@ -233,7 +233,7 @@ def _with(**own: Any) -> dict[str, Any]:
 
 
 def noise(paradigm: str) -> Changes:
-    """Where noise is drawn in the table's runs; a masked family draws its own."""
+    """How noise levels are drawn in the table's runs; a masked family has its own way."""
     return levels(1.2) if paradigm == "diffusion" else {}
 
 

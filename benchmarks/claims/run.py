@@ -94,7 +94,9 @@ class Bench:
         return self._make(self.data(prompts, images), chosen, images, share, seed)
 
     def _make(self, folder: Path, chosen: Any, images: int, share: Share, seed: int) -> Path:
-        per_shard = min(self.settings.score.rows_per_shard, 128)  # small: many share the work
+        per_shard = min(
+            self.settings.score.rows_per_shard, 128
+        )  # small shards, so that several workers share the work
         size = min(per_shard, self._batch_size)
         job = Job(self.family, self.panel, seed, images, size, False)
         plan = local_engine.plan_run(
@@ -187,7 +189,7 @@ class Bench:
 
     def _measure(self, run: Run) -> dict[str, Measured]:
         found = {}
-        family: Any = self.family  # every family of a folder has this scale
+        family: Any = self.family  # the same for every family
         for name, asked in self.asked(run.split, run.measured).items():
             truth = run.split == "tests"
             found[name] = measure(self.family, self.panel, asked, truth=truth)

@@ -93,7 +93,7 @@ class Crew:
             if place >= len(left):
                 return
             run = self._resolved(left[place])
-            if run is None:  # what it waits for has failed, or time is up
+            if run is None:  # a run that it waits for has failed, or time is up
                 result(self.root, left[place]).with_suffix(".failed").touch()
                 continue
             work = (run.changes or {}).get("train.steps", 300) * run.rounds

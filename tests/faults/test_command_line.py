@@ -94,7 +94,10 @@ def test_a_stopped_stage_leaves_whole_files_and_goes_on(
     tmp_path: Path, tiny_generator: Path, tiny_rewards: dict[str, str], number: signal.Signals
 ) -> None:
     place = workspace.fill(tmp_path, tiny_generator, {"clip": tiny_rewards["clip"]})
-    many = {"images_per_prompt": 20, "rows_per_shard": 20}  # not done before it hears
+    many = {
+        "images_per_prompt": 20,
+        "rows_per_shard": 20,
+    }  # the work is not finished before the signal arrives
     change(place, {"score": many})
     process = subprocess.Popen([TGO, "score"], cwd=place, stderr=subprocess.PIPE, text=True)
     while not shards.present(place / "data/scored"):

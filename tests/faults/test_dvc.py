@@ -76,7 +76,7 @@ def test_a_colleague_pulls_and_makes_the_report_alone(repository: Path, tmp_path
     dvc(repository, "remote", "add", "-f", "-d", "store", str(tmp_path / "remote"))
     assert dvc(repository, "push").returncode == 0
     shared = tmp_path / "shared"
-    shutil.rmtree(repository / "data/checkpoints")  # finished: nothing needs it
+    shutil.rmtree(repository / "data/checkpoints")  # a finished run needs no checkpoint
     made = ("scored", "prompt_embeddings", "evaluated", "labelled", "cache")
     shutil.copytree(repository, shared, symlinks=True, ignore=shutil.ignore_patterns(*made))
     shutil.rmtree(shared / "reports")

@@ -114,7 +114,7 @@ def test_a_second_process_is_told_who_writes(tmp_path: Path, models: Models, who
             time.sleep(0.001)
         process_id = process.pid
         assert process_id is not None
-        os.kill(process_id, signal.SIGSTOP)  # it holds the folder for as long as the test likes
+        os.kill(process_id, signal.SIGSTOP)  # it holds the folder until the test ends it
         assert jobs.finish(tmp_path / "run", *models, log=tmp_path / "log", **SMALL) == 2
         assert f"is being written by process {process_id} on " in (tmp_path / "log").read_text()
     finally:

@@ -26,7 +26,7 @@ def test_copied_checkout_is_refused(tmp_path: Path) -> None:
 
 
 def test_every_optional_package_is_brought_by_the_extra_named() -> None:
-    """pyproject.toml is the truth; what is no extra's is a defect, not a user's slip."""
+    """The table follows pyproject.toml; a missing package of no extra is a defect of ours."""
     project = tomllib.loads((CODE.parent / "pyproject.toml").read_text())["project"]
     for package, extra in EXTRAS.items():
         wanted = project["optional-dependencies"][extra]
@@ -38,7 +38,7 @@ def test_every_optional_package_is_brought_by_the_extra_named() -> None:
 
 
 def test_rewards_alone_load_neither_dvc_nor_plots_nor_the_pipeline() -> None:
-    """Whoever only scores images imports what scoring needs."""
+    """`tgo.rewards` alone imports only what scoring needs."""
     script = "import sys, tgo.rewards.panel, tgo.rewards.registry; print(*sys.modules)"
     command = [sys.executable, "-c", script]
     done = subprocess.run(command, capture_output=True, text=True, check=True)

@@ -1,4 +1,4 @@
-"""One panel: shared work, and scores that do not depend on company, order or cache."""
+"""One panel: shared work, and scores do not depend on other models, row order or cache."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from tgo.rewards.texts import CHUNK, TextStore, cut, place_of
 NAMES = ("pickscore", "hpsv2", "imagereward", "clip", "aesthetic")
 
 BOUND = 2e-5
-"""How far company, order and cache may move a score, in any of the units (docs/rewards.md)."""
+"""How far other models, row order and cache may move a score, in any unit (docs/rewards.md)."""
 
 
 def close(one: dict[str, torch.Tensor], two: dict[str, torch.Tensor]) -> None:
@@ -251,7 +251,7 @@ def test_padding_is_cut_where_no_prompt_reaches() -> None:
     assert place_of(ids, 9).tolist() == [4, 15, 9]
     assert cut(ids, place_of(ids, 9)).shape == (3, 16)
     ids[0, 16] = ids[1, 16] = 9
-    assert cut(ids, place_of(ids, 9)).shape == (3, 16)  # the first end counts
+    assert cut(ids, place_of(ids, 9)).shape == (3, 16)  # only the first end-of-text token counts
     assert cut(ids, torch.tensor([3, 16, 2])).shape == (3, 32)
     assert cut(ids, torch.tensor([3, 40, 2])).shape == (3, 77)
     ids[2] = 1
@@ -303,7 +303,7 @@ def test_towers_leave_the_device_between_batches(
     moves: list[str] = []
     monkeypatch.setattr(panel, "_move", lambda device: moves.append(str(device)))
     scores, expected = (each.score(images, prompts) for each in (panel, other))
-    assert moves == ["cpu", "cpu"]  # to its device, which is this one, and back
+    assert moves == ["cpu", "cpu"]  # moved to its device (here the CPU) and back
     for name, values in expected.items():
         assert torch.equal(scores[name], values), name
     monkeypatch.setattr(panel, "_score", lambda *_: 1 / 0)

@@ -90,14 +90,14 @@ def test_a_family_goes_through_all_stages(kind: str, place: Place) -> None:
 
 
 def test_a_family_trains_adapters_in_little_memory(kind: str, place: Place) -> None:
-    checkpointing = kind != "amused"  # which refuses it
+    checkpointing = kind != "amused"  # aMUSEd's network does not support it
     options = {
         "precision": "bfloat16",
         "gradient_accumulation_steps": 2,
         "gradient_checkpointing": checkpointing,
     }
     tuned = trained(kind, place, "adapters", lora=LORA, learning_rate=1e-2, **options)
-    if kind in MASKED:  # no pipeline of theirs loads adapters, their networks do
+    if kind in MASKED:  # their pipelines load no adapters, but their networks do
         generator = settings_of(kind, place.root / "model").generator
         network = load_generator(generator).network
         network.load_lora_adapter(tuned, weight_name=lora_weights.LORA)  # type: ignore[operator]

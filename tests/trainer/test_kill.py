@@ -81,6 +81,6 @@ def test_several_processes_that_are_terminated_save_and_go_on(model: Path, place
     for file in ("unet/diffusion_pytorch_model.safetensors", "model_index.json"):
         one, other = (place.paths(name).tuned / file for name in ("run", "whole"))
         assert one.read_bytes() == other.read_bytes()
-    # sums since the last line are rounded otherwise where a checkpoint gathered them
+    # a checkpoint gathers the sums since the last line, which rounds them differently
     log, log_of_whole = (place.paths(name).log.read_text() for name in ("run", "whole"))
     assert log.count("\n") == log_of_whole.count("\n") == 14

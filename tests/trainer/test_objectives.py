@@ -285,7 +285,7 @@ def test_rwr_is_its_published_formula() -> None:
 def test_rwr_with_equal_scores_or_no_temperature_has_its_limits() -> None:
     np.testing.assert_array_equal(scores.rwr_weights(np.full(4, 2.0), beta=0.1), np.ones(4))
     np.testing.assert_allclose(scores.rwr_weights(drawn(5), beta=1e9), np.ones(5), rtol=1e-6)
-    sharp = scores.rwr_weights(drawn(50), beta=1e-6)  # the best sample takes all
+    sharp = scores.rwr_weights(drawn(50), beta=1e-6)  # all weight is on the best sample
     assert sharp.max() == 50
     assert np.count_nonzero(sharp) == 1
 

@@ -76,7 +76,7 @@ def test_micro_batches_have_the_gradient_of_the_whole(
             model, objective=objective, gradient_accumulation_steps=accumulate, draws=2
         )
         learner, stream = make_learner(settings, place)
-        learner._networks.parameters[0].data.add_(0.05)  # no longer the reference
+        learner._networks.parameters[0].data.add_(0.05)  # the policy is no longer the reference
         found.append(gradients(learner, 1, next(stream.batches())))
     scale = max(float(gradient.abs().max()) for gradient in found[0])
     assert scale > 0

@@ -74,7 +74,7 @@ def test_the_first_images_are_the_base_models_as_stage_one_makes_them(
         generator=[torch.Generator().manual_seed(seed) for seed in facts["seeds"]],
         output_type="np",
     ).images
-    # ours went through the stored float16 latents and embeddings
+    # ours went through float16 latents and embeddings
     np.testing.assert_allclose(np.stack(shown) / 255, stock, atol=2.5 / 255)
 
 

@@ -75,6 +75,8 @@ def test_torch_itself_would_run_it(folder: Path, tmp_path: Path) -> None:
     made = tmp_path / "made"
     metadata = dcp.FileSystemReader(folder).read_metadata()
     (folder / ".metadata").write_bytes(pickle.dumps((Evil(made), metadata)))
-    with pytest.raises(AttributeError):  # a tuple is no index, which it finds out afterwards
+    with pytest.raises(
+        AttributeError
+    ):  # torch executes the pickle before it finds that a tuple is no index
         dcp.FileSystemReader(folder).read_metadata()
     assert made.exists()

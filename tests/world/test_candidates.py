@@ -1,4 +1,4 @@
-"""Candidates: several pictures for a prompt, worth what they show."""
+"""Candidates: several pictures for a prompt, valued by what they show."""
 
 from __future__ import annotations
 

@@ -55,7 +55,9 @@ def _rank(rank: int, folder: Path, results: DictProxy[int, float]) -> None:
     model = torch.nn.Linear(1, 1, bias=False)
     with torch.no_grad():
         model.weight.zero_()
-    wanted = (1.0, 3.0)[rank]  # each rank pulls its own way: together they settle between
+    wanted = (1.0, 3.0)[
+        rank
+    ]  # each process has another target: averaged gradients lead to the middle
 
     def loss(rng: np.random.Generator, noise: torch.Generator) -> torch.Tensor:
         return (model.weight - wanted).square().mean() * 0.5

@@ -18,7 +18,7 @@ from tgo.data.world.sketches import drawn_scene, paint, sketch
 from tgo.data.world.truth import judge
 
 FAINTEST = {"contrast": 0.95, "sharpness": 0.9, "harmony": 0.95, "composition": 0.75}
-"""Least rank correlations. Of composition a picture shows 14 throws of a coin, no more."""
+"""Least rank correlations. A picture shows composition only through 14 binary choices."""
 
 
 def renders(

@@ -267,7 +267,7 @@ def test_base_images_are_made_once_for_all_tuned_models(chosen: Settings) -> Non
     one = contents(evaluate.folder("tests", "one", "seen"))
     evaluate.compare(chosen, disturb(chosen, Path("two"), 0.3), "two")
     assert {path: path.stat().st_mtime_ns for path in base.glob("*.parquet")} == made
-    # the name is a place, not an identity: other weights under it are made anew
+    # images of other weights under the same name are made anew
     evaluate.compare(chosen, Path("two"), "one")
     assert contents(evaluate.folder("tests", "one", "seen")) != one
 
@@ -276,7 +276,10 @@ def test_validation_leaves_the_test_images_alone(chosen: Settings) -> None:
     disturb(chosen, layout.TUNED, 0.1)
     metrics = evaluate.run(chosen, "validation")
     assert set(metrics) == {"validation", "generator"}
-    assert set(metrics["validation"]) == {"clip", "aesthetic"}  # no gold: settings are chosen here
+    assert set(metrics["validation"]) == {
+        "clip",
+        "aesthetic",
+    }  # the judge is never asked: settings are chosen on these prompts
     assert json.loads(evaluate.VALIDATION_METRICS.read_text()) == metrics
     assert not layout.EVALUATED.exists()
     assert not layout.METRICS.exists()

@@ -176,7 +176,7 @@ def test_a_residual_tells_the_error_of_the_clean_codes(
     ratio, factor = family.signal_to_noise(timesteps[:3])
     alphas = family._schedule.alphas_cumprod[timesteps[:3]]
     torch.testing.assert_close(ratio, alphas / (1 - alphas))
-    # of a prediction that is wrong by one everywhere
+    # the log-likelihood of a prediction that is off by 1 everywhere
     wrong = {
         "epsilon": ((1 - alphas) / alphas).sqrt(),  # x0 = (x_t - sqrt(1 - a) noise) / sqrt(a)
         "v_prediction": (1 - alphas).sqrt(),  # x0 = sqrt(a) x_t - sqrt(1 - a) v
@@ -245,7 +245,7 @@ def test_a_saved_model_is_a_stock_pipeline_with_the_new_network(
     with torch.no_grad():
         for parameter in changed.parameters():
             parameter.mul_(1.5)
-    for _ in range(2):  # over an older model, too
+    for _ in range(2):  # also where the folder holds an older model
         family.save(changed, tmp_path / "tuned")
     loaded = DiffusionPipeline.from_pretrained(tmp_path / "tuned")
     for name, value in loaded.unet.state_dict().items():
@@ -324,7 +324,7 @@ def test_a_damaged_model_is_named(
     shutil.copytree(tiny_generator, folder)
     harm(folder, name, change)
     with pytest.raises(InputError) as caught:
-        load(folder).encode_prompts(PROMPTS)  # with which text encoders come
+        load(folder).encode_prompts(PROMPTS)  # this loads the text encoders
     line = str(caught.value)
     assert line.startswith(str(folder))
     assert "\n" not in line

@@ -34,7 +34,7 @@ def stock_images(kind: str, folder: Path) -> np.ndarray:
     made = pipeline(
         prompt=list(PROMPTS),
         num_inference_steps=3,
-        # this one counts guidance from 0
+        # its guidance scale 0 is what others call 1
         guidance_scale=GUIDANCE - 1 if kind == "zimage" else GUIDANCE,
         height=resolution(kind),
         width=resolution(kind),

@@ -208,7 +208,7 @@ def test_log_likelihood_is_a_mean_over_a_samples_own_hidden_tokens(
 
 
 def test_what_is_shown_does_not_count(family: Masked, latents: torch.Tensor) -> None:
-    """Only the network's view of a shown token matters, not how well it would be told."""
+    """Shown tokens are context only: how well they are predicted does not count."""
     drawn, conditions = corruption(family, latents), family.encode_prompts(PROMPTS)
     everything = Corruption(torch.full((3,), 1000), torch.ones_like(drawn.noise))
     one = Corruption(drawn.timesteps, torch.zeros_like(drawn.noise))
@@ -284,7 +284,7 @@ def test_a_saved_model_has_the_new_network(folder: Path, kind: str, tmp_path: Pa
     with torch.no_grad():
         for parameter in changed.parameters():
             parameter.mul_(1.5)
-    for _ in range(2):  # over an older model, too
+    for _ in range(2):  # also where the folder holds an older model
         family.save(changed, tmp_path / "tuned")
     found = load(tmp_path / "tuned", kind)
     for name, value in found.network.state_dict().items():

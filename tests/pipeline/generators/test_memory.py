@@ -112,7 +112,7 @@ def test_parts_leave_the_device_between_uses(
     monkeypatch.setattr(torch.nn.Module, "to", recorded)
     images = family.decode(sample(family, PROMPTS, SEEDS))
     family.text_encoders.rest()
-    assert moves.count(("AutoencoderKL", "cpu")) == 2  # to the device, which is this one, and back
+    assert moves.count(("AutoencoderKL", "cpu")) == 2  # moved to the device (here the CPU) and back
     assert {name for name, _ in moves} == {
         "AutoencoderKL",
         "CLIPTextModel",

@@ -204,7 +204,7 @@ def test_a_sample_is_whole_prompts_and_the_same_in_any_order(
             tmp_path / name, scores, per_prompt=4, rows_per_shard=size, order=order
         )
         found.append(subsample.draw(labeller.fit(folder, make_rule()), "domain", threads=1))
-    assert found[0].prompts == 7  # 7 x 4 rows fit into 30
+    assert found[0].prompts == 7  # 7 prompts of 4 rows fit into a sample of 30
     assert (np.bincount(found[0].groups) == 4).all()
     np.testing.assert_array_equal(found[0].prompt, found[1].prompt)
     np.testing.assert_array_equal(found[0].scores, found[1].scores)

@@ -182,7 +182,7 @@ def test_without_any_reward_model_the_pictures_and_the_truth_are_left(run: Path)
         update={"rewards": {}, "label": chosen.label.model_copy(update={"reward": {"rating": 1.0}})}
     )
     finished_run.write_evaluation(chosen)
-    shutil.rmtree(layout.SCORED)  # labels are then held against their record alone
+    shutil.rmtree(layout.SCORED)  # labels are then checked by threshold.json alone
     facts = json.loads(layout.THRESHOLD.read_text())
     facts |= {"reward": "rating", "rewards": {"rating": facts["rewards"]["pickscore"]}}
     layout.THRESHOLD.write_text(json.dumps(facts))

@@ -180,7 +180,7 @@ def test_adapters_are_read_alike_wherever_they_go(finished: Settings) -> None:
         modules = {name.removesuffix(".weight") for name in names if name.endswith(".weight")}
         known = {f"lora_unet_{module.replace('.', '_')}" for module in modules}
         assert {key.split(".")[0] for key in weights} <= known
-        # whoever takes alpha for the rank, and whoever reads it, come to the same strength
+        # a reader that assumes alpha = rank and one that reads alpha get the same strength
         assert {float(v) for k, v in weights.items() if k.endswith(".alpha")} == {4.0}
 
 
@@ -197,14 +197,14 @@ def test_programs_that_do_not_know_a_family_are_named(finished: Settings) -> Non
 
 def test_a_folder_of_someone_elses_is_left_alone(finished: Settings, tmp_path: Path) -> None:
     theirs = tmp_path / "theirs"
-    (theirs / "tgo").mkdir(parents=True)  # as the parent of a clone has
+    (theirs / "tgo").mkdir(parents=True)  # a folder named tgo, as in the parent of a clone
     (theirs / "thesis.txt").write_text("mine")
     for output in (theirs, tmp_path, Path(), tmp_path.parent):
         with pytest.raises(InputError, match=r"was not written by|is the working folder"):
             export.run(finished, Path("params.yaml"), output)
     assert (theirs / "thesis.txt").read_text() == "mine"
     folder = run(finished)
-    run(finished)  # its own is replaced
+    run(finished)  # a folder that export wrote is replaced
     (folder / "notes.txt").write_text("mine")
     with pytest.raises(InputError, match=r"notes\.txt: was not written by this program"):
         run(finished)

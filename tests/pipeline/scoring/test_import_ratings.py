@@ -164,7 +164,7 @@ def test_other_pictures_and_ratings_change_their_own_shards_only(
     source = write_rated(tmp_path / "images")
     assert (
         import_into(tmp_path / "made", tiny_family, source).made == 0
-    )  # where it lies says nothing
+    )  # the path of a source is not part of its fingerprint
     old = source / "03.png"
     Image.open(old).rotate(90, expand=True).save(old)
     os.utime(old, (0, 0))
@@ -222,7 +222,9 @@ def test_a_picture_is_what_its_rater_saw(tmp_path: Path) -> None:
     sideways = Image.new("RGB", (20, 10), "blue")
     sideways.paste((255, 0, 0), (0, 0, 10, 10))
     exif = Image.Exif()
-    exif[0x0112] = 6  # turned by a quarter: what is left in the file is above on the screen
+    exif[0x0112] = (
+        6  # rotated by 90 degrees: the left edge in the file is the upper edge on the screen
+    )
     sideways.save(tmp_path / "turned.jpg", exif=exif, quality=100)
     image = import_images.fit(ratings.Pictures(), tmp_path / "turned.jpg", (20, 10)).image
     assert image is not None
@@ -320,7 +322,7 @@ def test_from_ratings_to_a_tuned_model(
     assert facts["excluded"] == 2
     verify.run(chosen)
     before = contents(layout.SCORED)
-    score.run(chosen)  # what `dvc repro` begins with
+    score.run(chosen)  # the first stage of `dvc repro`
     assert contents(layout.SCORED) == before
     train.run(chosen)
     assert (layout.TUNED / "model_index.json").is_file()

@@ -31,7 +31,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory, tiny_family: Any, tiny_pa
 
 @pytest.fixture
 def copied(finished: Path, tmp_path: Path) -> Path:
-    """A finished stage one of one's own."""
+    """A copy of a finished stage one, which the test may change."""
     shutil.copytree(finished, tmp_path / "run")
     return tmp_path / "run"
 
@@ -202,7 +202,7 @@ def test_changed_code_keeps_no_stale_shard(
     monkeypatch.setattr(fingerprint, "_source", edited)
     target = "tgo.rewards.images"  # imported by the reward models
     assert "4 completed, 0 kept" in str(score_into(copied, tiny_family, tiny_panel))
-    target = "tgo.pipeline.page.report"  # decides no bytes; and the rewards' old code is back
+    target = "tgo.pipeline.page.report"  # changes no bytes; and the rewards' code is as before
     assert "4 completed, 0 kept" in str(score_into(copied, tiny_family, tiny_panel))
     assert "0 completed, 4 kept" in str(score_into(copied, tiny_family, tiny_panel))
     target = "tgo.pipeline.generators.base"  # imported by the family's module
@@ -351,7 +351,9 @@ def test_a_sampling_that_fails_keeps_its_row_and_says_why(
     assert [row["status"] for row in rows] == ["ok", "failed", "ok", "ok", "ok", "failed"]
     assert rows[1]["clip"] is None
     assert "NaN or infinite" in rows[1]["error"]
-    score_into(tmp_path, tiny_family, tiny_panel, PROMPTS[:3])  # completion leaves it failed
+    score_into(
+        tmp_path, tiny_family, tiny_panel, PROMPTS[:3]
+    )  # it stays failed when columns are filled in
     assert shards.read_shard(path, ["aesthetic"])["aesthetic"].null_count == 2
 
 
@@ -376,7 +378,7 @@ def test_a_score_that_is_no_number_names_its_sample(
     )
     with pytest.raises(InputError, match=rf"p4-000: its clip score is {value}"):
         score_into(tmp_path, tiny_family, tiny_panel)
-    assert len(shards.present(scored(tmp_path))) == 1  # the finished one stays
+    assert len(shards.present(scored(tmp_path))) == 1  # the finished shard stays
 
 
 def test_a_held_folder_is_not_touched(

@@ -119,11 +119,11 @@ STAGES = {
     "train": "tgo.trainer.train",
     "evaluate": "tgo.pipeline.evaluation.evaluate",
 }
-"""Where each stage that computes begins; the report is a view, and watches its own rooms alone."""
+"""The module in which each stage begins; the report computes nothing and is not among them."""
 PLUMBING = (
     "config", "documents", "errors", "installation", "layout", "logs", "read_errors", "wording",
 )  # fmt: skip
-"""Where settings and files become values, and what is said: decides no bytes of a good run."""
+"""Modules that read settings and files or print messages; they change no result of a good run."""
 
 
 @pytest.mark.parametrize("stage", STAGES)

@@ -50,7 +50,7 @@ def test_a_second_run_is_told_who_holds_the_folder(tmp_path: Path) -> None:
         with pytest.raises(InputError) as caught, locks.join(folder, lambda: None):
             pass
         assert f"process {holder} on " in str(caught.value)
-    with locks.hold(folder):  # a killed holder leaves a file, not a lock
+    with locks.hold(folder):  # after a kill the file is still there, but not locked
         assert str(os.getpid()) in (tmp_path / ".scored.lock").read_text()
     assert not folder.exists()
 

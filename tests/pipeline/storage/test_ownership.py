@@ -59,7 +59,9 @@ def test_never_the_working_folder_or_a_parent(
 @pytest.mark.parametrize("moment", ["filling", "renamed", "removing"])
 def test_a_kill_leaves_something_that_the_next_run_replaces(tmp_path: Path, moment: str) -> None:
     write(tmp_path / "out", "old")
-    if moment == "filling":  # SIGKILL leaves the folder half full, and its marker behind the files
+    if (
+        moment == "filling"
+    ):  # after SIGKILL the folder is half full and its marker lists fewer files
         (tmp_path / ".out.partial").mkdir()
         ownership.mark(tmp_path / ".out.partial", "export")
         (tmp_path / ".out.partial/half").write_text("half")

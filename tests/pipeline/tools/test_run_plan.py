@@ -30,7 +30,7 @@ def planned(params: Path, name: str, **options: Any) -> dict[str, str]:
     """The plan's lines by their first word."""
     preset.apply(name, ROOT / "presets", params)
     told = [line.partition(" ") for line in run_plan.lines(settings.load(params), **options)]
-    return {word: rest.strip() for word, _, rest in told[::-1]}  # of two lines the first
+    return {word: rest.strip() for word, _, rest in told[::-1]}  # the first of two such lines
 
 
 @pytest.mark.parametrize("name", PRESETS)

@@ -51,7 +51,10 @@ def test_pictures_and_codes_are_read_by_name_only(data: Path) -> None:
         ("selec 1", 'sql: Parser Error: syntax error at or near "selec"'),
         ("select nothing from scored", 'Referenced column "nothing" not found'),
         ("select * from elsewhere", "Table with name elsewhere does not exist"),
-        ("select * from data", "Table with name data does not exist"),  # a name of our own code
+        (
+            "select * from data",
+            "Table with name data does not exist",
+        ),  # a variable name of the code is no table
         ("select error('x ' || id) from scored", "sql: Invalid Input Error: x r"),
     ],
 )

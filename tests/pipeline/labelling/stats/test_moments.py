@@ -74,7 +74,7 @@ def test_large_numbers_of_rows_agree_with_numpy() -> None:
 
 @st.composite
 def near_scores(draw: st.DrawFn) -> np.ndarray:
-    """Many scores of a few binades, with some far below them: what blocks and binades share."""
+    """Many scores of a few powers of two, with some far smaller ones between them."""
     centre = draw(st.integers(-149, 127))
     generator = np.random.default_rng(draw(st.integers(0, 2**32)))
     rows = draw(st.integers(1, 400))
@@ -102,7 +102,7 @@ def test_where_blocks_end_changes_no_bit(scores: np.ndarray, size: int) -> None:
 @pytest.mark.parametrize("fall", [0, 14, 15, 16])
 @pytest.mark.parametrize("exponent", [-126, -3, 4, 127])
 def test_full_blocks_of_the_largest_terms_stay_exact(fall: int, exponent: int) -> None:
-    """Every mantissa bit set, and half of the rows as far below as a block bears."""
+    """Every mantissa bit set, and half of the rows as small as a block can still add exactly."""
     high = np.float32(np.ldexp(2.0 - 2.0**-23, exponent))
     low = np.float32(np.ldexp(2.0 - 2.0**-23, max(exponent - fall, -126)))
     rows = moments._BLOCK
@@ -114,7 +114,7 @@ def test_full_blocks_of_the_largest_terms_stay_exact(fall: int, exponent: int) -
 
 
 def test_billions_of_rows_do_not_overflow() -> None:
-    """What is added up beyond a block has no bound of its own."""
+    """Sums over blocks cannot overflow, however many blocks there are."""
     found = moments_of(np.full(1000, 3.4028235e38, np.float32))
     for _ in range(40):  # doubled to 10^15 rows
         found.merge(found)
