@@ -1,6 +1,7 @@
 """Which of the paper's claims hold in the embedded world: many runs, measured and compared.
 
 run.py        what a run is, and one run from shards to scores
+stars.py      stars of simulated raters as feedback
 captured.py   the trainer's step as a CUDA graph
 measure.py    a model's images on a set of prompts, scored and judged
 workers.py    many runs at once, resumable one by one

@@ -389,6 +389,8 @@ def questions() -> list[Run]:
     for name in ("hpsv2", "imagereward", "clip", "aesthetic"):
         ask(f"feedback-{name}", _feedback(name))
     ask("feedback-five", ALL_FIVE)
+    for how in ("mean", "dawid-skene", "standardised"):
+        ask(f"stars-{how}", _feedback("rating"), SEEDS, stars=how)
     ask("scope-domain", {"label.scope": "domain", "label.shrinkage": None})
     ask("scope-prompt", {"label.scope": "prompt", "label.shrinkage": None})
     ask("images-200", {}, prompts=50)

@@ -16,6 +16,7 @@ import numpy as np
 import torch
 
 from benchmarks.changes import changed
+from benchmarks.claims import stars
 from benchmarks.claims.captured import Captured
 from benchmarks.claims.measure import Asked, Measured, ask, measure
 from tgo.pipeline.config.settings import Settings
@@ -54,6 +55,7 @@ class Run:
         guidances: of sampling, at which it is measured as well.
         best_of: names of validation runs; the best of them gives its changes, before `changes`,
             and its rounds. So a method comes to its settings without a look at a test set.
+        stars: how stars of simulated raters are joined, where they are the feedback (stars.py).
     """
 
     name: str
@@ -67,6 +69,7 @@ class Run:
     measured: int = 2
     guidances: tuple[float, ...] = ()
     best_of: tuple[str, ...] = ()
+    stars: str | None = None
 
     def facts(self) -> dict[str, Any]:
         return asdict(self)
@@ -143,10 +146,11 @@ class Bench:
     def _train(self, settings: Settings, folder: Path, run: Run) -> list[dict[str, Any]]:
         train = settings.train
         objective = load_objective(train)
+        scored = folder / "scored" if run.stars is None else self._starred(folder, run, train.seed)
         paths = Paths(
-            scored=folder / "scored",
+            scored=scored,
             embeddings=folder / "embeddings",
-            labelled=self._label(settings, folder / "scored"),
+            labelled=self._label(settings, scored),
             checkpoints=self.root / "conditions" / run.name,
         )
         rows = load_rows(paths, objective)
@@ -172,6 +176,12 @@ class Bench:
         if isinstance(learner, Captured) and learner.refused:
             lines[-1]["not_captured"] = learner.refused
         return [_short(line) for line in lines[:: -max(1, len(lines) // 10)]][::-1]
+
+    def _starred(self, folder: Path, run: Run, seed: int) -> Path:
+        """The images of `folder` with stars as their feedback; other raters for another seed."""
+        assert run.stars is not None
+        own = self.root / "stars" / f"{run.stars}-{seed}" / "scored"
+        return stars.write(folder / "scored", run.stars, seed, own)
 
     def _label(self, settings: Settings, scored: Path) -> Path:
         """The labels of some shards by the settings' rule, made once."""

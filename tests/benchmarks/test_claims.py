@@ -7,13 +7,19 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from scipy.stats import spearmanr
 
 from benchmarks.changes import changed
-from benchmarks.claims import plans
+from benchmarks.claims import plans, stars
 from benchmarks.claims.compare import best_of, compare, interval
 from benchmarks.claims.page import page
 from benchmarks.claims.run import Run, load, save
 from benchmarks.claims.workers import best, result, start_settings
+from tests.pipeline import finished_run
+from tgo.data.world.scene import draw_scene
+from tgo.pipeline.sources import raters
+from tgo.pipeline.sources.aggregates import Aggregate
+from tgo.pipeline.storage import shards
 
 ROOT = Path(__file__).parents[2]
 KEYS = ("pickscore", "share", "all_right")
@@ -94,3 +100,25 @@ def test_settings_come_from_the_best_run_of_validation(tmp_path: Path) -> None:
 def test_the_committed_page_is_made_from_the_committed_numbers() -> None:
     found = json.loads((ROOT / "docs/claims.json").read_text(encoding="utf-8"))
     assert (ROOT / "docs/claims.md").read_text(encoding="utf-8") == page(found)
+
+
+def test_stars_of_simulated_raters_become_the_feedback_of_shards(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    scenes = [draw_scene(rng) for _ in range(30)]
+    finished_run.write_scored(tmp_path / "scored", scenes, rng, 0.5, 2)
+    stars.write(tmp_path / "scored", "standardised", 0, tmp_path / "starred")
+    before = shards.shard_paths(tmp_path / "scored")
+    after = shards.shard_paths(tmp_path / "starred")
+    assert [path.name for path in after] == [path.name for path in before]
+    table = shards.read_shard(after[0], ["rating", "rating_error", "status"]).to_pydict()
+    assert set(table["status"]) == {"ok"}
+    assert all(0 < stars < 6 for stars in table["rating"])
+    ids, prompts, merits = stars.read_merits(tmp_path / "scored")
+    liking = dict(zip(ids, stars.TASTE.utility(merits), strict=True))
+
+    def agrees(careless: int) -> float:
+        given = stars.rate(ids, prompts, merits, 0, careless)
+        found, value, _ = raters.aggregate(given, Aggregate.mean)
+        return float(spearmanr(value, [liking[key] for _, key in found.items]).statistic)
+
+    assert agrees(0) > agrees(stars.PEOPLE) + 0.5
