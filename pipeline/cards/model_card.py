@@ -8,14 +8,14 @@ checksum): the card with scores is written by `tgo export` (pipeline/publishing/
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
 from tgo.pipeline.cards.threshold_facts import threshold_facts
 from tgo.pipeline.config.settings import Settings
 from tgo.pipeline.storage import label_record
-from tgo.pipeline.storage.results import FACTS, GOLD, TRUTH
+from tgo.pipeline.storage.results import FACTS, GOLD, TRUTH, UTILITY, shown
 from tgo.pipeline.templates import template
 from tgo.pipeline.wording import TITLES
 
@@ -91,7 +91,7 @@ def render(
             if name in settings.rewards
         },
         title=score_title,
-        metrics=_tables(metrics),
+        metrics=_tables(metrics, settings.label.reward),
         facts=metrics[FACTS] if metrics else None,
         pipeline=pipeline,
         stock=stock is not None,
@@ -118,6 +118,8 @@ def badge(settings: Settings) -> str | None:
 
 def score_title(score: str) -> str:
     """A score's name in print; the judge's are named by what they measure."""
+    if score.startswith(UTILITY):
+        return f"Truth: utility for {TITLES[score.removeprefix(UTILITY)]}'s raters"
     return {TRUTH: "Truth: attributes correct", GOLD: "Truth: all attributes correct"}.get(
         score, TITLES[score]
     )
@@ -140,9 +142,15 @@ def _own_settings(settings: Settings) -> dict[str, Any]:
     return own.model_dump() if own is not None else {}
 
 
-def _tables(metrics: Mapping[str, Any] | None) -> dict[str, dict[str, Any]]:
+def _tables(
+    metrics: Mapping[str, Any] | None, feedback: Collection[str]
+) -> dict[str, dict[str, Any]]:
     """Rows by test set and score, without the facts about the generator."""
-    return {name: rows for name, rows in (metrics or {}).items() if name != FACTS}
+    return {
+        name: {score: rows[score] for score in shown(rows, feedback)}
+        for name, rows in (metrics or {}).items()
+        if name != FACTS
+    }
 
 
 def _results(settings: Settings, metrics: Mapping[str, Any]) -> list[Any]:
@@ -159,6 +167,6 @@ def _results(settings: Settings, metrics: Mapping[str, Any]) -> list[Any]:
             metric_name=score_title(score),
             metric_value=row["tuned"],
         )
-        for name, rows in _tables(metrics).items()
+        for name, rows in _tables(metrics, settings.label.reward).items()
         for score, row in rows.items()
     ]

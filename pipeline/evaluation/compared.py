@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from tgo.pipeline.evaluation import stats
 from tgo.pipeline.evaluation.paired_images import Pairs
-from tgo.pipeline.storage.results import FACTS, GOLD, TRUTH
+from tgo.pipeline.storage.results import FACTS, GOLD, TRUTH, UTILITY, is_judged
 
 Row = dict[str, float]
 SHOWN_DOMAINS = 12
@@ -44,7 +44,7 @@ def rows(pairs: Pairs, seed: int) -> dict[str, Row]:
             "equal": int((change == 0).sum()),
         }
         for name in pairs.scores:
-            if name not in (TRUTH, GOLD):
+            if not is_judged(name):
                 found[name] |= _prefers_worse(pairs, name, seed)
     return {name: _rounded(row) for name, row in found.items()}
 
@@ -70,8 +70,8 @@ def by_domain(pairs: Pairs, scores: Sequence[str], seed: int) -> dict[str, dict[
 def headline(metrics: Mapping[str, Any], score: str | None) -> dict[str, Row]:
     """The few numbers of metrics.json, as far as there are any.
 
-    By set the change of the main score in deviations, its win rate, the change of the truth, and
-    how often people prefer the tuned model.
+    By set the change of the main score in deviations, its win rate, the change of the truth, that
+    of the utility in deviations, and how often people prefer the tuned model.
     """
     people = metrics[FACTS].get("people", {})
     return {
@@ -81,6 +81,7 @@ def headline(metrics: Mapping[str, Any], score: str | None) -> dict[str, Row]:
                 ("win_rate", found.get(score or "", {}).get("win_rate")),
                 ("change_in_std", found.get(score or "", {}).get("effect")),
                 ("truth_change", found.get(TRUTH, {}).get("difference")),
+                ("utility_in_std", found.get(f"{UTILITY}{score}", {}).get("effect")),
                 ("people_prefer", people.get(name, {}).get("win_rate")),
             )
             if value is not None

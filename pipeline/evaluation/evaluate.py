@@ -21,9 +21,9 @@ from tgo.pipeline.evaluation.paired_images import Pairs
 from tgo.pipeline.seeds import evaluation_seed
 from tgo.pipeline.sources import prompts
 from tgo.pipeline.sources.prompts import Prompt
-from tgo.pipeline.storage import aside, shards
+from tgo.pipeline.storage import aside, results, shards
 from tgo.pipeline.storage.atomic import write_json
-from tgo.pipeline.storage.results import FACTS, TRUTH
+from tgo.pipeline.storage.results import FACTS, TRUTH, UTILITY
 
 log = logging.getLogger(__name__)
 
@@ -252,10 +252,11 @@ def print_table(metrics: Mapping[str, Any]) -> None:
     for heading in ("set", "score", "base", "tuned", "difference", "interval", "win rate"):
         table.add_column(heading, justify="left" if heading in ("set", "score") else "right")
     for set_name, rewards in rows_of(metrics).items():
-        for reward, row in rewards.items():
+        for score in results.shown(rewards, metrics[FACTS].get("feedback", ())):
+            row = rewards[score]
             table.add_row(
                 set_name,
-                reward,
+                score.partition("_")[0] if score.startswith(UTILITY) else score,
                 f"{row['base']:.4f}",
                 f"{row['tuned']:.4f}",
                 f"{row['difference']:+.4f}",

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from tgo.pipeline.errors import InputError
 from tgo.pipeline.storage import shards
-from tgo.pipeline.storage.results import GOLD, TRUTH
+from tgo.pipeline.storage.results import GOLD, TRUTH, UTILITY
 
 Judge = Callable[[NDArray[np.uint8], list[str]], Sequence[Any]]
 _COLUMNS = ["id", "prompt", "prompt_id", "domain", "seed", "status"]
@@ -25,8 +25,8 @@ class Pairs:
     Attributes:
         ids, prompts, prompt_ids, domains, seeds: one entry a pair.
         base, tuned: scores float64 ``[N]`` by reward model; where a judge was asked, also its
-            ``truth`` (share of the prompt's attributes that are correct) and ``gold`` (1 where
-            all of them are).
+            ``truth`` (share of the prompt's attributes that are correct), ``gold`` (1 where all
+            of them are) and, from a judge that knows raters, ``utility_NAME`` for each kind.
         excluded: pairs left out because an image of either model failed.
     """
 
@@ -74,7 +74,7 @@ def read_pairs(
         base: folder of scored shards of the base model's images.
         tuned: the same of the tuned model's.
         rewards: the reward models whose scores are read.
-        judge: gives `truth` and `gold`; None leaves both out.
+        judge: gives `truth`, `gold` and perhaps utilities; None leaves them out.
 
     Returns:
         The pairs in which both images succeeded, in the order of the shards.
@@ -112,6 +112,9 @@ def read_pairs(
             verdicts = judge_folder(folder, judge, joined.ids)
             scored[TRUTH] = np.array([verdicts[row].share for row in joined.ids], float)
             scored[GOLD] = np.array([verdicts[row].all_right for row in joined.ids], float)
+            for name in getattr(verdicts[joined.ids[0]], "utility", {}):
+                liked = [verdicts[row].utility[name] for row in joined.ids]
+                scored[f"{UTILITY}{name}"] = np.array(liked, float)
     return joined
 
 

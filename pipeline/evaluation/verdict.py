@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Literal, NamedTuple
 
 from tgo.pipeline.evaluation.compared import Row
-from tgo.pipeline.storage.results import FACTS, GOLD, TRUTH
+from tgo.pipeline.storage.results import FACTS, TRUTH, UTILITY, is_judged
 from tgo.pipeline.wording import TITLES, percent
 
 Way = Literal["up", "down", "flat"]
@@ -40,6 +40,10 @@ def sentence(metrics: Mapping[str, Any], reward: str | None) -> str:
     if all(TRUTH in rows for rows in sets.values()):
         moves = _moves([rows[TRUTH] for rows in sets.values()], sets, "clearly ")
         parts.append(f"the truth {moves}")
+        own = f"{UTILITY}{reward}"
+        if reward and all(own in rows for rows in sets.values()):
+            moves = _moves([rows[own] for rows in sets.values()], sets, "clearly ")
+            parts.append(f"what {TITLES[reward]}'s raters like {moves}")
     elif reward is not None:
         parts += _others(sets, reward)
     if found := against(metrics, reward):
@@ -56,7 +60,7 @@ def against(metrics: Mapping[str, Any], reward: str | None) -> Against | None:
         for name, rows in metrics.items()
         if name != FACTS
         for score, row in rows.items()
-        if score not in (reward, TRUTH, GOLD) and way(row) == "down"
+        if score != reward and not is_judged(score) and way(row) == "down"
     ]
     return min(falls, key=lambda fall: fall.row["win_rate"], default=None)
 

@@ -13,7 +13,7 @@ from tgo.pipeline.evaluation import verdict
 from tgo.pipeline.evaluation.evaluate import rows_of
 from tgo.pipeline.page import plots, results_table
 from tgo.pipeline.page.run_files import RunFiles
-from tgo.pipeline.storage.results import GOLD, TRUTH
+from tgo.pipeline.storage.results import GOLD, TRUTH, UTILITY
 from tgo.pipeline.training_log.health import BANDS
 from tgo.pipeline.wording import TITLES
 
@@ -106,6 +106,8 @@ def _forest_row(title: str, row: Mapping[str, float]) -> plots.ForestRow:
 
 def short_title(score: str) -> str:
     """A score's name at the edge of a small chart."""
+    if score.startswith(UTILITY):
+        return "Truth, utility"
     return {TRUTH: "Truth, share", GOLD: "Truth, all"}.get(score, TITLES[score])
 
 

@@ -98,10 +98,11 @@ def _figures(found: RunFiles) -> Figures:
 
 def _context(found: RunFiles, figures: Figures) -> dict[str, Any]:
     settings, main = found.settings, found.settings.shown_reward
-    formats = Formats({reward: found.spread(reward) for reward in settings.rewards})
+    shown = results_table.order(found)
+    formats = Formats({score: found.spread(score) for score in {*settings.rewards, *shown}})
     folders = {name: run_files.evaluated(name) for name in found.pairs}
     pictures = Pictures(found.pairs, folders, FULL, settings.seed)
-    scores = [(score, score_title(score)) for score in results_table.order(found)]
+    scores = [(score, score_title(score)) for score in shown]
     stages, machine = run_details.stages()
     verdicts = health.verdicts(found.log)
     return {

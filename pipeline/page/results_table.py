@@ -10,7 +10,8 @@ from tgo.pipeline.evaluation import verdict
 from tgo.pipeline.evaluation.evaluate import rows_of
 from tgo.pipeline.page.run_files import RunFiles
 from tgo.pipeline.page.summary import deviations
-from tgo.pipeline.storage.results import FACTS, GOLD, TRUTH
+from tgo.pipeline.storage import results
+from tgo.pipeline.storage.results import FACTS, GOLD, TRUTH, UTILITY
 from tgo.pipeline.wording import Formats, percent, points
 
 _SHARES = (GOLD, TRUTH)
@@ -21,7 +22,10 @@ def order(run: RunFiles) -> list[str]:
     main = run.settings.shown_reward
     rewards = [name for name in run.settings.rewards if name != main]
     first = [] if main is None else [main]
-    return [*first, *rewards, *((TRUTH, GOLD) if run.judged else ())]
+    known = set.intersection(*(set(pairs.scores) for pairs in run.pairs.values()))
+    judged = [TRUTH, *sorted(score for score in known if score.startswith(UTILITY)), GOLD]
+    own = results.shown(judged, run.settings.label.reward)
+    return [*first, *rewards, *(own if run.judged else ())]
 
 
 def table(run: RunFiles, formats: Formats) -> list[dict[str, Any]]:

@@ -6,6 +6,7 @@ names the file and the stage to run.
 
 from __future__ import annotations
 
+from collections.abc import Collection, Iterable
 from typing import Any
 
 from tgo.pipeline import layout
@@ -17,6 +18,28 @@ FACTS = "generator"
 GOLD, TRUTH = "gold", "truth"
 """The judge's scores, beside those of the reward models: 1 where every attribute of the prompt is
 correct, and the share of attributes that are."""
+UTILITY = "utility_"
+"""Begins the names of further scores of a judge that knows the raters of reward models: how much
+those of one would like the picture, without the noise of a single judgement."""
+
+
+def is_judged(score: str) -> bool:
+    """Whether a score is a judge's and no reward model's."""
+    return score in (GOLD, TRUTH) or score.startswith(UTILITY)
+
+
+def shown(scores: Iterable[str], feedback: Collection[str]) -> list[str]:
+    """The scores that are worth a reader's time.
+
+    Args:
+        scores: all of them.
+        feedback: the reward models that the model was trained on.
+
+    Returns:
+        All but the utilities of other raters than those of the feedback.
+    """
+    own = {f"{UTILITY}{name}" for name in feedback}
+    return [score for score in scores if not score.startswith(UTILITY) or score in own]
 
 
 def evaluation() -> dict[str, Any]:

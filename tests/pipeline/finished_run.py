@@ -95,7 +95,7 @@ def make_settings(**changes: dict[str, Any]) -> Settings:
             "log_every": 10,
             "seed": 0,
         },
-        "evaluate": {"prompts": 6, "images_per_prompt": 2, "judge": "tgo.data.world.judge:judge"},
+        "evaluate": {"prompts": 6, "images_per_prompt": 2, "judge": "tgo.data.world.truth:judge"},
         "report": {"gallery": 6},
     }
     for group, values in changes.items():

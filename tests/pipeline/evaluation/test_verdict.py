@@ -74,3 +74,11 @@ def test_other_reward_models_stand_in_for_the_truth() -> None:
 
 def test_nothing_to_compare_by() -> None:
     assert "look at the pictures" in verdict.sentence({"seen": {}, "generator": {}}, None)
+
+
+def test_the_likings_of_the_feedbacks_raters_are_told_and_no_others() -> None:
+    rows = {"truth": [UP, FLAT, FLAT], "utility_pickscore": [UP] * 3, "utility_clip": [DOWN] * 3}
+    assert told(UP, UP, UP, **rows) == (
+        "PickScore rose on 3 of 3 sets; the truth rose clearly on 1 of 3 sets; "
+        "what PickScore's raters like rose clearly on 3 of 3 sets"
+    )
