@@ -140,7 +140,7 @@ def test_slider_and_full_size_by_keyboard_and_mouse(tab: Tab, page: Path) -> Non
     tab.key("Enter")
     tab.wait("document.querySelector('dialog').open")
     first = tab.run("document.querySelector('dialog .prompt').textContent")
-    assert tab.run("document.querySelectorAll('dialog tbody tr').length") == 7
+    assert tab.run("document.querySelectorAll('dialog tbody tr').length") == 8
     tab.click("dialog [name=next]")
     assert tab.run("document.querySelector('dialog .meta').textContent")
     tab.key("Escape")
