@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from enum import StrEnum
 from pathlib import Path
@@ -9,6 +10,7 @@ from typing import Annotated
 
 import typer
 
+from tgo.pipeline import logs
 from tgo.pipeline.commands.options import (
     Changes,
     Open,
@@ -48,18 +50,41 @@ class Split(StrEnum):
 
 
 @app.command()
-def score(params: Params = PARAMS, changes: Changes = None) -> None:
+def score(
+    params: Params = PARAMS,
+    changes: Changes = None,
+    tables: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--from", help="A table of ids and scores to join, or NAME=FILE; again for each."
+        ),
+    ] = None,
+) -> None:
     """Make images of the training prompts and score them (stage one).
 
     Example: tgo score --set score.prompts=64
     """
-    settings = checked(params, changes)
+    settings = checked(params, [*(changes or ()), *_joined(tables or ())])
     loading("score")
     from tgo.pipeline.scoring import score
 
     with _recorded("score"):
         score.run(settings)
     finish(f"{SCORED}: images with scores", "tgo label")
+
+
+def _joined(tables: Sequence[str]) -> list[str]:
+    """Settings that join every column of some tables; they are printed, to be kept."""
+    from tgo.pipeline.scoring.score_tables import score_columns
+
+    found: dict[str, str] = {}
+    for text in tables:
+        name, equals, file = text.partition("=")
+        found |= {name: file} if equals else dict.fromkeys(score_columns(Path(text)), text)
+    if found:
+        listed = ", ".join(f"{name}: {table}" for name, table in found.items())
+        logs.note(f"in params.yaml, for later runs and label.reward: score.tables: {{{listed}}}")
+    return [f"score.tables.{name}={table}" for name, table in found.items()]
 
 
 @app.command()

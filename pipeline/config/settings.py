@@ -96,6 +96,9 @@ class Score(Group):
     batch_size: Count
     rows_per_shard: Count
     compile: bool = Field(description="true or false")
+    tables: dict[str, Source] = Field(
+        default_factory=dict, description="files of further scores by image id, or {} for none"
+    )
 
 
 class Evaluate(Group):
@@ -177,15 +180,26 @@ class Settings(Group):
                 raise ValueError(f"rewards.{name}: missing; add a folder, file or hub id")
         return rewards
 
+    def _check_columns(self) -> None:
+        """Names of score columns: none twice, and each that is the feedback is there."""
+        for name in self.score.tables:
+            reason = columns.why_not(name)
+            if reason is None and name in self.rewards:
+                reason = "is a reward model, too; name the column otherwise"
+            if reason:
+                raise ValueError(f"score.tables.{name}: {reason}")
+        there = (*self.rewards, *self.score.tables)
+        for name in self.label.reward:
+            if name not in there and name != RATING:
+                raise ValueError(
+                    f"label.reward = {name!r} is not among rewards ({', '.join(there)}); choose "
+                    "one of them or add it under rewards"
+                )
+
     @model_validator(mode="after")
     def _combinations(self) -> Settings:
         """Refuse settings that are right one by one and impossible together."""
-        for name in self.label.reward:
-            if name not in self.rewards and name != RATING:
-                raise ValueError(
-                    f"label.reward = {name!r} is not among rewards "
-                    f"({', '.join(self.rewards)}); choose one of them or add it under rewards"
-                )
+        self._check_columns()
         if self.generator.quantization and self.train.lora is None:
             raise ValueError(
                 f"generator.quantization = {self.generator.quantization!r} freezes the weights it "

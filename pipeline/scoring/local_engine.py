@@ -14,7 +14,8 @@ from tqdm import tqdm
 from tgo.pipeline import layout
 from tgo.pipeline.config.settings import Settings
 from tgo.pipeline.generators.base import Family
-from tgo.pipeline.scoring import shard_plan
+from tgo.pipeline.scoring import sampling, shard_plan
+from tgo.pipeline.scoring.score_tables import ScoreTables
 from tgo.pipeline.scoring.shard_builder import Job, ShardBuilder, ShardResult
 from tgo.pipeline.scoring.shard_plan import PlannedShard, ShardState
 from tgo.pipeline.scoring.worker_share import ALL, Share
@@ -67,6 +68,7 @@ def plan_training_images(settings: Settings) -> Run:
         score.images_per_prompt,
         score.batch_size,
         settings.generator.compile,
+        ScoreTables(score.tables),
     )
     return plan_run(job, chosen, layout.SCORED, layout.EMBEDDINGS, score.rows_per_shard)
 
@@ -132,7 +134,10 @@ def plan_run(
         compiled=job.compiled,
     )
     per_shard = rows_per_shard // job.images_per_prompt
-    rewards = fingerprint.reward_parts(job.panel)
+    rewards = fingerprint.reward_parts(job.panel) | job.tables.describe()
+    if job.tables.names:
+        rows = sampling.rows_of(chosen, seed=job.seed, images_per_prompt=job.images_per_prompt)
+        job.tables.check_ids(row.id for row in rows)
     planned = shard_plan.plan_shards(folder, embeddings_folder, chosen, per_shard, images, rewards)
     return Run(job, planned, folder)
 

@@ -8,7 +8,7 @@ at most.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, Literal, NamedTuple
 
@@ -19,6 +19,7 @@ from torch import Tensor
 from tgo.pipeline.errors import InputError
 from tgo.pipeline.generators.base import Family
 from tgo.pipeline.scoring import sampling
+from tgo.pipeline.scoring.score_tables import ScoreTables
 from tgo.pipeline.scoring.shard_plan import PlannedShard, ShardState
 from tgo.pipeline.scoring.worker_threads import Workers
 from tgo.pipeline.storage import embeddings, fingerprint, shards
@@ -40,6 +41,8 @@ class Job:
     batch_size: int
     compiled: bool = False
     """Whether the family's network is; its images then differ in their last bits."""
+    tables: ScoreTables = field(default_factory=lambda: ScoreTables({}))
+    """Scores that already exist, by image id."""
 
     @property
     def device(self) -> str:
@@ -126,6 +129,7 @@ class ShardBuilder:
             "image": _image_column(rows, pngs),
             "latents": _latents_column(sampled.latents[: len(rows)].numpy()),
             **_score_columns(scores, sampled.usable),
+            **self._tabled(rows, self._job.tables.names),
         }
         writer.add(pa.table({name: columns[name] for name in writer.schema.names}, writer.schema))
         self._on_rows(len(rows))
@@ -141,7 +145,10 @@ class ShardBuilder:
             return None
         table = shards.read_shard(shard.path)
         columns = {name: table[name] for name in (*shards.FIXED_COLUMNS, *state.rewards)}
-        missing = [name for name in shard.rewards if name not in state.rewards]
+        lacking = [name for name in shard.rewards if name not in state.rewards]
+        tabled = [name for name in lacking if name in self._job.tables.names]
+        columns |= self._tabled(self._job.rows(shard), tabled)
+        missing = [name for name in lacking if name not in tabled]
         if missing:
             images = [sampling.decode_png(image["bytes"]) for image in table["image"].to_pylist()]
             usable = table["status"].to_numpy() == "ok"
@@ -153,6 +160,10 @@ class ShardBuilder:
             writer.add(pa.table({name: columns[name] for name in schema.names}, schema))
         self._on_rows(table.num_rows)
         return writer.entry()
+
+    def _tabled(self, rows: Sequence[sampling.Row], names: Sequence[str]) -> dict[str, pa.Array]:
+        """Scores of the tables: nothing of them is known of an image whose sampling failed."""
+        return self._job.tables.columns([row.id for row in rows], names)
 
     def _score(
         self,
@@ -185,7 +196,9 @@ class ShardBuilder:
 
     def _schema(self, shard: PlannedShard, embeddings_sha256: str) -> pa.Schema:
         names = sorted(shard.rewards)
-        facts, libraries = self._job.panel.describe(), {"libraries": library_versions()}
+        libraries = {"libraries": library_versions()}
+        facts = {name: own | libraries for name, own in self._job.panel.describe().items()}
+        facts |= self._job.tables.describe()
         family = self._job.family
         dtype = str(family.latent_dtype).removeprefix("torch.")
         return shards.scored_schema(
@@ -194,7 +207,7 @@ class ShardBuilder:
             {
                 "tgo.fingerprint": {"images": shard.images, "rewards": shard.rewards},
                 "tgo.latents": {"shape": family.latent_shape, "dtype": dtype},
-                "tgo.rewards": {name: facts[name] | libraries for name in names},
+                "tgo.rewards": {name: facts[name] for name in names},
                 "tgo.embeddings": {"sha256": embeddings_sha256},
                 "tgo.versions": fingerprint.versions(),
             },

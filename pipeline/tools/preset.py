@@ -22,7 +22,7 @@ from tgo.pipeline.errors import InputError
 from tgo.pipeline.storage.atomic import replacing
 
 EXTENDS = "extends"
-REPLACED = ("prompts.tests", "rewards", "label.reward")
+REPLACED = ("prompts.tests", "rewards", "label.reward", "score.tables")
 """Groups whose keys are names of one's own: a preset's take their place instead of joining them."""
 
 
