@@ -97,7 +97,7 @@ world: setup
 # the authors' packages of three reward models pin what nothing current can satisfy (pyproject.toml)
 lock: setup
 	uv pip compile --quiet --universal --python-version 3.11 --no-annotate --no-header \
-	  --extra all --extra dev --extra docs --extra audit --extra loggers --extra ray --extra 8bit pyproject.toml -o requirements.lock
+	  --extra all --extra dev --extra docs --extra audit --extra loggers --extra ray --extra 8bit --extra ocr pyproject.toml -o requirements.lock
 	printf 'clip-anytorch==2.6.0\nhpsv2==1.2.0\nimage-reward==1.5\n' >> requirements.lock
 
 DEVICE ?= cpu

@@ -21,6 +21,8 @@ EXTRAS = {
     "bitsandbytes": "8bit",
     "torchao": "8bit",
     "requests": "judges",
+    "rapidocr": "ocr",
+    "onnxruntime": "ocr",
     "flask": "people",
     "waitress": "people",
     "choix": "people",
