@@ -95,5 +95,9 @@ def _listing(folder: Path, kind: list[str]) -> Any:
     return {
         "id": f"{folder.parent.name}/{folder.name}",
         "sha": COMMIT,
-        "siblings": [{"rfilename": name} for name in names],
+        "cardData": {"license": "mit"},
+        "siblings": [
+            {"rfilename": name, "size": path.stat().st_size}
+            for name, path in zip(names, files, strict=True)
+        ],
     }

@@ -92,6 +92,54 @@ def plan(
 
 
 @app.command()
+def fetch(
+    params: Params = PARAMS,
+    yes: Annotated[bool, typer.Option("--yes", help="Do not ask before fetching.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only list it.")] = False,
+) -> None:
+    """Bring models, reward models and prompt lists that the settings name and that are not here.
+
+    Says size and licence first; a download that was stopped goes on when run again.
+    Example: tgo preset sd15; tgo fetch
+    """
+    settings = checked(params)
+    loading("fetch")
+    from tgo.pipeline.tools import fetch
+
+    found, lost = fetch.missing(settings)
+    for line in [*(item.line for item in found), *lost]:
+        print(line)
+    if not found and not lost:
+        print("fetch: everything is here")
+    if found and not dry_run:
+        print(fetch.room(found))
+        if yes or typer.confirm("fetch it?"):
+            fetch.fetch(found)
+    if lost:
+        raise InputError(f"{len(lost)} of the settings name what is not here; see above")
+
+
+@app.command()
+def doctor(params: Params = PARAMS, as_json: AsJson = False) -> None:
+    """Say what this machine has and lacks for a run; exit status 2 where something is missing.
+
+    Example: tgo doctor
+    """
+    settings = checked(params)
+    loading("doctor")
+    from tgo.pipeline.tools import doctor
+
+    found = list(doctor.look(settings))
+    if as_json:
+        print_json([line._asdict() for line in found])
+    else:
+        for line in found:
+            print(f"{line.state:<8} {line.text}")
+    if any(line.state == "MISSING" for line in found):
+        raise typer.Exit(2)
+
+
+@app.command()
 def rewards(params: Params = PARAMS, as_json: AsJson = False) -> None:
     """List the reward models: who offers them, what is loaded from where, what is missing.
 

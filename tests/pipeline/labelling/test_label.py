@@ -234,5 +234,6 @@ def test_one_image_a_prompt_at_its_own_threshold_is_no_tie(tmp_path: Path) -> No
     facts, _ = run(tmp_path, scores, scope="prompt")
     assert facts["ties_share"] == 0.5
     assert not any("equal their threshold" in warning for warning in facts["warnings"])
-    facts, _ = run(tmp_path / "tied", np.repeat(scores[:100], 2), scope="prompt")
-    assert any("100.0% of the scores equal their threshold" in w for w in facts["warnings"])
+    half = np.concatenate([scores[:100], np.repeat(scores[100:150], 2)])
+    facts, _ = run(tmp_path / "tied", half, scope="prompt")
+    assert any("75.0% of the scores equal their threshold" in w for w in facts["warnings"])
