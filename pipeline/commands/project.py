@@ -47,10 +47,13 @@ def preset(
         str | None, typer.Argument(help="A file of presets/, without .yaml; left out: list them.")
     ] = None,
     params: Params = PARAMS,
+    gpus: Annotated[
+        int | None, typer.Option(min=1, help="Cards of one machine; left out: the preset's.")
+    ] = None,
 ) -> None:
     """Fill params.yaml from presets/NAME.yaml and show what changes; comments stay.
 
-    Example: tgo preset sdxl-lora
+    Example: tgo preset sdxl-lora --gpus 2
     """
     from tgo.pipeline.tools import preset
 
@@ -58,7 +61,9 @@ def preset(
         for line in preset.listed(PRESETS):
             print(line)
         return
-    for change in preset.apply(name, PRESETS, params) or [f"{params}: already as {name} says"]:
+    for change in preset.apply(name, PRESETS, params, gpus) or [
+        f"{params}: already as {name} says"
+    ]:
         print(change)
 
 

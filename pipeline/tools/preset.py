@@ -10,6 +10,7 @@ import copy
 import difflib
 import io
 import itertools
+import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,7 @@ from tgo.pipeline.errors import InputError
 from tgo.pipeline.storage.atomic import replacing
 
 EXTENDS = "extends"
+_PROCESSES = re.compile(r"--nproc-per-node (\d+)")
 REPLACED = ("prompts.tests", "rewards", "label.reward", "score.tables")
 """Groups whose keys are names of one's own: a preset's take their place instead of joining them."""
 
@@ -35,11 +37,22 @@ def listed(presets: Path) -> Iterator[str]:
         yield f"{path.stem}: {' '.join(line.lstrip('# ') for line in said)}"
 
 
-def apply(name: str, presets: Path, params: Path) -> list[str]:
-    """Write the preset's values over those of `params`; returns the changes as `key: old -> new`.
+def apply(name: str, presets: Path, params: Path, gpus: int | None = None) -> list[str]:
+    """Write a preset's values over those of the settings file, which is checked before.
 
-    The result is checked like any settings before it is written; InputError names the preset
-    or key.
+    Args:
+        name: the preset.
+        presets: the folder of presets.
+        params: the settings file.
+        gpus: cards of one machine: the launch commands are of so many, and a step is cut into as
+            many parts as keep the images that a card holds at once. None takes the preset's.
+
+    Returns:
+        The changes as `key: old -> new`.
+
+    Raises:
+        InputError: naming the preset or key that is wrong, or a number of cards that does not
+            divide the preset's batch.
     """
     path, layers = _layers(name, presets)
     settings.load(params)  # refuse to build on settings that are wrong already
@@ -51,12 +64,31 @@ def apply(name: str, presets: Path, params: Path) -> list[str]:
     before = copy.deepcopy(values)
     for layer in layers:
         _fill(values, layer, "")
+    if gpus is not None:
+        _set_gpus(values, gpus)
     settings.validate(values, origin=str(path))
     text = io.StringIO()
     yaml.dump(values, text)
     with replacing(params) as file:
         file.write(text.getvalue().encode())
     return list(_changes(before, values, ""))
+
+
+def _set_gpus(values: Any, gpus: int) -> None:
+    """Launch on so many cards, with as many images on each at once as before."""
+    train, launch = values["train"], values["launch"]
+    found = _PROCESSES.search(launch["train"])
+    parts = train["gradient_accumulation_steps"] * (int(found[1]) if found else 1)
+    if parts % gpus or train["batch_size"] % parts:
+        raise InputError(
+            f"--gpus {gpus}: a step of {train['batch_size']} images is made in {parts} parts of "
+            f"{train['batch_size'] // parts}, which {gpus} cards cannot share; choose a divisor of "
+            f"{parts}, or set train.batch_size and train.gradient_accumulation_steps by hand"
+        )
+    train["gradient_accumulation_steps"] = parts // gpus
+    for stage in ("score", "train"):
+        run = "" if gpus == 1 else f"torchrun --standalone --nproc-per-node {gpus} --no-python "
+        launch[stage] = f"{run}tgo {stage}"
 
 
 def _layers(name: str, presets: Path) -> tuple[Path, list[Mapping[str, Any]]]:

@@ -74,6 +74,21 @@ def test_every_preset_is_valid(params: Path, path: Path) -> None:
     settings.load(params)
 
 
+def test_a_preset_for_fewer_cards_keeps_what_a_card_holds(params: Path) -> None:
+    preset.apply("sd15", ROOT / "presets", params, gpus=2)
+    found = settings.load(params)
+    assert found.train.gradient_accumulation_steps == 4  # 128 images, 16 on a card at once
+    assert found.launch.train == "torchrun --standalone --nproc-per-node 2 --no-python tgo train"
+    preset.apply("sd15", ROOT / "presets", params, gpus=1)
+    found = settings.load(params)
+    assert found.train.gradient_accumulation_steps == 8
+    assert (found.launch.score, found.launch.train) == ("tgo score", "tgo train")
+    before = params.read_text()
+    with pytest.raises(InputError, match="choose a divisor of 8"):
+        preset.apply("sd15", ROOT / "presets", params, gpus=3)
+    assert params.read_text() == before
+
+
 def test_an_unknown_or_wrong_preset_changes_nothing(params: Path, tmp_path: Path) -> None:
     before = params.read_text()
     with pytest.raises(InputError, match="did you mean world"):
