@@ -77,23 +77,25 @@ def plan(
     ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Say what a run would do and cost; checks the settings and loads nothing.
+    """Say what a run would do and cost, and what a stage would refuse; loads nothing.
+
+    The exit status is 2 where something would be refused.
 
     Example: tgo plan --gpu a100 --gpus 8
     """
     settings = checked(params)
     from tgo.pipeline.tools import run_plan
 
-    told = run_plan.lines(settings, gpu=gpu, gpus=gpus, share=share)
-    if not as_json:
-        for line in told:
-            print(line)
-        return
     found: dict[str, list[str]] = {}
-    for line in told:
+    for line in run_plan.lines(settings, gpu=gpu, gpus=gpus, share=share):
         subject, _, text = line.partition(" ")
         found.setdefault(subject, []).append(text.strip())
-    print_json(found)
+        if not as_json:
+            print(line)
+    if as_json:
+        print_json(found)
+    if run_plan.REFUSED in found:
+        raise typer.Exit(2)
 
 
 @app.command()

@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 from tgo.pipeline.config.settings import Settings
 from tgo.pipeline.installation import EXTRAS
-from tgo.pipeline.tools import fetch
+from tgo.pipeline.tools import fetch, preflight
 from tgo.pipeline.wording import size
 
 NEEDED = {
@@ -62,6 +62,8 @@ def look(settings: Settings) -> Iterator[Line]:
         yield Line("MISSING", text)
     if not found and not lost:
         yield Line("ok", "models, reward models and prompt lists of params.yaml are here")
+    for problem in preflight.problems(settings):
+        yield Line("MISSING", problem)
     yield from _code(settings)
 
 

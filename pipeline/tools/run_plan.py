@@ -1,4 +1,4 @@
-"""`tgo plan`: what a run would do and cost. Settings are checked, nothing is loaded or fetched."""
+"""`tgo plan`: what a run would do and cost, and what would stop it. Loads and fetches nothing."""
 
 from __future__ import annotations
 
@@ -8,11 +8,13 @@ from pathlib import Path
 
 from tgo.pipeline.config.settings import Settings
 from tgo.pipeline.errors import InputError
-from tgo.pipeline.tools import costs
+from tgo.pipeline.tools import costs, preflight
 from tgo.pipeline.tools.costs import CPU_TFLOPS, GPUS, MODELS, SHARES, Cost, Work
 from tgo.pipeline.wording import size
 
 DEFAULT_GPU = "h200"
+REFUSED = "REFUSED"
+"""Begins a line about what a stage would refuse."""
 HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 FILES = (".txt", ".tsv", ".csv", ".jsonl", ".json", ".parquet", ".pt", ".pth", ".safetensors")
 
@@ -50,6 +52,8 @@ def lines(
         yield _storage(settings, cost)
     yield f"launch     score: {settings.launch.score}; train: {settings.launch.train}"
     yield from _absent(settings)
+    for problem in preflight.problems(settings):
+        yield f"{REFUSED:<10} {problem}"
 
 
 def _stage_one(settings: Settings) -> Iterator[str]:
