@@ -6,31 +6,21 @@ win rates: 1 for the preferred picture, 0 for the other one, 0.5 each for a tie.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
-from urllib.parse import parse_qs, urlsplit
 
 from tgo.pipeline.errors import InputError
 from tgo.pipeline.sources.image_table import ImageTable
+from tgo.pipeline.sources.label_studio import read_label_studio
 from tgo.pipeline.sources.pictures import Location, Unusable
-from tgo.pipeline.sources.rating_rows import Rating, RatingRows
+from tgo.pipeline.sources.rating_rows import PAIRS, Rating, RatingRows, compared
 
 WIN_RATE = "win rate"
 KTO = {"exclusive_win": 1.0, "exclusive_lose": 0.0, "intersections": 0.5}
 """Values of Diffusion-KTO's column `split` (in its description: `label`)."""
 _PICKAPIC = {"image_0_uid", "image_1_uid", "label_0", "label_1", "caption"}
 _HPDV3 = {"prompt", "path1", "path2"}
-_PAIRS = (
-    ("image_a", "image_b"),
-    ("image_0", "image_1"),
-    ("image1", "image2"),
-    ("image_1", "image_2"),
-    ("left", "right"),
-    ("left_image", "right_image"),
-)
-"""Names of the two pictures of a comparison."""
 _PREFERRED = ("preferred", "preference", "winner", "choice", "selected", "label", "best")
 _CHOSEN = (
     ("chosen", "rejected"),
@@ -121,12 +111,6 @@ def read_pickapic(rows: RatingRows) -> tuple[Iterator[Rating], str]:
     return ratings(), WIN_RATE
 
 
-def compared(both: Sequence[Rating]) -> Iterator[Rating]:
-    """Two ratings of one comparison, each with the other's picture."""
-    for one, other in zip(both, reversed(both), strict=True):
-        yield one._replace(against=other.key)
-
-
 def read_diffusion_kto(rows: RatingRows) -> tuple[Iterator[Rating], str]:
     """Diffusion-KTO: `file_name, caption, split`, or as it describes itself."""
     columns = rows.table.columns
@@ -147,98 +131,6 @@ def read_diffusion_kto(rows: RatingRows) -> tuple[Iterator[Rating], str]:
                 yield rows.rating(number, values, image, prompt, KTO[word])
 
     return ratings(), "won (1), lost (0) or both (0.5)"
-
-
-def read_label_studio(rows: RatingRows) -> tuple[Iterator[Rating], str]:
-    """Label Studio's JSON: tasks with `data` and `annotations`; ratings, choices or pairs."""
-
-    def ratings() -> Iterator[Rating]:
-        for number, task in rows.records():
-            data = task.get("data")
-            data = data if isinstance(data, Mapping) else {}
-            answers = list(_answers(task))
-            if not answers:
-                rows.leave_out("tasks without an answer", number)
-            for rater, kind, value in answers:
-                yield from _label_studio_answer(rows, number, data, rater, kind, value)
-
-    return ratings(), "rating"
-
-
-def _answers(task: Mapping[str, Any]) -> Iterator[tuple[str, str, Mapping[str, Any]]]:
-    """Rater, kind and value of every answer of a task that was not cancelled."""
-    for annotation in task.get("annotations") or task.get("completions") or ():
-        if annotation.get("was_cancelled"):
-            continue
-        by = annotation.get("completed_by")
-        rater = by.get("email") or by.get("id") if isinstance(by, Mapping) else by
-        for result in annotation.get("result") or ():
-            kind = str(result.get("type", ""))
-            if kind in ("rating", "number", "choices", "pairwise"):
-                yield "" if rater is None else str(rater), kind, result.get("value") or {}
-
-
-def _label_studio_answer(
-    rows: RatingRows,
-    number: int,
-    data: Mapping[str, Any],
-    rater: str,
-    kind: str,
-    value: Mapping[str, Any],
-) -> Iterator[Rating]:
-    prompt_column = rows.asked("prompt") or _first(data, rows.names["prompt"]) or "prompt"
-    prompt = rows.text(number, data, prompt_column)
-    if prompt is None:
-        return
-    if kind != "pairwise":
-        column = rows.asked("image") or _first(data, rows.names["image"])
-        for score in rows.values_of(number, "rating", dict(value)):
-            yield _file_rating(rows, number, data, column, prompt, score, rater)
-        return
-    pair = next((pair for pair in _PAIRS if data.keys() >= set(pair)), None)
-    if pair is None:
-        raise InputError(
-            f"{rows.table.where(number)}: compares two pictures, but its data has only "
-            f"{', '.join(data)}; name them {_PAIRS[0][0]} and {_PAIRS[0][1]}"
-        )
-    first = rows.preference(number, value.get("selected", "tie"), pair, data)
-    both = [
-        _file_rating(rows, number, data, column, prompt, score, rater)
-        for column, score in zip(pair, (first, 1 - first), strict=True)
-    ]
-    yield from compared(both)
-
-
-def _file_rating(
-    rows: RatingRows,
-    number: int,
-    data: Mapping[str, Any],
-    column: str | None,
-    prompt: str,
-    score: float,
-    rater: str,
-) -> Rating:
-    """A rating of a picture that Label Studio names by an address on its own server."""
-    name = str(data.get(column or "") or "")
-    local = label_studio_file(name)
-    return Rating(local, prompt, score, rows.table.locate_name(local), rater=rater)
-
-
-def label_studio_file(address: str) -> str:
-    """The file that Label Studio serves at an address; any other name as it is.
-
-    `/data/local-files/?d=FILE` names a file below its document root; `/data/upload/PROJECT/FILE`
-    an upload, whose name was given eight digits and a dash.
-    """
-    parts = urlsplit(address)
-    if parts.path.endswith("/data/local-files/"):
-        return parse_qs(parts.query).get("d", [address])[0]
-    if "/data/upload/" in parts.path:
-        name = parts.path.rpartition("/")[2]
-        head, dash, rest = name.partition("-")
-        is_prefix = dash and len(head) == 8 and set(head) <= set("0123456789abcdef")
-        return rest if is_prefix else name
-    return address
 
 
 def read_hpdv3(rows: RatingRows) -> tuple[Iterator[Rating], str]:
@@ -265,7 +157,7 @@ def _chosen(rows: RatingRows, chosen: str, rejected: str) -> Iterator[Rating]:
 def read_pairs(rows: RatingRows) -> tuple[Iterator[Rating], str]:
     """Pairs with a column that says which one was preferred: a, b, left, right, tie, a name."""
     columns = {*rows.table.columns, *rows.table.picture_columns}
-    pair = next(pair for pair in _PAIRS if columns >= set(pair))
+    pair = next(pair for pair in PAIRS if columns >= set(pair))
     preferred = rows.asked("rating") or next(c for c in _PREFERRED if c in columns)
     prompt_column = rows.prompt_column()
     rows.table.use_pictures(pair)
@@ -325,10 +217,6 @@ def _is_there(location: Location) -> bool:
     return isinstance(location, Path) and location.exists()
 
 
-def _first(values: Mapping[str, Any], names: Sequence[str]) -> str | None:
-    return next((name for name in names if name in values), None)
-
-
 def _has(*columns: str) -> Callable[[ImageTable], bool]:
     return lambda table: {*table.columns, *table.picture_columns} >= set(columns)
 
@@ -345,7 +233,7 @@ def _is_pairs(table: ImageTable) -> bool:
     columns = {*table.columns, *table.picture_columns}
     asked = table.source.columns.get("rating")
     named = asked in columns if asked else any(name in columns for name in _PREFERRED)
-    return named and any(columns >= set(pair) for pair in _PAIRS)
+    return named and any(columns >= set(pair) for pair in PAIRS)
 
 
 def _is_chosen(table: ImageTable) -> bool:

@@ -18,7 +18,15 @@ RATINGS = (
 COUNTS = ("n_ratings", "count")
 RATERS = ("rater", "annotator", "user", "user_id", "worker", "completed_by", "annotation_id")
 
-
+PAIRS = (
+    ("image_a", "image_b"),
+    ("image_0", "image_1"),
+    ("image1", "image2"),
+    ("image_1", "image_2"),
+    ("left", "right"),
+    ("left_image", "right_image"),
+)
+"""Names of the two pictures of a comparison."""
 _PREFERENCES = (
     dict.fromkeys(("a", "left", "first", "0", "chosen"), 1.0)
     | dict.fromkeys(("b", "right", "second", "1", "rejected"), 0.0)
@@ -264,3 +272,9 @@ class RatingRows:
                 "stands for"
             )
         return int(counts[0])
+
+
+def compared(both: Sequence[Rating]) -> Iterator[Rating]:
+    """Two ratings of one comparison, each with the other's picture."""
+    for one, other in zip(both, reversed(both), strict=True):
+        yield one._replace(against=other.key)

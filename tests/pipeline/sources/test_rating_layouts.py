@@ -16,7 +16,8 @@ from tgo.pipeline.commands.data import RatingFormat
 from tgo.pipeline.errors import InputError
 from tgo.pipeline.sources import ratings
 from tgo.pipeline.sources.image_table import Source
-from tgo.pipeline.sources.rating_layouts import LAYOUTS, label_studio_file, win_rates
+from tgo.pipeline.sources.label_studio import label_studio_file
+from tgo.pipeline.sources.rating_layouts import LAYOUTS, win_rates
 
 
 def read(place: Path, **changes: Any) -> ratings.Ratings:
