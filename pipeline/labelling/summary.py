@@ -9,19 +9,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tgo.pipeline.config.label_settings import PROMPT
+from tgo.pipeline.labelling.advice import flips, recommendation, shift_line, warnings
 from tgo.pipeline.labelling.diagnostics import SHOWN_GROUPS, Diagnosis, LabelCounts
 from tgo.pipeline.labelling.labeller import Labeller
 from tgo.pipeline.labelling.reliability import expected_errors
 from tgo.pipeline.labelling.stats.quantiles import percentiles
 from tgo.pipeline.labelling.thresholds import LEAST_ROWS, ByColumn
 
-FEW_ROWS, FEW_PROMPTS, FEW_IN_GROUP = 500, 100, 30
-BALANCED = (0.2, 0.8)
-MANY_FLIPS = 0.1
-MANY_TIES = 0.1
 PRINTED_GROUPS = 10
-WORTH_A_CHANGE = 0.01
-"""Fall of the expected share of wrong labels that makes another scope worth recommending."""
 
 
 def facts(labeller: Labeller, found: Diagnosis, counts: LabelCounts) -> dict[str, Any]:
@@ -67,7 +62,7 @@ def facts(labeller: Labeller, found: Diagnosis, counts: LabelCounts) -> dict[str
     }
     record["expected_errors"] = _expected(record)
     record["recommendation"] = recommendation(record)
-    record["warnings"] = list(_warnings(record))
+    record["warnings"] = list(warnings(record))
     return record
 
 
@@ -76,7 +71,7 @@ def lines(record: Mapping[str, Any]) -> list[str]:
     unit = f" ({record['unit']})"
     printed = [
         f"threshold {record['threshold']:.6g}{unit}, 95 % interval {record['low']:.6g} to "
-        f"{record['high']:.6g}; {_flips(record)}",
+        f"{record['high']:.6g}; {flips(record)}",
         f"{record['positives_share']:.1%} of {record['n']:,} positive, "
         f"{record['excluded']:,} excluded",
     ]
@@ -96,7 +91,7 @@ def lines(record: Mapping[str, Any]) -> list[str]:
         own = [f"{pair} {share:.0%}" for pair, share in record["agreement"].items()]
         printed.append(f"labels on which reward models agree: {', '.join(own)}")
     if record["threshold_shift"]:
-        printed.append(_shift_line(record["threshold_shift"]))
+        printed.append(shift_line(record["threshold_shift"]))
     printed.append(f"advice: {record['recommendation']}")
     return printed
 
@@ -110,39 +105,6 @@ def _raters(record: Mapping[str, Any]) -> Iterator[str]:
             yield f"ratings of {model['raters']} raters: {how}"
 
 
-def recommendation(record: Mapping[str, Any]) -> str:
-    """What to do about the scope, in one sentence with its figures."""
-    expected = record["expected_errors"]
-    if expected is None:
-        return (
-            f"keep label.scope = {record['scope']}: whether prompts need thresholds of their own "
-            "cannot be estimated without several images for some prompts (score.images_per_prompt)"
-        )
-    best = min(expected, key=lambda name: expected[name]["share"])
-    now = expected[_present(record)]["share"]
-    then = expected[best]
-    if now - then["share"] < WORTH_A_CHANGE:
-        return (
-            f"keep label.scope = {record['scope']}: about {now:.1%} of labels differ from their "
-            "prompt's own baseline, and no other scope is clearly better"
-        )
-    scope = {"column": record["balance_column"], "global": "global"}.get(best, PROMPT)
-    k = then["shrinkage"]
-    shrinkage = "null" if k is None else f"{k:.2g}"
-    return (
-        f"set label.scope to {scope} and label.shrinkage to {shrinkage}: the share of labels that "
-        f"differ from their prompt's own baseline is expected to fall from {now:.1%} to "
-        f"{then['share']:.1%}"
-    )
-
-
-def _present(record: Mapping[str, Any]) -> str:
-    """The name of the rule's own scope among the expected errors."""
-    if record["scope"] == "global":
-        return "global"
-    return PROMPT if record["scope"] == PROMPT else "column"
-
-
 def _expected(record: Mapping[str, Any]) -> dict[str, dict[str, float | None]] | None:
     between = record["between_prompt_variance_share"]
     if between is None:
@@ -152,107 +114,6 @@ def _expected(record: Mapping[str, Any]) -> dict[str, dict[str, float | None]] |
     shrinkage = (record["shrinkage"] or 0.0) if record["scope"] == PROMPT else 0.0
     found = expected_errors(between, min(column, between), max(images, 1.0), shrinkage)
     return {name: {"share": share, "shrinkage": k} for name, (share, k) in found.items()}
-
-
-def _warnings(record: Mapping[str, Any]) -> Iterator[str]:
-    """What a person should know before training on these labels, with numbers."""
-    n, share = record["n"], record["positives_share"]
-    if record["positives"] in (0, n):
-        yield _one_class(record)
-    elif record["ties_share"] - _own_ties(record) > MANY_TIES:
-        yield _many_ties(record)
-    elif not BALANCED[0] <= share <= BALANCED[1]:
-        yield (
-            f"{share:.1%} of the labels are positive: the smaller class has "
-            f"{min(record['positives'], n - record['positives'])} rows of {n}"
-        )
-    prompts = record["diagnosed_prompts"]
-    if record["diagnosed_rows"] == n and (n < FEW_ROWS or prompts < FEW_PROMPTS):
-        yield (
-            f"{n} rows of {prompts} prompts are few: the threshold lies between "
-            f"{record['low']:.6g} and {record['high']:.6g}, and {_flips(record)}"
-        )
-    elif record["flips_in_interval"] > MANY_FLIPS:
-        yield f"the threshold is uncertain: {_flips(record)}"
-    yield from _group_warnings(record)
-    for name, model in record["rewards"].items():
-        if model["missing"]:
-            yield (
-                f"{model['missing']} rows have no {name} score "
-                f"(label.missing = {record['missing']})"
-            )
-        if model.get("random_raters"):
-            names = ", ".join(model["random_raters"])
-            yield f"answers as if at random: {names}; import the ratings without them"
-    shift = record["threshold_shift"]
-    if shift and shift["outside_interval"]:
-        yield _shift_line(shift)
-
-
-def _one_class(record: Mapping[str, Any]) -> str:
-    """All labels are alike; what makes them two classes."""
-    n, threshold, ties = record["n"], record["threshold"], record["ties"]
-    same = f"all {n} labels are the same, and training needs both"
-    if record["ties_share"] == 1:
-        return f"{same}: all scores equal {threshold:.6g}; label.reward must be one that varies"
-    if record["ties_share"] > 0:
-        other = "negative" if ties == "positive" else "positive"
-        return (
-            f"{same}: {record['ties_share']:.1%} of the scores equal the threshold "
-            f"{threshold:.6g}; set label.ties to {other}"
-        )
-    return (
-        f"{same}: the threshold {threshold:.6g} lies outside the scores (mean "
-        f"{record['score_mean']:.6g}); set label.estimator to percentile"
-    )
-
-
-def _own_ties(record: Mapping[str, Any]) -> float:
-    """Share of scores that equal their threshold since it is one of them: one a prompt."""
-    if record["scope"] != PROMPT or record["estimator"] != "percentile":
-        return 0.0
-    return float(record["diagnosed_prompts"] / record["diagnosed_rows"])
-
-
-def _many_ties(record: Mapping[str, Any]) -> str:
-    """Scores of few values, such as stars or likes, with a heap at the threshold."""
-    share, tied = record["positives_share"], record["ties_share"]
-    positive = record["ties"] == "positive"
-    other, then = ("negative", share - tied) if positive else ("positive", share + tied)
-    warning = (
-        f"{tied:.1%} of the scores equal their threshold and are all {record['ties']}, so "
-        f"{share:.1%} of the labels are positive"
-    )
-    if 0 < then < 1 and abs(then - 0.5) < abs(share - 0.5):
-        return f"{warning}; label.ties = {other} makes that {then:.1%}"
-    return f"{warning}; label.ordinal = [20, 40, 60, 80] grades scores of few values"
-
-
-def _group_warnings(record: Mapping[str, Any]) -> Iterator[str]:
-    groups, column = record["groups"], record["balance_column"]
-    if len(groups) < 2:
-        return
-    small = {name: group["n"] for name, group in groups.items() if group["n"] < FEW_IN_GROUP}
-    if small and record["scope"] == column:
-        name = min(small, key=lambda key: small[key])
-        yield (
-            f"{len(small)} values of {column} have fewer than {FEW_IN_GROUP} rows ({name} has "
-            f"{small[name]}); set label.shrinkage to draw their thresholds to the global one"
-        )
-    uneven = {
-        name: group["positives_share"]
-        for name, group in groups.items()
-        if group["n"] >= FEW_IN_GROUP and not BALANCED[0] <= group["positives_share"] <= BALANCED[1]
-    }
-    if uneven:
-        worst = max(uneven, key=lambda key: abs(uneven[key] - 0.5))
-        yield (
-            f"{len(uneven)} values of {column} have one class almost alone ({worst}: "
-            f"{uneven[worst]:.1%} positive); label.scope = {column} gives each its own threshold"
-            if record["scope"] != column
-            else f"{len(uneven)} values of {column} have one class almost alone ({worst}: "
-            f"{uneven[worst]:.1%} positive)"
-        )
 
 
 def _rewards(labeller: Labeller) -> dict[str, dict[str, Any]]:
@@ -309,21 +170,6 @@ def _shift(labeller: Labeller, found: Diagnosis, counts: LabelCounts) -> dict[st
         "outside_interval": not found.overall[0] <= then <= found.overall[1],
         "labels_changed_share": counts.changed / counts.n,
     }
-
-
-def _shift_line(shift: Mapping[str, Any]) -> str:
-    where = "outside" if shift["outside_interval"] else "inside"
-    return (
-        f"the threshold moved by {shift['shift']:+.6g} from {shift['earlier']:.6g}, which lies "
-        f"{where} today's interval; {shift['labels_changed_share']:.1%} of labels change"
-    )
-
-
-def _flips(record: Mapping[str, Any]) -> str:
-    share = f"{record['flips_in_interval']:.1%} of labels flip"
-    if record["scope"] == PROMPT and not record["proxy"]:
-        return f"{share} when a prompt's images are drawn again"
-    return f"{share} inside the interval"
 
 
 def _balance(record: Mapping[str, Any]) -> str:
