@@ -180,7 +180,8 @@ class ImageTable:
             return str(values.get("__key__", number))
         if isinstance(value, str) and value.strip() and column not in self.picture_columns:
             too_long = len(value) > 1024  # no name but the picture itself, as text
-            return f"row-{number:08d}" if too_long else pictures.shown(value.strip())
+            name = pictures.label_studio_file(value.strip())
+            return f"row-{number:08d}" if too_long else pictures.shown(name)
         try:
             data = self.pictures.read(self.locate(number, values, column))
         except OSError:  # the row fails later, and is known by its number

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
-from urllib.parse import parse_qs, urlsplit
 
 from tgo.pipeline.errors import InputError
+from tgo.pipeline.sources.pictures import label_studio_file
 from tgo.pipeline.sources.rating_rows import PAIRS, Rating, RatingRows, compared
 
 
@@ -83,23 +83,6 @@ def _file_rating(
     name = str(data.get(column or "") or "")
     local = label_studio_file(name)
     return Rating(local, prompt, score, rows.table.locate_name(local), rater=rater)
-
-
-def label_studio_file(address: str) -> str:
-    """The file that Label Studio serves at an address; any other name as it is.
-
-    `/data/local-files/?d=FILE` names a file below its document root; `/data/upload/PROJECT/FILE`
-    an upload, whose name was given eight digits and a dash.
-    """
-    parts = urlsplit(address)
-    if parts.path.endswith("/data/local-files/"):
-        return parse_qs(parts.query).get("d", [address])[0]
-    if "/data/upload/" in parts.path:
-        name = parts.path.rpartition("/")[2]
-        head, dash, rest = name.partition("-")
-        is_prefix = dash and len(head) == 8 and set(head) <= set("0123456789abcdef")
-        return rest if is_prefix else name
-    return address
 
 
 def _first(values: Mapping[str, Any], names: Sequence[str]) -> str | None:

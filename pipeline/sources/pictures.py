@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
+from urllib.parse import parse_qs, urlsplit
 
 from tgo.pipeline.errors import InputError
 
@@ -139,8 +140,12 @@ def holds_pictures(kind: Any) -> bool:
 def locate(folder: Path, name: str) -> Location:
     """The file that a table means by a name, relative to a folder or absolute.
 
-    Backslashes (Windows) and the two ways of writing an accent (macOS) are tried in turn.
+    Backslashes (Windows) and the two ways of writing an accent (macOS) are tried in turn; an
+    address on a Label Studio server means the file behind it.
     """
+    served = label_studio_file(name)
+    if served != name and os.path.exists(folder / served):
+        return folder / served
     if _ADDRESS.match(name):
         return Unusable(
             "is an address on the web, which is not fetched; download the pictures first (with "
@@ -152,6 +157,23 @@ def locate(folder: Path, name: str) -> Location:
         if os.path.exists(folder / spelling):
             return folder / spelling
     return folder / name
+
+
+def label_studio_file(address: str) -> str:
+    """The file that Label Studio serves at an address; any other name as it is.
+
+    `/data/local-files/?d=FILE` names a file below its document root; `/data/upload/PROJECT/FILE`
+    an upload, whose name was given eight digits and a dash.
+    """
+    parts = urlsplit(address)
+    if parts.path.endswith("/data/local-files/"):
+        return parse_qs(parts.query).get("d", [address])[0]
+    if "/data/upload/" in parts.path:
+        name = parts.path.rpartition("/")[2]
+        head, dash, rest = name.partition("-")
+        is_prefix = dash and len(head) == 8 and set(head) <= set("0123456789abcdef")
+        return rest if is_prefix else name
+    return address
 
 
 def spellings(name: str) -> list[str]:

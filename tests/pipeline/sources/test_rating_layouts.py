@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import io
 import json
 import tarfile
@@ -16,7 +17,7 @@ from tgo.pipeline.commands.data import RatingFormat
 from tgo.pipeline.errors import InputError
 from tgo.pipeline.sources import ratings
 from tgo.pipeline.sources.image_table import Source
-from tgo.pipeline.sources.label_studio import label_studio_file
+from tgo.pipeline.sources.pictures import label_studio_file
 from tgo.pipeline.sources.rating_layouts import LAYOUTS, win_rates
 
 
@@ -190,3 +191,30 @@ def test_ranks_become_shares_of_the_others() -> None:
 def test_addresses_of_label_studio() -> None:
     assert label_studio_file("https://example.org/a.png") == "https://example.org/a.png"
     assert label_studio_file("/data/upload/1/deadbeef-x-y.png") == "x-y.png"
+
+
+def test_label_studios_short_forms_find_the_files_behind_its_addresses(tmp_path: Path) -> None:
+    """JSON-MIN and CSV name pictures as the server does, and a rating as a list of one."""
+    for name in ("x-y.png", "b.png"):
+        (tmp_path / name).write_bytes(b"a picture")
+    first, second = "/data/upload/1/deadbeef-x-y.png", "/data/local-files/?d=b.png"
+    rows = [
+        {"image": address, "prompt": "a cat", "rating": [{"rating": stars}], "annotator": 1}
+        for address, stars in ((first, 4), (second, 2))
+    ]
+    (tmp_path / "min.json").write_text(json.dumps(rows))
+    with (tmp_path / "short.csv").open("w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(list(rows[0]))
+        for row in rows:
+            writer.writerow([v if isinstance(v, str) else json.dumps(v) for v in row.values()])
+    pair = {"image_a": first, "image_b": second, "prompt": "a cat", "preference": "left"}
+    (tmp_path / "pairs.json").write_text(json.dumps([pair]))
+    for name, values in (("min.json", [4, 2]), ("short.csv", [4, 2]), ("pairs.json", [1, 0])):
+        found = ratings.read(Source(str(tmp_path / name)))
+        assert [image.rating for image in found.images] == values
+        assert [image.id for image in found.images] == ["x-y.png", "b.png"]
+        assert [image.location for image in found.images] == [
+            tmp_path / "x-y.png",
+            tmp_path / "b.png",
+        ]
