@@ -33,7 +33,7 @@ They depend on data and settings. After another version of tgo is installed, run
 
 
 def create(folder: Path, *, world: bool) -> Path:
-    """Make a new project, whole or not at all.
+    """Make a new project, whole or not at all; a folder that exists gets dvc.yaml last.
 
     Args:
         folder: is made; it may exist if it is empty.
@@ -50,8 +50,9 @@ def create(folder: Path, *, world: bool) -> Path:
         raise InputError(f"{folder}: is a file; name a folder that is new or empty")
     if folder.is_dir() and any(folder.iterdir()):
         raise InputError(f"{folder}: is not empty; name a folder that is new or empty")
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".tgo-init-") as temporary:
+    place = folder.absolute().parent
+    place.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=place, prefix=".tgo-init-") as temporary:
         made = Path(temporary) / "project"
         for name in FILES:
             (made / name).parent.mkdir(parents=True, exist_ok=True)
@@ -63,7 +64,11 @@ def create(folder: Path, *, world: bool) -> Path:
         if not _in_git(folder):
             with (made / ".dvc/config").open("a") as config:
                 config.write("    no_scm = true\n")
-        made.replace(folder)
+        if not folder.exists():
+            made.replace(folder)
+        else:  # it may be somebody's working folder, which must stay the same one
+            for path in sorted(made.iterdir(), key=lambda path: path.name == STAGES):
+                path.replace(folder / path.name)
     return folder
 
 

@@ -43,6 +43,19 @@ def test_stages_are_the_shipped_ones_and_depend_on_data_alone(tmp_path: Path, wo
     assert not list(tmp_path.glob(".tgo-init-*"))
 
 
+def test_the_working_folder_becomes_a_project(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    elsewhere = create(tmp_path / "elsewhere", world=False)
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    create(Path(), world=False)
+    names = sorted(path.name for path in elsewhere.iterdir())
+    assert sorted(path.name for path in Path().iterdir()) == names
+    assert (tmp_path / "here/dvc.yaml").is_file()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["elsewhere", "here"]
+
+
 def test_what_is_there_already_is_left_alone(tmp_path: Path) -> None:
     """A folder with a file, and a file in the folder's place."""
     (tmp_path / "notes.txt").write_text("mine")
