@@ -49,7 +49,7 @@ def sentence(metrics: Mapping[str, Any], reward: str | None) -> str:
     if found := against(metrics, reward):
         parts.append(_loses(found))
     if told := metrics.get(FACTS, {}).get("people"):
-        parts.append(f"people prefer the tuned model in {_preferred(told)}")
+        parts.append(_preferred(told))
     return "; ".join(parts) or "no score compares the two models: look at the pictures"
 
 
@@ -66,12 +66,17 @@ def against(metrics: Mapping[str, Any], reward: str | None) -> Against | None:
 
 
 def _preferred(people: Mapping[str, Mapping[str, Any]]) -> str:
-    """As "61 % of 120 pairs on hard (52 to 70)"."""
-    return ", ".join(
-        f"{percent(row['win_rate'], 0)} of {row['pairs']:,} pairs on {name} "
-        f"({100 * row['win_low']:.0f} to {percent(row['win_high'], 0)})"
-        for name, row in people.items()
-    )
+    """Which model people prefer: the share on a single set, on several where it is clear."""
+    if len(people) == 1:
+        ((name, row),) = people.items()
+        return (
+            f"people prefer the tuned model in {percent(row['win_rate'], 0)} of {row['pairs']:,} "
+            f"pairs on {name} ({100 * row['win_low']:.0f} to {percent(row['win_high'], 0)})"
+        )
+    tuned = sum(row["win_low"] > 0.5 for row in people.values())
+    base = [name for name, row in people.items() if row["win_high"] < 0.5]
+    text = f"people clearly prefer the tuned model on {tuned} of {len(people)} sets"
+    return f"{text} and the base model on {' and '.join(base)}" if base else text
 
 
 def _moves(rows: Sequence[Row], sets: Sequence[str] | Mapping[str, Any], how: str = "") -> str:

@@ -72,7 +72,8 @@ def test_report_card_and_metrics_tell_of_people(chosen: Settings) -> None:
     assert "people prefer the tuned image in 100" in page
     assert "1 rater)" in page
     metrics = json.loads(layout.EVALUATION.read_text())
-    assert "people prefer the tuned model in 100" in verdict.sentence(metrics, "pickscore")
+    sentence = verdict.sentence(metrics, "pickscore")
+    assert sentence.endswith("people clearly prefer the tuned model on 3 of 3 sets")
     assert compared.headline(metrics, "pickscore")["hard"]["people_prefer"] == 1.0
     card = model_card.render(chosen, None, metrics, pipeline="StableDiffusionPipeline")
     assert "preferred the tuned\nmodel in 100" in card
@@ -81,8 +82,12 @@ def test_report_card_and_metrics_tell_of_people(chosen: Settings) -> None:
 def test_without_reward_models_people_are_the_outcome(chosen: Settings) -> None:
     answer(0.9)
     told = people.read(layout.COMPARED, FACTS)
-    sentence = verdict.sentence({"hard": {}, "generator": {"people": told}}, None)
+    one = {"hard": told["hard"]}
+    sentence = verdict.sentence({"hard": {}, "generator": {"people": one}}, None)
     assert sentence.startswith("people prefer the tuned model in ")
+    lost = one | {"seen": told["seen"] | {"win_low": 0.2, "win_high": 0.4}}
+    sentence = verdict.sentence({"hard": {}, "seen": {}, "generator": {"people": lost}}, None)
+    assert sentence.endswith("on 1 of 2 sets and the base model on seen")
 
 
 def test_answers_on_other_models_do_not_count(
