@@ -10,7 +10,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import NamedTuple
 
+from tgo.pipeline import layout
 from tgo.pipeline.config.settings import Settings
+from tgo.pipeline.storage import shards
 
 GPUS = {"h200": 989.0, "h100": 989.0, "a100": 312.0, "l40s": 362.0}
 """Dense bfloat16 TFLOP/s of the data sheets."""
@@ -109,13 +111,23 @@ def evaluating(settings: Settings, cost: Cost) -> Work:
 
 
 def storage(settings: Settings, cost: Cost) -> dict[str, float]:
-    """Bytes of stage one's files, by kind."""
-    images = _generated(settings)
+    """Bytes of stage one's files, by kind; of imported ones as many as there are."""
+    if settings.imported:
+        images, prompts = imported()
+    else:
+        images, prompts = _generated(settings), settings.score.prompts
     return {
         "images": images * cost.png * cost.side**2,
         "latents": float(images * cost.latents),
-        "embeddings": float(settings.score.prompts * cost.conditions),
+        "embeddings": float(prompts * cost.conditions),
     }
+
+
+def imported() -> tuple[int, int]:
+    """Images and prompts in data/scored; InputError if a shard there is damaged."""
+    paths = shards.present(layout.SCORED)
+    ids = {key for path in paths for key in shards.read_shard(path, ["prompt_id"])["prompt_id"]}
+    return shards.count_rows(paths), len(ids)
 
 
 def _generated(settings: Settings) -> int:

@@ -63,7 +63,9 @@ def _stage_one(settings: Settings) -> Iterator[str]:
             f"generator  {generator.family}: {generator.model}, {generator.steps} steps, "
             f"guidance {generator.guidance_scale:g}, {generator.dtype}"
         )
-        yield "score      nothing to generate: the images and their ratings are imported"
+        images, prompts = costs.imported()
+        there = f"{images:,} images of {prompts:,} prompts are imported"
+        yield f"score      nothing to generate: {there if images else 'run `tgo import` first'}"
         return
     images = score.prompts * score.images_per_prompt
     per_shard = score.rows_per_shard // score.images_per_prompt

@@ -9,9 +9,12 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from typer.testing import CliRunner
 
+from tests.scores import write_scored
+from tgo.pipeline import layout
 from tgo.pipeline.cli import app
 from tgo.pipeline.config import settings
 from tgo.pipeline.errors import InputError
@@ -128,8 +131,17 @@ def test_imported_ratings_leave_nothing_to_generate(params: Path) -> None:
     values["label"]["reward"] = "rating"
     imported = settings.validate(values, "params.yaml")
     lines = list(run_plan.lines(imported))
-    assert any("nothing to generate" in line for line in lines)
+    assert any("nothing to generate: run `tgo import` first" in line for line in lines)
+    assert any(line.startswith("storage    0 B") for line in lines)
     assert costs.scoring(imported, costs.MODELS["data/world/diffusion"]).images == 0
+
+
+def test_imported_images_are_counted(
+    params: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    write_scored(layout.SCORED, {"rating": np.arange(10, dtype=np.float32)})
+    assert costs.imported() == (10, 5)
 
 
 def test_durations_and_sizes_have_a_unit_that_a_person_uses(params: Path) -> None:
