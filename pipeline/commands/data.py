@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
-from tgo.pipeline.commands.options import Params, checked, loading, pair
+from tgo.pipeline.commands.options import AsJson, Params, checked, loading, pair, print_json
 from tgo.pipeline.errors import InputError
 from tgo.pipeline.layout import LABELLED, PARAMS, SCORED
 from tgo.pipeline.sources.aggregates import Aggregate
@@ -195,11 +195,15 @@ def inspect(
     images: Annotated[
         int, typer.Option(min=1, help="Best, median and worst images in the page, each.")
     ] = 6,
+    as_json: AsJson = False,
 ) -> None:
     """What scores look like: counts, quantiles, correlations; --html for the images."""
     from tgo.pipeline.tools import inspection
 
     found = inspection.look(folder)
+    if as_json:
+        print_json(inspection.as_json(found))
+        return
     inspection.show(found)
     if html is not None:
         from tgo.pipeline.tools import inspection_page

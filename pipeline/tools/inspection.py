@@ -149,6 +149,38 @@ def _column(name: str, unit: str, scores: Scores, fine: NDArray[np.bool_]) -> Co
     return Column(name, unit, scores, int((fine & ~np.isfinite(scores)).sum()))
 
 
+def as_json(found: Overview) -> dict[str, Any]:
+    """The same for scripts; a figure that cannot be computed is null."""
+    matrix = found.correlations()
+    return {
+        "folder": str(found.folder),
+        "images": found.rows,
+        "prompts": found.prompts,
+        "shards": len(found.paths),
+        "failed": dict(found.errors),
+        "ratings": found.ratings,
+        "scores": {
+            column.name: {
+                "unit": column.unit,
+                "count": len(column.there),
+                "missing": column.missing,
+                "mean": _finite(column.mean),
+                "std": _finite(column.std),
+                "quantiles": {f"{q:g}": _finite(column.quantile(q)) for q, _ in QUANTILES},
+                "correlations": {
+                    other.name: _finite(matrix[row, place])
+                    for place, other in enumerate(found.columns)
+                },
+            }
+            for row, column in enumerate(found.columns)
+        },
+    }
+
+
+def _finite(value: float) -> float | None:
+    return float(value) if np.isfinite(value) else None
+
+
 def show(found: Overview) -> None:
     """Print the overview: figures of each reward model, and how they correlate."""
     from rich.console import Console

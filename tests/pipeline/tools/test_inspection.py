@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 import re
 import subprocess
 import sys
@@ -13,9 +14,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
+from typer.testing import CliRunner
 
 from tests.scores import write_scored
 from tests.workspace import ROOT
+from tgo.pipeline.cli import app
 from tgo.pipeline.errors import InputError
 from tgo.pipeline.tools import inspection, inspection_page
 from tgo.pipeline.tools.inspection import Column
@@ -43,6 +46,16 @@ def scored(tmp_path: Path) -> Path:
         error=["gave <b>NaN</b>"] + [""] * 11,
         image=images,
     )
+
+
+def test_figures_for_scripts(scored: Path) -> None:
+    told = CliRunner().invoke(app, ["inspect", str(scored), "--json"])
+    found = json.loads(told.stdout)
+    assert (found["images"], found["prompts"], found["shards"]) == (12, 6, 2)
+    assert found["failed"] == {"gave <b>NaN</b>": 1}
+    clip = found["scores"]["clip"]
+    assert (clip["count"], clip["missing"], clip["quantiles"]["0.5"]) == (10, 1, 6.0)
+    assert clip["correlations"] == {"clip": pytest.approx(1), "aesthetic": pytest.approx(-1)}
 
 
 def test_figures_of_a_folder(scored: Path, capsys: pytest.CaptureFixture[str]) -> None:
