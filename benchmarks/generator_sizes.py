@@ -117,7 +117,7 @@ def write_model(size: Size, folder: Path, device: str = "cpu") -> None:
 
 
 def _networks(size: Size, words: Any) -> dict[str, nn.Module]:
-    """By their names in the folder."""
+    """The networks of a model, by the names of their subfolders."""
     from diffusers import AutoencoderKL
 
     levels = len(size.vae)

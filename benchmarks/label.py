@@ -115,7 +115,7 @@ def _ids(prompt: np.ndarray, replicate: np.ndarray | None = None) -> pa.Array:
 
 
 def _write_shard(path: Path, table: pa.Table) -> None:
-    """As stage one writes its small columns, in larger row groups."""
+    """Write a shard as stage one does, without images and in larger row groups."""
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_suffix(".partial")
     pq.write_table(

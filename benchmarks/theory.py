@@ -134,7 +134,7 @@ class Compared(NamedTuple):
     gain: float
     """Rise of the expected reward over the reference, as a share of the optimum's rise."""
     divergence: float
-    """``KL(pi || pi_ref)``; the optimum has its own."""
+    """``KL(pi || pi_ref)``; not 0 at the optimum either."""
     value: float
     """Rise of ``E r - beta KL``, what alignment maximises, as a share of the optimum's rise."""
     reach: float
@@ -226,7 +226,7 @@ def true_ratio(mean: float, x: Tensor) -> Tensor:
 
 
 def scale(signal: Tensor) -> Tensor:
-    """Surrogate log-ratio, averaged over noise, over the true one: ``2 (alpha s)^2 / T``."""
+    """Ratio of the noise-averaged surrogate log-ratio to the true one: ``2 (alpha s)^2 / T``."""
     return 2 * signal * (1 - signal) / T
 
 

@@ -68,7 +68,7 @@ class Result:
 
     def __init__(self) -> None:
         self.seconds: list[float] = []
-        """Of a step, turn by turn."""
+        """Seconds per step, one value for each turn."""
         self.memory: float | None = None
         """GB at its peak on the GPU."""
         self.speed: dict[str, Any] = {}
@@ -88,7 +88,7 @@ def measure(
     ready = {name: make() for name, make in makers.items()}
     found = {name: Result() for name in ready}
     for turn in range(options.repeats + 1):
-        if turn == 1 and device.type == "cuda":  # what compiling and counting need does not count
+        if turn == 1 and device.type == "cuda":  # exclude memory of compiling and FLOP counting
             torch.cuda.reset_peak_memory_stats(device)
         for name, contender in ready.items():
             _wait(device)

@@ -71,7 +71,7 @@ class Loop:
 
     @property
     def wait(self) -> float:
-        """Seconds a step in which the stream was waited for."""
+        """Seconds per step spent waiting for the data stream."""
         return self._waited / self._done
 
 
@@ -113,7 +113,7 @@ def _seconds(work: Callable[[], object]) -> float:
 
 @contextmanager
 def _deterministic() -> Iterator[None]:
-    """As in a stage; the other contenders are spared what it costs."""
+    """Deterministic algorithms, as in `tgo train`; the other contenders run without them."""
     runtime.ask_for_determinism()
     try:
         yield

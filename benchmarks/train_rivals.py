@@ -47,7 +47,7 @@ class Usual:
         encoders = [self._pipe.text_encoder, getattr(self._pipe, "text_encoder_2", None)]
         for frozen in filter(None, (self._pipe.vae, self._reference, *encoders)):
             frozen.requires_grad_(False).eval()
-            if self._half:  # what is not trained is kept as it computes
+            if self._half:  # frozen weights are stored in the compute dtype
                 frozen.to(torch.bfloat16)
         self._schedule = DDPMScheduler.from_config(self._pipe.scheduler.config)
         self._optimizer = torch.optim.AdamW(self._policy.parameters(), lr=train.learning_rate)

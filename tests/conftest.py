@@ -1,4 +1,4 @@
-"""Settings that every test shares, and tiny models that many rooms' tests need."""
+"""Settings that every test shares, and tiny models that tests in many folders need."""
 
 from __future__ import annotations
 

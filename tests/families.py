@@ -35,7 +35,7 @@ def write(kind: str, folder: Path) -> Path:
 
 
 class Loaded(Latent, Family):
-    """A family of latents as it is loaded: what `Latent` leaves to its subclasses is there."""
+    """Type of a loaded latent family: `Latent` with the methods its subclasses implement."""
 
 
 def load(kind: str, source: Path | str, **changes: Any) -> Loaded:

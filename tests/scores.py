@@ -18,7 +18,7 @@ RULE = changed({"label": {"reward": "clip"}}).label.model_dump()
 
 
 def make_rule(**changes: object) -> Label:
-    """The rule that tests start from, on their reward model, with changes."""
+    """The default label rule of the tests, on the clip score, with some keys changed."""
     return Label.model_validate(RULE | changes)
 
 

@@ -37,7 +37,7 @@ def with_code() -> list[Path]:
 
 @pytest.fixture(scope="module")
 def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A project folder after a run, as far as the blocks look at it."""
+    """A project folder as a run leaves it, with only the files that the code blocks read."""
     root = tmp_path_factory.mktemp("documented")
     (root / "data").mkdir()
     (root / "data/world").symlink_to(ROOT / "data/world")
@@ -57,7 +57,7 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def names(project: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
-    """What blocks use without making it, in the project as the working folder."""
+    """Variables that code blocks use but do not define; runs in the project folder."""
     monkeypatch.chdir(project)
     monkeypatch.setattr(Image.Image, "show", lambda image: None)
     return {

@@ -16,7 +16,7 @@ EAGER = 3
 
 
 class _Held:
-    """Stands in for `InputBuilder` with what lies in fixed places of the device's memory."""
+    """Replaces `InputBuilder`: returns inputs that stay at fixed addresses in GPU memory."""
 
     def __init__(self, given: NetworkInputs) -> None:
         self._given = given
@@ -28,7 +28,7 @@ class _Held:
 class Captured(Learner):
     """`Learner` on a GPU: the same step on the same draws, launched as a whole.
 
-    Not for `train.reference_cache`, and the reference stays as it is.
+    Supports neither `train.reference_cache` nor `train.reference: epoch`.
     """
 
     def __init__(self, *arguments: Any, **options: Any) -> None:
@@ -85,7 +85,7 @@ class Captured(Learner):
             mode: dict[str, Any] = {"stream": self._side, "capture_error_mode": "thread_local"}
             with torch.cuda.graph(graph, **mode):
                 super().step(number, self._batch)
-                # what a step makes anew goes back to where the next one reads it
+                # copy tensors that the step reallocated to the addresses the graph reads
                 for name, value in state.items():
                     value.copy_(self._state[name])
                 first_bad.copy_(statistics._first_bad)

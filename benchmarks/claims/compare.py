@@ -23,7 +23,7 @@ Floats = NDArray[np.float64]
 
 @cache
 def _drawn(seeds: int, prompts: int) -> tuple[Floats, Floats]:
-    """How often each seed [R, seeds] and each prompt [R, prompts] is drawn, as shares."""
+    """Bootstrap weights of each seed [R, seeds] and prompt [R, prompts]; each row sums to 1."""
     rng = np.random.default_rng(0)
     some = rng.multinomial(seeds, np.full(seeds, 1 / seeds), RESAMPLES) / seeds
     others = rng.multinomial(prompts, np.full(prompts, 1 / prompts), RESAMPLES) / prompts
@@ -34,7 +34,7 @@ def interval(gains: Floats, *, comparisons: int = 1) -> dict[str, float]:
     """Mean of gains [seeds, prompts] with its 95 % interval, and one corrected by Bonferroni.
 
     The standard error is that of a bootstrap over both axes at once; intervals are normal, since
-    the corrected ones reach further out than resamples can be counted.
+    the corrected quantiles lie too far out to be estimated from the resamples.
     """
     some, others = _drawn(*gains.shape)
     means = ((some @ gains) * others).sum(axis=1)
@@ -54,7 +54,7 @@ def compare(
 ) -> dict[str, Any]:
     """One set of prompts: every score of several seeds' models against the base model.
 
-    Rewards come in standard deviations of the base model's scores, truths as they are. `wins` is
+    Rewards are in standard deviations of the base model's scores, judge values unscaled. `wins` is
     the share of same-seed pairs that score higher, a tie being half a win. Where there is a truth,
     `better` and `worse` are shares of pairs, and `worse_preferred` that of the worse pairs in which
     the feedback prefers the tuned picture: over-optimisation.
@@ -80,7 +80,7 @@ def compare(
 
 
 def best_of(base: Measured, feedback: str, count: int = 4) -> Measured:
-    """The base model's best of `count` by the feedback, twice where there are twice as many."""
+    """The base model's best image by feedback from each group of `count` images of a prompt."""
     chosen = []
     scores = base[feedback]
     for start in range(0, scores.shape[1] - count + 1, count):

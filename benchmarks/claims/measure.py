@@ -21,7 +21,7 @@ Measured = dict[str, NDArray[np.float32]]
 
 
 class Asked(NamedTuple):
-    """Prompts ready to be drawn: the same noise for every model."""
+    """Embedded prompts and image seeds, ready to sample: the same noise for every model."""
 
     prompts: Sequence[Prompt]
     rows: Sequence[sampling.Row]

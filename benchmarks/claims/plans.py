@@ -12,7 +12,7 @@ Changes = Mapping[str, Any]
 
 
 def levels(mean: float, std: float = 0.8, *, snr_gamma: float | None = None) -> Changes:
-    """Noise levels of training drawn logit-normally: above 0 more noise than picture."""
+    """Noise levels of training drawn logit-normally: a `mean` above 0 gives mostly noise."""
     drawn = {"draw": "logit_normal", "mean": mean, "std": std, "snr_gamma": snr_gamma}
     return {"train.timesteps": drawn}
 
@@ -35,7 +35,7 @@ CENTRE: dict[str, Changes] = {
 
 
 def base(split: Split = "validation") -> list[Run]:
-    """The base models, eight images a prompt: two that are compared, twice four to choose from."""
+    """The base models, eight images a prompt: two to compare, all eight for best-of-4 twice."""
     guidances = {"diffusion": (1.0, 1.5, 3.0, 4.0), "masked": (1.0, 2.0, 4.0, 6.0)}
     return [
         Run(
@@ -233,12 +233,12 @@ def _with(**own: Any) -> dict[str, Any]:
 
 
 def noise(paradigm: str) -> Changes:
-    """How noise levels are drawn in the table's runs; a masked family has its own way."""
+    """Noise levels in the claims table's runs; masked models keep their family's own."""
     return levels(1.2) if paradigm == "diffusion" else {}
 
 
 def grid(method: str, paradigm: str) -> list[Changes]:
-    """The four settings among which a method's are chosen.
+    """The four candidate settings that a method is tuned over.
 
     Two step sizes times two values of the method's own parameter, or four step sizes where it has
     none. Methods on labels have thresholds per prompt, as the advised TGO; the published one has
@@ -258,7 +258,7 @@ def grid(method: str, paradigm: str) -> list[Changes]:
 
 
 def methods(paradigm: str) -> list[str]:
-    """The rows of the table that are trained, ours first."""
+    """The trained methods of the claims table, the two TGO variants first."""
     masked = paradigm == "masked"
     return [
         ADVISED,
@@ -288,7 +288,7 @@ def _slug(method: str) -> str:
 
 
 def _rounds(paradigm: str) -> list[Run]:
-    """Rounds that make as many images and steps in all as one round of the others, or nearly."""
+    """Multi-round TGO runs with about as many images and steps in all as the one-round runs."""
     rates = (2e-4, 1e-4) if paradigm == "diffusion" else (1e-4,)
     start = {**BUDGET, **PER_PROMPT, **noise(paradigm)}
     return [
@@ -305,7 +305,7 @@ def _rounds(paradigm: str) -> list[Run]:
 
 
 def levers(paradigm: str) -> list[Run]:
-    """What else may help at the table's budget, on the validation prompts."""
+    """Single changes to TGO at the claims table's training budget, on validation prompts."""
     rate = 2e-4 if paradigm == "diffusion" else 1e-4
     start = {**BUDGET, **PER_PROMPT, **noise(paradigm), "train.learning_rate": rate}
 
@@ -405,7 +405,7 @@ def questions() -> list[Run]:
 
 
 def claims() -> list[Run]:
-    """Everything that docs/claims.md tells, what later runs wait for first."""
+    """All runs behind docs/claims.md; runs that others depend on come first."""
     paradigms = ("diffusion", "masked")
     measured = [replace(run, measured=4) for run in base("tests")]
     early = [run for paradigm in paradigms for run in tune(paradigm)]

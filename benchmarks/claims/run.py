@@ -48,11 +48,11 @@ class Run:
     Attributes:
         paradigm: whose preset the settings start from.
         changes: settings by dotted name; None trains nothing: the base model.
-        prompts, images: training data, the first so many prompts and images of each.
+        prompts, images: training data: number of prompts, and of images for each.
         rounds: how often new images are made by the model so far and trained on.
-        reference: of later rounds: the base model or the one before.
+        reference: for later rounds: the base model or the previous round's model.
         measured: images a prompt that are measured.
-        guidances: of sampling, at which it is measured as well.
+        guidances: additional guidance scales at which the model is sampled and measured.
         best_of: names of validation runs; the best of them gives its changes, before `changes`,
             and its rounds. So a method comes to its settings without a look at a test set.
         stars: how stars of simulated raters are joined, where they are the feedback (stars.py).
@@ -92,7 +92,7 @@ class Bench:
         return self.root / "data" / f"{prompts}x{images}"
 
     def make(self, prompts: int, images: int, share: Share = ALL, *, seed: int = 0) -> Path:
-        """The base model's images of the first so many training prompts, this share of them."""
+        """Make this worker's share of the base model's images of the first `prompts` prompts."""
         chosen = prompt_lists.read(self.settings.prompts.train, prompts)
         return self._make(self.data(prompts, images), chosen, images, share, seed)
 
@@ -115,7 +115,7 @@ class Bench:
             parameter.grad = None
 
     def do(self, run: Run) -> tuple[dict[str, Any], dict[str, Measured]]:
-        """Facts of a run, and what was measured of its model by set of prompts."""
+        """Train and measure one run; returns its facts and its scores by prompt set."""
         began = time.monotonic()
         self.reset()
         facts: dict[str, Any] = run.facts() | {"device": _name(self.device)}
@@ -245,7 +245,7 @@ def _name(device: torch.device) -> str:
 
 
 def save(path: Path, measured: Mapping[str, Measured]) -> None:
-    """Write what was measured, as arrays named set/score; the file's name is the commit."""
+    """Write what was measured, as arrays named set/score; renamed into place when complete."""
     arrays: dict[str, Any] = {
         f"{s}/{name}": values for s, m in measured.items() for name, values in m.items()
     }

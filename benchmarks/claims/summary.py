@@ -51,7 +51,7 @@ def summarise(folder: Path) -> dict[str, Any]:
 
 
 def _validation(results: Results, paradigm: str) -> dict[str, Any]:
-    """Gains of every run on the validation prompts, by name; the truth was never asked there."""
+    """Gains of every run on the validation prompts, by name; the judge is not used there."""
     base = results.measured(f"validation-{paradigm}-base")
     if base is None:
         return {}
@@ -114,7 +114,7 @@ def _table(results: Results, paradigm: str) -> dict[str, Any]:
 def _over(
     base: Measured, ours: Sequence[Any], others: Sequence[Any], set_name: str, count: int
 ) -> dict[str, Any]:
-    """Our models less another method's, by prompt and seed, of the feedback and the truth."""
+    """Gains of our models over another method's, by feedback and by the judge's share."""
     seeds = min(len(ours), len(others))
     found = {}
     for score in (FEEDBACK, "share"):

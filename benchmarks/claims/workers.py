@@ -103,7 +103,7 @@ class Crew:
             slowest = max(0.5 * slowest, seconds / work) if run.changes is not None else slowest
 
     def _resolved(self, run: Run) -> Run | None:
-        """The run with the settings of the best of those that it names, once all are done."""
+        """The run with the settings of the best of its `best_of` runs, after waiting for them."""
         if not run.best_of:
             return run
         base = Run(f"validation-{run.paradigm}-base", run.paradigm)
@@ -142,7 +142,7 @@ class Crew:
         return benches[paradigm]
 
     def _prepare(self) -> None:
-        """One thread a worker, a GPU's fastest arithmetic; progress bars of many say nothing."""
+        """One CPU thread per worker, TF32 on a GPU, and no progress bars."""
         import torch
 
         os.environ["TQDM_DISABLE"] = "1"

@@ -54,7 +54,7 @@ class Kind(NamedTuple):
     path: Path
     read: Read
     sealed: bool = False
-    """Whether checksums guard what is read: it must be what it was."""
+    """Whether checksums protect the content, so that a read must return the original."""
 
 
 class HangError(Exception):
@@ -171,7 +171,7 @@ def attempt(kind: Kind, expected: Any = None) -> tuple[str, str]:
         if "\n" in line.strip() or kind.path.name not in line:
             return "fault", f"not one line that names the file: {line[:200]!r}"
         return "refused", line
-    except Exception as error:  # noqa: BLE001 what any other exception is, is what is asked here
+    except Exception as error:  # noqa: BLE001 any other exception is a fault to report
         return "fault", f"{type(error).__name__}: {str(error)[:200]!r}"
     finally:
         signal.alarm(0)

@@ -1,4 +1,4 @@
-"""What stage one imports late, imported once: the fork server preloads it for every process."""
+"""Stage one's lazy imports: the fork server loads this module once for all processes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Stage one in processes that may be killed: forked from one that has the imports behind it."""
+"""Stage one in processes that may be killed: forked from a server with all imports done."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def _score(
     share: tuple[int, int] = (0, 1),
     **sizes: int,
 ) -> None:
-    """Stage one; `made` gets a line a shard that is begun, `counted` the calls at each place."""
+    """Run stage one; write shards begun to `made` and calls per kill place to `counted`."""
     import torch
 
     from tests.stage_one import PROMPTS, load_family, score_into

@@ -15,7 +15,7 @@ from tests.workspace import ROOT, TGO, change, tgo
 from tgo.pipeline.cards import dataset_card
 
 pytestmark = pytest.mark.slow
-CODE = ("pipeline", "rewards", "trainer")  # linked: a copy would not be the code that runs
+CODE = ("pipeline", "rewards", "trainer")  # symlinked, so that DVC hashes the code that runs
 FILES = ("dvc.yaml", ".dvcignore", ".gitignore")
 ENVIRONMENT = {**os.environ, "PATH": f"{TGO.parent}:{os.environ['PATH']}"}
 

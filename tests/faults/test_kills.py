@@ -29,7 +29,7 @@ def models(tiny_generator: Path, tiny_rewards: dict[str, str]) -> Models:
 
 
 class Whole:
-    """An uninterrupted run: its bytes, its seconds, and how often it was at each place."""
+    """An uninterrupted run: its files, its duration, and how often it passed each kill place."""
 
     def __init__(self, root: Path, models: Models) -> None:
         jobs.finish(root / "first", *models, **SMALL)  # starts the fork server
@@ -63,14 +63,14 @@ def kill_once(root: Path, models: Models, whole: Whole, chance: random.Random) -
 
 
 def finished(root: Path) -> dict[str, bytes]:
-    """The shards that have their names; each must be whole."""
+    """The shards under their final names, as bytes; each must be readable."""
     paths = shards.present(root / "scored")
     assert all(shards.read_shard(path).num_rows for path in paths)
     return {path.name: path.read_bytes() for path in paths}
 
 
 def check_end(root: Path, whole: Whole, kills: int) -> None:
-    """What an uninterrupted run leaves, and a shard begun again at most for each kill."""
+    """Check for the files of an uninterrupted run and at most one restarted shard per kill."""
     begun = Counter((root / "made").read_text().split())
     assert len(begun) == COUNT
     assert begun.total() <= COUNT + kills

@@ -1,4 +1,4 @@
-"""Locale, time zone, clock, handle limit and folder have no say in what the stages write."""
+"""Locale, time zone, clock, handle limit and folder do not change what the stages write."""
 
 from __future__ import annotations
 

@@ -141,7 +141,7 @@ def write_scored(
     prompts: list[str] | None = None,
     model: str = SHA,
 ) -> dict[str, np.ndarray]:
-    """Scored shards in which a share ``right`` of the pictures keep their prompt; the scores."""
+    """Write shards in which a share ``right`` of pictures match their prompt; return scores."""
     asked = [scene for scene in scenes for _ in range(images_per_prompt)]
     keeps = rng.random(len(asked)) < right
     shown = [

@@ -152,7 +152,7 @@ def test_activations_differ_which_is_why(sources: dict[str, str], images: torch.
 
 
 def test_ftfy_tokens_of_awkward_prompts() -> None:
-    """Golden ids: quotes are straightened, entities unescaped, long prompts end with the end."""
+    """Golden ids: quotes are straightened, entities unescaped, cut prompts keep the end token."""
     tokens = ftfy_tokens.tokenizer(77)
     start, end = 49406, 49407
     straight = tokens(['"curly" & it\'s'])

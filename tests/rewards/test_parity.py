@@ -95,7 +95,7 @@ def test_hpsv2_cannot_read_transparency_and_we_drop_it(
 
 @torch.inference_mode()
 def test_pickscore_is_transformers(sources: dict[str, str], pictures: dict[str, Path]) -> None:
-    """The model card's lines, with the processor that resizes with Pillow as in its day."""
+    """The model card's lines, with the Pillow image processor it was published with."""
     folder = sources["pickscore"]
     model = CLIPModel.from_pretrained(folder, dtype=torch.float32).eval()
     tokenizer = CLIPTokenizer.from_pretrained(folder)

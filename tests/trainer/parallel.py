@@ -1,4 +1,4 @@
-"""Training runs of several processes, forked from one that has the imports behind it."""
+"""Training runs of several processes, forked from a server with all imports done."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any
 
 
 def forking() -> Any:
-    """Processes of it begin with the imports done, and share nothing else with this one."""
+    """A multiprocessing context whose new processes have the imports done and share no state."""
     context = mp.get_context("forkserver")
     context.set_forkserver_preload(["tests.trainer.imports"])
     return context

@@ -83,7 +83,7 @@ def test_a_family_goes_through_all_stages(kind: str, place: Place) -> None:
     path = shards.shard_paths(place.inputs["scored"])[0]
     assert shards.read_metadata(path)["tgo.latents"]["shape"] == list(base.latent_shape)
     images = [decode_png(row["bytes"]) for row in shards.read_shard(path)["image"].to_pylist()]
-    # in another batch than when they were made, so 1 level of 255
+    # batch size differs from stage one's, so values may differ by 1 level of 255
     decoded = base.decode(torch.from_numpy(shards.read_latents(path).copy())).numpy()
     assert np.abs(decoded.astype(int) - np.stack(images)).max() <= 1
     trained(kind, place, "full")
@@ -122,7 +122,7 @@ def test_a_family_trains_adapters_in_little_memory(kind: str, place: Place) -> N
 
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
 def test_adapters_train_on_weights_of_8_bits(kind: str, place: Place, precision: str) -> None:
-    """The frozen base is quantised; what is published is merged into the plain one."""
+    """The frozen base is quantised; the saved adapters are merged into the unquantised one."""
     if kind not in ("sd15", "flux2"):
         pytest.skip("two kinds of networks are enough")
     pytest.importorskip("torchao")

@@ -76,7 +76,7 @@ def test_training_continues_to_the_bit_and_learns(
 
 
 def test_no_kl_is_estimated(model: Path, place: Place) -> None:
-    """Two Gaussians have one by their predictions; a masked model has none to compare."""
+    """The KL estimate compares predictions of two Gaussians; a masked model makes none."""
     _, log = run(settings_of(model, steps=3), place, "run")
     line = json.loads(log.splitlines()[0])
     assert line.get("kl") is None

@@ -33,7 +33,7 @@ def scalar(value: float) -> Tensor:
 
 
 def outcome(given: Terms, loss: float | Tensor) -> Outcome:
-    """What TGO would say of these terms, at a mean loss of our choice."""
+    """The outcome TGO would return for these terms, with the loss set to a given mean."""
     losses = torch.as_tensor(loss).expand(len(given.target))
     if given.reference is None:
         return Outcome(losses, {})

@@ -164,7 +164,7 @@ def test_sft_is_the_mean_squared_error() -> None:
 
 
 class Predictions:
-    """Random predictions of policy and reference for P pairs, and their numbers in our terms."""
+    """Random predictions of policy and reference for P pairs, and what our objectives take."""
 
     def __init__(self, count: int = 6) -> None:
         shape = (2 * count, 3, 4)

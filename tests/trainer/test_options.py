@@ -168,7 +168,7 @@ def test_several_draws_are_averaged_for_each_sample(model: Path, place: Place) -
 
 
 def test_draws_do_not_depend_on_who_asks_for_them(model: Path, place: Place) -> None:
-    """Batches of more than one block, in one piece and in parts across the blocks' border."""
+    """Batches of more than one block, drawn at once and in parts that straddle two blocks."""
     size = BLOCK + 32
     settings = make_settings(model, batch_size=size, prompt_dropout=0.5)
     learner, stream = make_learner(settings, place)

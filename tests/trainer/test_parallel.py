@@ -1,4 +1,4 @@
-"""Several processes (gloo, CPU) train as one does, in parts or not, and resume as any number."""
+"""Several processes (gloo, CPU) train as one does, sharded or not, and resume with any number."""
 
 from __future__ import annotations
 

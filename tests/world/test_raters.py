@@ -1,4 +1,4 @@
-"""Raters judge what was drawn: promises first, each population after its own taste."""
+"""Raters judge a picture by its match with the prompt first, then by their own tastes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Captions and scenes: the one says all that the other promises."""
+"""Captions and scenes: parsing a caption gives back the scene it describes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The truth with grades: it reads from pixels what the renderer was told."""
+"""The graded judge: it recovers from pixels the parameters a picture was rendered with."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The outcome in words: no sentence says more than its intervals, and none hides a fall."""
+"""The outcome in words: no sentence claims more than its interval supports or omits a decline."""
 
 from __future__ import annotations
 

@@ -51,7 +51,7 @@ def test_training_times_are_logit_normal_and_shifted_as_the_samplers(
     again = family.corrupt(many, torch.Generator().manual_seed(0))
     assert torch.equal(drawn.timesteps, again.timesteps)
     assert torch.equal(drawn.noise, again.noise)
-    # undone, the shift is a factor of the odds
+    # the time shift multiplies the odds t / (1 - t): remove it from the logits
     logits = (drawn.timesteps / 1000).logit() - math.log(shift)
     assert float(logits.mean()) == pytest.approx(0, abs=0.06)
     assert float(logits.std()) == pytest.approx(1, abs=0.04)

@@ -170,7 +170,7 @@ def test_encoding_takes_the_nearest_of_the_codebook(family: Masked) -> None:
 
 
 def conditions_of(family: Masked) -> Conditions:
-    """As training reads them: from a file, not from inference."""
+    """Ordinary tensors, as training reads from a file, not inference-mode ones."""
     return {name: value.clone() for name, value in family.encode_prompts(PROMPTS).items()}
 
 

@@ -1,4 +1,4 @@
-"""Models in fewer bits, and parts that leave the device: read so from disk, and still exact."""
+"""Quantised and offloaded models: loaded that way from disk, with close or equal results."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ METHODS = {"int8": "torchao", "nf4": "bitsandbytes"}
 
 @pytest.fixture
 def on_any_device(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Bitsandbytes computes on a CPU as well; diffusers and we ask for a GPU."""
+    """Lift the GPU checks of diffusers and tgo, since bitsandbytes also runs on a CPU."""
     quantizers = pytest.importorskip("diffusers.quantizers.bitsandbytes.bnb_quantizer")
     target = quantizers.BnB4BitDiffusersQuantizer
     monkeypatch.setattr(target, "validate_environment", lambda *_, **__: None)

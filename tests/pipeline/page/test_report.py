@@ -1,4 +1,4 @@
-"""The report: what it claims, what it escapes, what it weighs, and how a browser takes it."""
+"""The report: its statements, HTML escaping, size, and whether browsers can parse it."""
 
 from __future__ import annotations
 

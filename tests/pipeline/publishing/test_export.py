@@ -148,7 +148,7 @@ def write_adapters(folder: Path, rank: int = 4, alpha: float = 16.0) -> None:
 
 
 def moved(folder: Path, adapters: Path) -> torch.Tensor:
-    """What adapters that a stock pipeline loads change in the network's prediction."""
+    """How adapters, loaded by a stock pipeline, change the network's prediction."""
     pipeline = StableDiffusionPipeline.from_pretrained(
         folder, safety_checker=None, torch_dtype=torch.float32
     )
@@ -175,7 +175,7 @@ def test_adapters_are_read_alike_wherever_they_go(finished: Settings) -> None:
         torch.testing.assert_close(moved(base, found), wanted, atol=2e-3, rtol=2e-2)
         if format == "diffusers":
             continue
-        # the part of ComfyUI's map that takes a U-Net's modules by their diffusers names
+        # keys that ComfyUI accepts: lora_unet_ plus a U-Net module's diffusers name
         names = UNet2DConditionModel.from_pretrained(base, subfolder="unet").state_dict()
         modules = {name.removesuffix(".weight") for name in names if name.endswith(".weight")}
         known = {f"lora_unet_{module.replace('.', '_')}" for module in modules}

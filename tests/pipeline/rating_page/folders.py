@@ -20,7 +20,7 @@ def png(shade: int, side: int = 8) -> bytes:
 
 
 def write(folder: Path, count: int = 12, *, first: int = 0) -> Path:
-    """Images in twos of a prompt, the last of which failed; clip rises, aesthetic falls."""
+    """Two images per prompt, the last one failed; clip scores rise, aesthetic are shuffled."""
     scores = np.arange(count, dtype=np.float32)
     return write_scored(
         folder,

@@ -65,7 +65,7 @@ def test_rows_are_what_the_contract_says(finished: Path, tiny_family: Diffusion)
     assert metadata["tgo.versions"]["torch"] == torch.__version__.split("+")[0]
     latents = torch.from_numpy(shards.read_latents(paths[0]).copy())
     images = [sampling.decode_png(row["bytes"]) for row in table["image"].to_pylist()]
-    # latents decode to the stored image; batches differ from those of the run, so 1 level of 255
+    # latents decode to the stored image; batch size differs from the run's, so allow 1 level of 255
     decoded = tiny_family.decode(latents).numpy()
     assert np.abs(decoded.astype(int) - np.stack(images).astype(int)).max() <= 1
 

@@ -1,4 +1,4 @@
-"""What a table names may be anything; only ordinary pictures in their folder are read."""
+"""A table may name any path; only ordinary picture files inside its folder are read."""
 
 from __future__ import annotations
 

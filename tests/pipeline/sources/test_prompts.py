@@ -1,4 +1,4 @@
-"""Prompt sets in every format, and what is said of what is wrong with them."""
+"""Prompt sets in every format, and the messages about faults in them."""
 
 from __future__ import annotations
 

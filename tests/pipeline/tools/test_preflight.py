@@ -1,4 +1,4 @@
-"""What later stages would refuse is told by a look, in their own words."""
+"""A quick check reports what later stages would refuse, with the stages' own messages."""
 
 from __future__ import annotations
 
