@@ -16,6 +16,7 @@ LABELLED = Path("data/labelled")  # stage two: labels, weights, threshold.json
 THRESHOLD = LABELLED / "threshold.json"
 RATINGS = Path("data/ratings")  # `tgo ask`: answers of people, and the pictures they saw
 COMPARED = Path("data/compared")  # `tgo ask --compare`: people's answers on base and tuned model
+ANSWERS, QUESTIONS = "metadata.jsonl", "questions.json"  # in a folder of answers
 REFERENCES = Path("data/reference_cache")  # stage three: shared between the runs of a sweep
 CHECKPOINTS = Path("data/checkpoints")  # stage three: what a killed run continues from
 TUNED = Path("models/tuned")  # stage three: the aligned model

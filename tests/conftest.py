@@ -47,3 +47,18 @@ def tiny_panel(tiny_rewards: dict[str, str]) -> Panel:
     from tgo.rewards.panel import Panel
 
     return Panel.load({name: tiny_rewards[name] for name in ("clip", "aesthetic")})
+
+
+@pytest.fixture
+def small_project(
+    tiny_generator: Path,
+    tiny_rewards: dict[str, str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> Path:
+    """A project with tiny models, one reward model among them, as the working folder."""
+    from tests import workspace
+
+    workspace.fill(tmp_path, tiny_generator, {"clip": tiny_rewards["clip"]})
+    monkeypatch.chdir(tmp_path)
+    return tmp_path

@@ -97,9 +97,8 @@ class Bench:
         return self._make(self.data(prompts, images), chosen, images, share, seed)
 
     def _make(self, folder: Path, chosen: Any, images: int, share: Share, seed: int) -> Path:
-        per_shard = min(
-            self.settings.score.rows_per_shard, 128
-        )  # small shards, so that several workers share the work
+        # small shards, so that several workers share the work
+        per_shard = min(self.settings.score.rows_per_shard, 128)
         size = min(per_shard, self._batch_size)
         job = Job(self.family, self.panel, seed, images, size, False)
         plan = local_engine.plan_run(

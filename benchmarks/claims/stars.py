@@ -12,6 +12,7 @@ from __future__ import annotations
 import io
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -55,10 +56,9 @@ def rate(
     liking = TASTE.utility(merits)
     found = []
     for person in range(PEOPLE):
-        own = np.array([TASTE.weights.get(merit, 0.0) for merit in MERITS], np.float32)
-        own *= np.exp(rng.normal(0, TASTE.spread, len(MERITS))).astype(np.float32)
-        felt = (merits * own).sum(axis=1) + TASTE.charm * merits[:, 0] * merits[:, 2:].mean(axis=1)
-        felt = (felt - liking.mean()) / liking.std()
+        deviation = np.exp(rng.normal(0, TASTE.spread, len(MERITS)))
+        own = {m: TASTE.weights.get(m, 0.0) * d for m, d in zip(MERITS, deviation, strict=True)}
+        felt = (replace(TASTE, weights=own).utility(merits) - liking.mean()) / liking.std()
         strict, stretch = rng.normal(0, 0.8), rng.uniform(0.6, 1.4)
         for image in rng.choice(len(ids), min(EACH, len(ids)), replace=False):
             stars = round(3 + strict + stretch * felt[image] + rng.normal(0, 0.5))

@@ -97,8 +97,7 @@ def prompts(
         chosen = format.value if format else None
         wanted = [PromptSet.model_validate({"source": s, "format": chosen}) for s in sources]
     else:
-        sets = settings.load(params).prompts
-        wanted = [sets.train, sets.validation, *sets.tests.values()]
+        wanted = list(settings.load(params).prompts.by_key().values())
     for one in wanted:
         found = prompts.check(one)
         print(found.summary)

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from tgo.pipeline.commands.options import loading
+from tgo.pipeline.documents import read_text
 from tgo.pipeline.errors import InputError
 from tgo.pipeline.layout import COMPARED, EVALUATED, LABELLED, RATINGS
 from tgo.pipeline.rating_page.kinds import Kind, Order
@@ -73,10 +74,7 @@ def ask(
     from tgo.pipeline.rating_page import ask as asking
     from tgo.pipeline.rating_page.session import Options
 
-    try:
-        text = instructions.read_text(encoding="utf-8") if instructions else ""
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"--instructions {instructions}: cannot be read ({error})") from None
+    text = read_text(instructions, "name a text file with --instructions") if instructions else ""
     if compare:
         topic = asking.about_models(EVALUATED, order, seed)
     elif len(found) == 2:

@@ -68,3 +68,8 @@ class Prompts(Group):
     tests: dict[FolderName, PromptSet] = Field(
         min_length=1, description="names of test sets (letters, digits, - . _) with their files"
     )
+
+    def by_key(self) -> dict[str, PromptSet]:
+        """All sets by the keys of params.yaml."""
+        tests = {f"prompts.tests.{name}": entry for name, entry in self.tests.items()}
+        return {"prompts.train": self.train, "prompts.validation": self.validation, **tests}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 from collections.abc import Mapping
 from pathlib import Path
@@ -10,12 +9,13 @@ from typing import Any
 
 import numpy as np
 
+from tgo.pipeline import layout
+from tgo.pipeline.documents import read_json
 from tgo.pipeline.errors import InputError
 from tgo.pipeline.evaluation import stats
 from tgo.pipeline.sources import raters, tables
-from tgo.pipeline.storage import shards
+from tgo.pipeline.storage import origin, shards
 
-ANSWERS, SETUP = "metadata.jsonl", "questions.json"
 MODELS = ("base_sha256", "tuned_sha256")
 _WON = {"a": 0.0, "tie": 0.5, "b": 1.0}
 log = logging.getLogger(__name__)
@@ -37,8 +37,7 @@ def models(folders: Mapping[str, tuple[Path, Path]]) -> dict[str, str]:
     for both in folders.values():
         for key, folder in zip(MODELS, both, strict=True):
             metadata = shards.read_metadata(shards.shard_paths(folder)[0])
-            images = metadata.get("tgo.fingerprint", {}).get("images", {})
-            found[key].add(str(images.get("generator", {}).get("model_sha256")))
+            found[key].add(str(origin.model_of(metadata)))
     for key, several in found.items():
         if len(several) > 1:
             raise InputError(
@@ -64,9 +63,12 @@ def read(folder: Path, facts: Mapping[str, Any]) -> dict[str, dict[str, float | 
     Raises:
         InputError: a file of the answers cannot be read.
     """
-    if not (folder / ANSWERS).is_file():
+    answers = folder / layout.ANSWERS
+    if not answers.is_file():
         return {}
-    setup = _setup(folder / SETUP)
+    setup = read_json(folder / layout.QUESTIONS, "move its folder away")
+    if not isinstance(setup, dict):
+        raise InputError(f"{folder / layout.QUESTIONS}: holds no object; move its folder away")
     if any(setup.get(key) != facts[key] for key in MODELS):
         log.warning(
             "%s: its answers are of other models than these, and do not count; to ask about these, "
@@ -75,7 +77,7 @@ def read(folder: Path, facts: Mapping[str, Any]) -> dict[str, dict[str, float | 
         )
         return {}
     by_set: dict[str, list[tuple[str, str, str, float]]] = {}
-    table = tables.read(str(folder / ANSWERS))
+    table = tables.read(str(answers))
     for number, row in table.records:
         if row is None:
             continue
@@ -102,13 +104,3 @@ def _figures(
         "raters": len(set(who)),
         "alpha": None if alpha is None else round(alpha, 6),
     }
-
-
-def _setup(path: Path) -> dict[str, Any]:
-    try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise InputError(f"{path}: cannot be read ({error}); move its folder away") from None
-    if not isinstance(found, dict):
-        raise InputError(f"{path}: holds no object; move its folder away")
-    return found

@@ -21,7 +21,7 @@ from tgo.pipeline.errors import InputError
 from tgo.pipeline.evaluation import pairs_table
 from tgo.pipeline.evaluation.evaluate import folder
 from tgo.pipeline.evaluation.paired_images import Pairs
-from tgo.pipeline.storage import label_record, results, shards
+from tgo.pipeline.storage import label_record, origin, results, shards
 from tgo.pipeline.storage.results import FACTS
 from tgo.pipeline.training_log import sample_strips
 from tgo.pipeline.wording import harmless
@@ -116,8 +116,7 @@ def _check_images(facts: Mapping[str, Any], sets: list[str]) -> dict[str, dict[s
         for place, key in zip(evaluated(name), ("base_sha256", "tuned_sha256"), strict=True):
             for path in shards.shard_paths(place):
                 metadata = shards.read_metadata(path)
-                images = metadata.get("tgo.fingerprint", {}).get("images", {})
-                if images.get("generator", {}).get("model_sha256") != facts[key]:
+                if origin.model_of(metadata) != facts[key]:
                     raise _mixed(path, layout.EVALUATION)
                 models |= metadata["tgo.rewards"]
     return models

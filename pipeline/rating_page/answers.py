@@ -13,10 +13,12 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
+from tgo.pipeline import layout
+from tgo.pipeline.documents import read_json
 from tgo.pipeline.errors import InputError
 from tgo.pipeline.storage.atomic import canonical, explain, replacing, write_json
 
-TABLE, CHECKS, SETUP = "metadata.jsonl", "checks.jsonl", "questions.json"
+TABLE, CHECKS = layout.ANSWERS, "checks.jsonl"
 Row = dict[str, Any]
 
 
@@ -74,7 +76,7 @@ class Answers:
         Raises:
             InputError: the disk is full or forbids it; the answer does not count then.
         """
-        text = "".join(canonical(row) + "\n" for row in rows).encode()
+        text = _text(rows)
         path = self.folder / table
         try:
             file = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
@@ -106,13 +108,12 @@ class Answers:
             return None
         table, key = self._last[rater][-1]
         rows = self._rows[table]
-        mine = [row for row in rows if (row["rater"], row["question"]) == (rater, key)]
-        kept = [row for row in rows if row not in mine]
-        with replacing(self.folder / table) as file:
-            file.writelines(canonical(row).encode() + b"\n" for row in kept)
+        whose = [(row["rater"], row["question"]) == (rater, key) for row in rows]
+        kept = [row for row, mine in zip(rows, whose, strict=True) if not mine]
+        _replace(self.folder / table, kept)
         self._rows[table] = kept
         self._last[rater].pop()
-        return mine[0]
+        return rows[whose.index(True)]
 
     def _remember(self, table: str, row: Row) -> None:
         stack = self._last.setdefault(row["rater"], [])
@@ -121,19 +122,16 @@ class Answers:
 
 
 def _begin(folder: Path, setup: dict[str, Any]) -> None:
-    path = folder / SETUP
+    path = folder / layout.QUESTIONS
     if not path.exists():
         if folder.exists() and any(folder.iterdir()):
             raise InputError(
-                f"{folder}: exists and holds no answers (no {SETUP}); choose another folder with "
-                "--output"
+                f"{folder}: exists and holds no answers (no {path.name}); choose another folder "
+                "with --output"
             )
         write_json(path, setup)
         return
-    try:
-        earlier = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise InputError(f"{path}: cannot be read ({error}); choose another --output") from None
+    earlier = read_json(path, "choose another --output")
     for key, value in setup.items():
         if not isinstance(earlier, dict) or earlier.get(key) != value:
             before = earlier.get(key) if isinstance(earlier, dict) else earlier
@@ -153,8 +151,7 @@ def _read(path: Path) -> list[Row]:
     there = Counter((row["rater"], row["question"]) for row in rows)
     whole_rows = [row for row in rows if there[row["rater"], row["question"]] >= row["parts"]]
     if len(whole) < len(data) or len(whole_rows) < len(rows):
-        with replacing(path) as file:
-            file.writelines(canonical(row).encode() + b"\n" for row in whole_rows)
+        _replace(path, whole_rows)
     return whole_rows
 
 
@@ -170,6 +167,15 @@ def _parsed(path: Path, lines: Iterable[bytes]) -> Iterable[Row]:
                 f"{path}, line {number}: is no answer ({error!r:.80}); mend or remove that line"
             ) from None
         yield row
+
+
+def _replace(path: Path, rows: Sequence[Row]) -> None:
+    with replacing(path) as file:
+        file.write(_text(rows))
+
+
+def _text(rows: Sequence[Row]) -> bytes:
+    return "".join(canonical(row) + "\n" for row in rows).encode()
 
 
 def _write(file: int, data: bytes) -> None:

@@ -54,12 +54,11 @@ class Served:
         return {"question": shown, "progress": self.session.progress(rater)}
 
     def _question(self, asked: Asked) -> dict[str, Any]:
-        folder = self.session.answers.folder
         return {
             "key": asked.question.key,
             "kind": asked.question.kind.value,
             "prompt": harmless(asked.question.prompt),
-            "pictures": [pictures.save(picture, folder) for picture in asked.shown],
+            "pictures": asked.files,
             "scale": self.session.options.scale,
         }
 

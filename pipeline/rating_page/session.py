@@ -50,6 +50,8 @@ class Asked:
     """gold or repeat where the answer is no feedback."""
     shown: tuple[Picture, ...]
     """Its pictures from left to right."""
+    files: tuple[str, ...]
+    """Their files beside the answers."""
 
 
 class Session:
@@ -221,12 +223,13 @@ class Session:
             return draw(self.options.seed, "place", rater, again, question.key, str(number))
 
         order = sorted(range(len(question.pictures)), key=place)
-        return Asked(question, check, tuple(question.pictures[number] for number in order))
+        shown = tuple(question.pictures[number] for number in order)
+        files = tuple(pictures.save(picture, self.answers.folder) for picture in shown)
+        return Asked(question, check, shown, files)
 
     def _rows(self, asked: Asked, values: Sequence[Any], common: Row) -> list[Row]:
-        names = [pictures.save(picture, self.answers.folder) for picture in asked.shown]
         if asked.question.kind is Kind.pair:
-            return [self._pair_row(asked, names, values, common)]
+            return [self._pair_row(asked, values, common)]
         if len(values) != len(asked.shown) or not all(self._is_rating(v) for v in values):
             raise InputError(
                 f"{values!r:.80} is no answer; it takes {len(asked.shown)} ratings from 1 to "
@@ -237,19 +240,17 @@ class Session:
             | {"file_name": name, "id": picture.id, "part": part, "parts": len(values)}
             | {"rating": rating}
             for part, (name, picture, rating) in enumerate(
-                zip(names, asked.shown, values, strict=True), start=1
+                zip(asked.files, asked.shown, values, strict=True), start=1
             )
         ]
 
-    def _pair_row(
-        self, asked: Asked, names: Sequence[str], values: Sequence[Any], common: Row
-    ) -> Row:
+    def _pair_row(self, asked: Asked, values: Sequence[Any], common: Row) -> Row:
         if len(values) != 1 or values[0] not in ("left", "right", "tie"):
             raise InputError(f"{values!r:.80} is no answer; it takes one of left, right, tie")
         first, second = asked.question.pictures
         swapped = asked.shown[0] is not first
         preferred = {"left": "b" if swapped else "a", "right": "a" if swapped else "b"}
-        one, two = reversed(names) if swapped else names
+        one, two = reversed(asked.files) if swapped else asked.files
         return common | {
             "image_a": one,
             "image_b": two,

@@ -142,7 +142,7 @@ class Job:
         self, shard: RatedShard, columns: dict[str, Any], images: Mapping[str, Any], embedded: str
     ) -> None:
         schema = shards.scored_schema(
-            [RATING],
+            [RATING, RATING_ERROR],
             self._family.latent_shape,
             {
                 "tgo.fingerprint": {"images": images, "rewards": self.rewards_part(shard)},
@@ -155,7 +155,6 @@ class Job:
                 "tgo.versions": fingerprint.versions(),
             },
             counts=[origin.COUNT],
-            numbers=[RATING_ERROR],
             texts=self._ratings.keep,
         )
         table = pa.table({name: columns[name] for name in schema.names}, schema=schema)

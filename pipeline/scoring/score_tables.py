@@ -13,6 +13,7 @@ import pyarrow as pa
 
 from tgo.pipeline.errors import InputError
 from tgo.pipeline.sources import tables
+from tgo.pipeline.sources.table_rows import Table
 from tgo.pipeline.storage.atomic import canonical
 
 ID, RATER = "id", "rater"
@@ -95,30 +96,29 @@ def score_columns(file: Path) -> list[str]:
 
     A column counts by its first value; those that every table of `tgo ask` has are left out.
     """
-    columns = _require_ids(file)
-    found = _first_values(file)
-    names = [
-        name for name in columns if name not in NO_SCORES and _number(found.get(name)) is not None
-    ]
+    found: dict[str, Any] = {}
+    for _, row in _open(file).records:
+        for name, value in (row or {}).items():
+            if value not in (None, ""):
+                found.setdefault(name, value)
+    names = [name for name in found if name not in NO_SCORES and _number(found[name]) is not None]
     if not names:
         raise InputError(f"{file}: has no column of numbers beside {ID!r}")
     return names
 
 
-def _require_ids(file: Path) -> list[str]:
-    """The columns of a table that has ids."""
+def _open(file: Path) -> Table:
+    """A table that has ids."""
     if not file.is_file():
         raise InputError(f"{file}: no such file; correct the path")
-    columns = list(tables.read(str(file)).columns)
-    if ID not in columns:
-        raise InputError(f"{file}: has no column {ID!r}, but {', '.join(columns)}")
-    return columns
+    table = tables.read(str(file))
+    if ID not in table.columns:
+        raise InputError(f"{file}: has no column {ID!r}, but {', '.join(table.columns)}")
+    return table
 
 
-def _column(name: str, file: Path) -> str:
-    """The column of a table that holds the scores: of that name, or its only one of numbers."""
-    if name in _require_ids(file):
-        return name
+def _only_column(name: str, file: Path) -> str:
+    """The one column of numbers of a table that has none of the name."""
     found = score_columns(file)
     if len(found) > 1:
         raise InputError(
@@ -128,19 +128,9 @@ def _column(name: str, file: Path) -> str:
     return found[0]
 
 
-def _first_values(file: Path) -> dict[str, Any]:
-    """By column its first value that is not empty."""
-    found: dict[str, Any] = {}
-    for _, row in tables.read(str(file)).records:
-        for name, value in (row or {}).items():
-            if value not in (None, ""):
-                found.setdefault(name, value)
-    return found
-
-
 def _read(name: str, file: Path) -> dict[str, float]:
-    column = _column(name, file)
-    table = tables.read(str(file))
+    table = _open(file)
+    column = name if name in table.columns else _only_column(name, file)
     several = RATER in table.columns
     found: dict[str, list[float]] = {}
     for number, row in table.records:

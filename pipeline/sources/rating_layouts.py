@@ -91,7 +91,7 @@ def read_pickapic(rows: RatingRows) -> tuple[Iterator[Rating], str]:
                 rows.leave_out("comparisons without a preference", number)
                 continue
             prompt = rows.text(number, values, "caption")
-            rater = str(values.get(rows.rater_column) or "") if rows.rater_column else ""
+            rater = rows.rater(values)
             both = []
             for side, value in enumerate(sides):
                 uid = str(values[f"image_{side}_uid"])

@@ -57,7 +57,7 @@ class Rating(NamedTuple):
 class RatingRows:
     """The rows of one table; what rates nothing is left out and noted."""
 
-    names = NAMES | {"rating": RATINGS, "count": COUNTS, "rater": RATERS}
+    names = NAMES | {"rating": RATINGS, "count": COUNTS}
 
     def __init__(self, table: ImageTable) -> None:
         self.table = table
@@ -156,7 +156,7 @@ class RatingRows:
                     key=rating.key if own in (None, "") else str(own),
                     times=times,
                     domain=str(values.get(columns["domain"]) or "all"),
-                    rater=str(values.get(columns["rater"]) or ""),
+                    rater=self.rater(values),
                     is_rate=views is not None,
                 )
 
@@ -164,17 +164,19 @@ class RatingRows:
         self, number: int, values: Mapping[str, Any], pair: tuple[str, str], prompt: str, won: float
     ) -> Iterator[Rating]:
         """Both ratings of a row that compares two pictures; `won` is what the first one won."""
-        first, second = (
-            self.rating(number, values, image, prompt, score)
+        rater = self.rater(values)
+        both = [
+            self.rating(number, values, image, prompt, score)._replace(rater=rater)
             for image, score in zip(pair, (won, 1 - won), strict=True)
-        )
-        rater = str(values.get(self.rater_column) or "") if self.rater_column else ""
-        yield first._replace(against=second.key, rater=rater)
-        yield second._replace(against=first.key, rater=rater)
+        ]
+        yield from compared(both)
+
+    def rater(self, values: Mapping[str, Any]) -> str:
+        """Who rated a row; empty where no column says."""
+        return str(values.get(self._rater_column) or "") if self._rater_column else ""
 
     @cached_property
-    def rater_column(self) -> str | None:
-        """The column that names who rated."""
+    def _rater_column(self) -> str | None:
         return self.table.column("rater", RATERS)
 
     def rating(

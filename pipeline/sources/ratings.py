@@ -85,36 +85,37 @@ def read(source: Source, how: Aggregate = Aggregate.mean) -> Ratings:
         found = list(labelled_folders.read(source, classes))
         pictures = Pictures(folder=None if source.outside else source.images or classes.folder)
         recognised = f"folders of pictures, {classes}"
-        return Ratings(
-            source.name, source.unit or "liked", pictures, _joined(found, how), [], recognised
-        )
+        images = _joined(found, *raters.aggregate(found, how))
+        return Ratings(source.name, source.unit or "liked", pictures, images, [], recognised)
     rows = RatingRows(ImageTable(source))
     layout = rating_layouts.detect(rows.table)
     ratings, unit = layout.read(rows)
-    read_ = list(ratings)
-    if not read_:
+    every = list(ratings)
+    if not every:
         notes = f" ({'; '.join(rows.notes())})" if rows.notes() else ""
         raise InputError(
             f"{rows.table.name}: rates no picture{notes}; docs/data.md says how it should look"
         )
     if how is Aggregate.bradley_terry:
         unit = "log strength"
+    table, values, errors = raters.aggregate(every, how)
     return Ratings(
         source.name,
         source.unit or f"{unit}{rows.scale}",
         rows.table.pictures,
-        _joined(read_, how),
+        _joined(every, table, values, errors),
         rows.notes(),
         f"{rows.table.kind}, {layout.description}",
         tuple(source.keep),
         how,
-        raters.agreement(raters.table(read_)),
+        raters.agreement(table),
     )
 
 
-def _joined(ratings: Sequence[Rating], how: Aggregate) -> list[RatedImage]:
+def _joined(
+    ratings: Sequence[Rating], found: raters.Table, values: raters.Floats, errors: raters.Floats
+) -> list[RatedImage]:
     """One entry a picture and prompt, with one rating, the pictures of a prompt together."""
-    found, values, errors = raters.aggregate(ratings, how)
     count = found.sums(np.ones_like(found.value)).astype(int)
     first: dict[tuple[str, str], Rating] = {}
     for rating in ratings:

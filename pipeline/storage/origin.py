@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from tgo.pipeline.config.label_settings import RATING
 from tgo.pipeline.errors import DamagedError, InputError
@@ -23,6 +24,13 @@ def of(folder: Path) -> Origin | None:
             continue
         return "imported" if RATING in rewards else "generated"
     return None
+
+
+def model_of(metadata: Mapping[str, Any]) -> str | None:
+    """The checksum of the model that made a shard's images, from the shard's metadata."""
+    images = metadata.get("tgo.fingerprint", {}).get("images", {})
+    found: str | None = images.get("generator", {}).get("model_sha256")
+    return found
 
 
 def require(folder: Path, wanted: Origin) -> None:

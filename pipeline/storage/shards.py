@@ -94,7 +94,6 @@ def scored_schema(
     latent_shape: Sequence[int],
     metadata: Mapping[str, Any],
     counts: Sequence[str] = (),
-    numbers: Sequence[str] = (),
     texts: Sequence[str] = (),
 ) -> pa.Schema:
     """Arrow schema of a scored shard.
@@ -107,7 +106,6 @@ def scored_schema(
         latent_shape: Of one image's latents, such as [4, 64, 64]; they are stored flat.
         metadata: Goes into the file as canonical JSON values.
         counts: Further columns of whole numbers.
-        numbers: Further columns of float32.
         texts: Further columns of text.
 
     Returns:
@@ -120,7 +118,7 @@ def scored_schema(
     kinds |= {"replicate": Value("int32"), "seed": Value("int64"), "image": Image()}
     stored = metadata.get("tgo.latents", {}).get("dtype", "float16")
     kinds["latents"] = List(Value(stored), length=int(np.prod(latent_shape)))
-    kinds |= {name: Value("float32") for name in (*rewards, *numbers)}
+    kinds |= {reward: Value("float32") for reward in rewards}
     kinds |= {count: Value("int32") for count in counts} | dict.fromkeys(texts, text)
     schema = Features(kinds).arrow_schema
     own = {key: canonical(value) for key, value in metadata.items()}

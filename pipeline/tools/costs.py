@@ -110,12 +110,8 @@ def evaluating(settings: Settings, cost: Cost) -> Work:
     return Work(images, _image(settings, cost))
 
 
-def storage(settings: Settings, cost: Cost) -> dict[str, float]:
-    """Bytes of stage one's files, by kind; of imported ones as many as there are."""
-    if settings.imported:
-        images, prompts = imported()
-    else:
-        images, prompts = _generated(settings), settings.score.prompts
+def storage(images: int, prompts: int, cost: Cost) -> dict[str, float]:
+    """Bytes of stage one's files, by kind, for so many images and prompts."""
     return {
         "images": images * cost.png * cost.side**2,
         "latents": float(images * cost.latents),
@@ -123,8 +119,20 @@ def storage(settings: Settings, cost: Cost) -> dict[str, float]:
     }
 
 
-def imported() -> tuple[int, int]:
-    """Images and prompts in data/scored; InputError if a shard there is damaged."""
+def stage_one(settings: Settings) -> tuple[int, int]:
+    """Images and prompts of stage one: generated, or as many as were imported.
+
+    Args:
+        settings: those of the run; imported shards are looked for in data/scored.
+
+    Returns:
+        Images and prompts.
+
+    Raises:
+        InputError: an imported shard is damaged.
+    """
+    if not settings.imported:
+        return _generated(settings), settings.score.prompts
     paths = shards.present(layout.SCORED)
     ids = {key for path in paths for key in shards.read_shard(path, ["prompt_id"])["prompt_id"]}
     return shards.count_rows(paths), len(ids)

@@ -12,15 +12,10 @@ from pathlib import Path
 from typing import NamedTuple
 
 from tgo.pipeline.config.settings import Settings
-from tgo.pipeline.installation import EXTRAS
+from tgo.pipeline.installation import EXTRAS, PROJECT
 from tgo.pipeline.tools import fetch, preflight
 from tgo.pipeline.wording import size
 
-NEEDED = {
-    "dvc": "dvc repro",
-    "matplotlib": "the report",
-    "tensorboard": "train.loggers: [tensorboard]",
-}
 LITTLE_SPACE = 5e9
 """Free bytes below which a run of real models is likely to stop."""
 
@@ -80,12 +75,8 @@ def _device(settings: Settings) -> Line:
 
 
 def _packages(settings: Settings) -> Iterator[Line]:
-    wanted = dict(NEEDED)
-    wanted |= {
-        name: f"train.loggers: [{name}]" for name in settings.train.loggers if name in EXTRAS
-    }
-    if "tensorboard" not in settings.train.loggers:
-        wanted.pop("tensorboard")
+    """What the settings need but for loggers, which `preflight` looks for."""
+    wanted = {name: "dvc repro and the report" for name in PROJECT if name != "tensorboard"}
     if settings.engine == "ray":
         wanted["ray"] = "engine: ray"
     if settings.generator.quantization or settings.train.optimizer == "adamw8bit":

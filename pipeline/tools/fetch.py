@@ -140,13 +140,10 @@ def _all(settings: Settings) -> Iterator[Item | str]:
             yield _of_hub("generator.model", model, _NETWORK, lambda: _get_model(model))
     for name, entry in settings.rewards.items():
         yield from _reward(f"rewards.{name}", name, entry)
-    sets = {
-        "prompts.train": settings.prompts.train,
-        "prompts.validation": settings.prompts.validation,
-        **{f"prompts.tests.{name}": entry for name, entry in settings.prompts.tests.items()},
-    }
-    imported = {"prompts.train"} if settings.imported else set()
-    wanted = {entry.source: (key, entry) for key, entry in sets.items() if key not in imported}
+    sets = settings.prompts.by_key()
+    if settings.imported:
+        del sets["prompts.train"]  # the prompts are those of the ratings
+    wanted = {entry.source: (key, entry) for key, entry in sets.items()}
     for key, prompt_set in wanted.values():
         yield from _prompts(key, prompt_set)
 

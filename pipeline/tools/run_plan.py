@@ -40,7 +40,8 @@ def lines(
         raise InputError(f"--gpu {gpu}: not known; use one of {', '.join(GPUS)}")
     if share is not None and not 0 < share <= 1:
         raise InputError(f"--share {share}: must be above 0 and at most 1")
-    yield from _stage_one(settings)
+    images, prompts = costs.stage_one(settings)
+    yield from _stage_one(settings, images, prompts)
     cost = MODELS.get(settings.generator.model)
     if cost is None:
         yield (
@@ -49,33 +50,27 @@ def lines(
         )
     else:
         yield from _hours(settings, cost, gpu, gpus, share)
-        yield _storage(settings, cost)
+        yield _storage(images, prompts, cost)
     yield f"launch     score: {settings.launch.score}; train: {settings.launch.train}"
     yield from _absent(settings)
     for problem in preflight.problems(settings):
         yield f"{REFUSED:<10} {problem}"
 
 
-def _stage_one(settings: Settings) -> Iterator[str]:
+def _stage_one(settings: Settings, images: int, prompts: int) -> Iterator[str]:
     score, generator = settings.score, settings.generator
-    if settings.imported:
-        yield (
-            f"generator  {generator.family}: {generator.model}, {generator.steps} steps, "
-            f"guidance {generator.guidance_scale:g}, {generator.dtype}"
-        )
-        images, prompts = costs.imported()
-        there = f"{images:,} images of {prompts:,} prompts are imported"
-        yield f"score      nothing to generate: {there if images else 'run `tgo import` first'}"
-        return
-    images = score.prompts * score.images_per_prompt
-    per_shard = score.rows_per_shard // score.images_per_prompt
-    shards = -(-score.prompts // per_shard)
     yield (
         f"generator  {generator.family}: {generator.model}, {generator.steps} steps, "
         f"guidance {generator.guidance_scale:g}, {generator.dtype}"
     )
+    if settings.imported:
+        there = f"{images:,} images of {prompts:,} prompts are imported"
+        yield f"score      nothing to generate: {there if images else 'run `tgo import` first'}"
+        return
+    per_shard = score.rows_per_shard // score.images_per_prompt
+    shards = -(-prompts // per_shard)
     yield (
-        f"score      {images:,} images of {score.prompts:,} prompts in {shards:,} shards of "
+        f"score      {images:,} images of {prompts:,} prompts in {shards:,} shards of "
         f"{per_shard * score.images_per_prompt:,} rows, scored by {', '.join(settings.rewards)}"
     )
 
@@ -110,8 +105,8 @@ def _work(work: Work) -> str:
     return f"{work.images:,} images of {work.each:,.3g} TFLOP"
 
 
-def _storage(settings: Settings, cost: Cost) -> str:
-    parts = costs.storage(settings, cost)
+def _storage(images: int, prompts: int, cost: Cost) -> str:
+    parts = costs.storage(images, prompts, cost)
     listed = ", ".join(f"{kind} {size(part)}" for kind, part in parts.items())
     return f"storage    {size(sum(parts.values()))} ({listed})"
 
@@ -127,9 +122,7 @@ def _absent(settings: Settings) -> Iterator[str]:
     """What is not on this machine: names of the hub, and files that are missing."""
     sources = {
         "generator.model": settings.generator.model,
-        "prompts.train": settings.prompts.train.source,
-        "prompts.validation": settings.prompts.validation.source,
-        **{f"prompts.tests.{name}": entry.source for name, entry in settings.prompts.tests.items()},
+        **{key: entry.source for key, entry in settings.prompts.by_key().items()},
         **{f"rewards.{name}": entry.source for name, entry in settings.rewards.items()},
     }
     absent = {key: source for key, source in sources.items() if not Path(source).exists()}

@@ -47,9 +47,8 @@ def test_embeddings_belong_to_their_prompts(place: Place) -> None:
 def test_conditions_of_every_name_and_type_are_carried(
     place: Place, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(
-        "tgo.trainer.dataset.is_intact", lambda *_: True
-    )  # its checksum is not the recorded one
+    # its checksum is not the recorded one
+    monkeypatch.setattr("tgo.trainer.dataset.is_intact", lambda *_: True)
     paths = shards.shard_paths(place.root / "scored")
     given = {
         "embeddings": torch.randn(20, 5, 3).bfloat16(),

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -26,16 +25,10 @@ def run(*words: str) -> str:
 
 
 @pytest.fixture
-def project(
-    tiny_generator: Path,
-    tiny_rewards: Mapping[str, str],
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-) -> Path:
-    workspace.fill(tmp_path, tiny_generator, {"clip": tiny_rewards["clip"]})
-    monkeypatch.chdir(tmp_path)
+def project(small_project: Path) -> Path:
+    """After stage one."""
     run("score")
-    return tmp_path
+    return small_project
 
 
 def stored(*columns: str) -> dict[str, list[object]]:

@@ -16,25 +16,13 @@ from tgo.pipeline.config import settings
 from tgo.pipeline.tools import preflight
 
 
-@pytest.fixture
-def project(
-    tiny_generator: Path,
-    tiny_rewards: Mapping[str, str],
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-) -> Path:
-    workspace.fill(tmp_path, tiny_generator, {"clip": tiny_rewards["clip"]})
-    monkeypatch.chdir(tmp_path)
-    return tmp_path
-
-
 def told(project: Path, changes: Mapping[str, Any]) -> list[str]:
     workspace.change(project, changes)
     return list(preflight.problems(settings.load(project / "params.yaml")))
 
 
-def test_a_project_that_can_run_has_no_problems(project: Path) -> None:
-    assert told(project, {}) == []
+def test_a_project_that_can_run_has_no_problems(small_project: Path) -> None:
+    assert told(small_project, {}) == []
     assert CliRunner().invoke(app, ["plan"]).exit_code == 0
 
 
@@ -52,8 +40,10 @@ def test_a_project_that_can_run_has_no_problems(project: Path) -> None:
         ({"generator": {"family": "sdxl"}}, "set generator.family to diffusion"),
     ],
 )
-def test_what_a_stage_would_refuse(project: Path, changes: Mapping[str, Any], reason: str) -> None:
-    found = told(project, changes)
+def test_what_a_stage_would_refuse(
+    small_project: Path, changes: Mapping[str, Any], reason: str
+) -> None:
+    found = told(small_project, changes)
     assert found
     assert all(reason in line for line in found)
     plan = CliRunner().invoke(app, ["plan"])
@@ -61,9 +51,9 @@ def test_what_a_stage_would_refuse(project: Path, changes: Mapping[str, Any], re
     assert f"REFUSED    {found[0]}" in plan.output
 
 
-def test_a_model_that_lacks_a_part_is_named(project: Path, tmp_path: Path) -> None:
-    model = settings.load(project / "params.yaml").generator.model
+def test_a_model_that_lacks_a_part_is_named(small_project: Path, tmp_path: Path) -> None:
+    model = settings.load(small_project / "params.yaml").generator.model
     shutil.copytree(model, tmp_path / "half")
     shutil.rmtree(tmp_path / "half/vae")
-    (found,) = told(project, {"generator": {"model": str(tmp_path / "half")}})
+    (found,) = told(small_project, {"generator": {"model": str(tmp_path / "half")}})
     assert "has no vae" in found

@@ -83,7 +83,7 @@ def test_hours_and_terabytes_follow_from_the_settings(params: Path) -> None:
     assert costs.scoring(found, cost).hours(17.0) == pytest.approx(2048 / 3600)
     assert costs.training(found, cost) == (200 * 64 * 2, 4 * 0.5)  # two corruptions a sample
     assert costs.evaluating(found, cost).images == 2 * 3 * 128 * 2
-    assert costs.storage(found, cost) == {
+    assert costs.storage(*costs.stage_one(found), cost) == {
         "images": 2048 * 2.0 * 512**2,
         "latents": 2048 * 100.0,
         "embeddings": 512 * 1000.0,
@@ -139,9 +139,11 @@ def test_imported_ratings_leave_nothing_to_generate(params: Path) -> None:
 def test_imported_images_are_counted(
     params: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    values = settings.load(params).model_dump()
+    values["label"]["reward"] = "rating"
     monkeypatch.chdir(tmp_path)
     write_scored(layout.SCORED, {"rating": np.arange(10, dtype=np.float32)})
-    assert costs.imported() == (10, 5)
+    assert costs.stage_one(settings.validate(values, "params.yaml")) == (10, 5)
 
 
 def test_durations_and_sizes_have_a_unit_that_a_person_uses(params: Path) -> None:
