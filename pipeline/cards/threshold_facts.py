@@ -48,12 +48,27 @@ def threshold_facts(facts: Mapping[str, Any]) -> Facts:
         ("oracle baseline", percent(facts["disagreement_with_oracle"])),
         ("labelled images", f"{facts['n']:,}"),
         ("excluded images", f"{facts['excluded']:,}"),
+        *_filter(facts),
     ]
     if facts["threshold_shift"]:
         shift = facts["threshold_shift"]
         rows.append(("shift since the earlier threshold", _scores(facts, "+")(shift["shift"])))
         rows.append(("labels that the shift changes", percent(shift["labels_changed_share"])))
     return rows
+
+
+def _filter(facts: Mapping[str, Any]) -> Facts:
+    """What `label.filter` asked of an image, and how many had it not."""
+    if not facts["filter"]:
+        return []
+    words = {"min": "at least", "max": "at most"}
+    limits = [
+        f"{name} {words[end]} {value:g}"
+        for name, both in facts["filter"].items()
+        for end, value in both.items()
+        if value is not None
+    ]
+    return [("of these by filter", f"{facts['filtered']:,}: kept {', '.join(limits)}")]
 
 
 def _imported(facts: Mapping[str, Any]) -> Facts:

@@ -21,6 +21,21 @@ RATING_ERROR = "rating_error"
 PositiveOrNull = Positive | None
 
 
+class Limits(Group):
+    """What a score may be for its row to be labelled."""
+
+    min: Annotated[float, Field(allow_inf_nan=False)] | None = None
+    max: Annotated[float, Field(allow_inf_nan=False)] | None = None
+
+    @model_validator(mode="after")
+    def _some(self) -> Limits:
+        if self.min is None and self.max is None:
+            raise ValueError("names no limit; write {min: 0.2}, {max: 0.8} or both")
+        if self.min is not None and self.max is not None and self.min > self.max:
+            raise ValueError(f"min {self.min:g} is above max {self.max:g}; exchange them")
+        return self
+
+
 def _weights_of(value: Any) -> Any:
     return {value: 1.0} if isinstance(value, str) else value
 
@@ -35,6 +50,9 @@ class Label(Group):
     standardise: Literal["none", "z-score", "rank"] = Field(description="none, z-score or rank")
     missing: Literal["refuse", "exclude", "available"] = Field(
         description="refuse, exclude or available"
+    )
+    filter: dict[str, Limits] | None = Field(
+        min_length=1, description="scores that rows must have, such as {nsfw: {max: 0.2}}, or null"
     )
     estimator: Literal["percentile", "mean", "otsu", "mixture", "fixed", "oracle"] = Field(
         description="percentile, mean, otsu, mixture, fixed or oracle"

@@ -189,12 +189,17 @@ class Settings(Group):
             if reason:
                 raise ValueError(f"score.tables.{name}: {reason}")
         there = (*self.rewards, *self.score.tables)
-        for name in self.label.reward:
-            if name not in there and name != RATING:
-                raise ValueError(
-                    f"label.reward = {name!r} is not among rewards ({', '.join(there)}); choose "
-                    "one of them or add it under rewards"
-                )
+        rated = columns.RATED if self.imported else ()
+        for key, names, more in (
+            ("reward", self.label.reward, (RATING,)),
+            ("filter", self.label.filter or {}, rated),
+        ):
+            for name in names:
+                if name not in (*there, *more):
+                    raise ValueError(
+                        f"label.{key} = {name!r} is not among rewards ({', '.join(there)}); choose "
+                        "one of them or add it under rewards"
+                    )
 
     @model_validator(mode="after")
     def _combinations(self) -> Settings:

@@ -27,6 +27,7 @@ from tgo.pipeline.labelling.score_reader import (
     ScoreReader,
     in_order,
     numbers,
+    usable_by,
     usable_rows,
 )
 from tgo.pipeline.labelling.stats.moments import Moments
@@ -137,7 +138,13 @@ def fit(
             rule refuses that, no row is usable, or the rule cannot be applied to them.
     """
     scalar = canonical(
-        [list(rule.reward.items()), rule.standardise, rule.missing, rule.error == RATING_ERROR]
+        [
+            list(rule.reward.items()),
+            rule.standardise,
+            rule.missing,
+            rule.error == RATING_ERROR,
+            rule.model_dump()["filter"],
+        ]
     )
     found = (cache or {}).get(scalar) or _read(scored, rule, threads)
     if cache is not None:
@@ -156,8 +163,9 @@ def fit(
 def _read(scored: Path, rule: Label, threads: int) -> ScoresRead:
     paths = shards.shard_paths(scored)
     models = shards.read_metadata(paths[0])["tgo.rewards"]
-    for name in rule.reward:
-        if name not in models:
+    columns = shards.read_schema(paths[0]).names
+    for name in (*rule.reward, *(rule.filter or ())):
+        if name not in (models if name in rule.reward else columns):
             raise InputError(
                 f"{paths[0]}: has no column {name!r}; run `tgo score` again with that reward "
                 "model in params.yaml"
@@ -173,6 +181,9 @@ def _read(scored: Path, rule: Label, threads: int) -> ScoresRead:
         raise InputError(
             f"{scored}: has no usable row (every status is failed, or every score missing); look "
             "at the column `error`, mend its cause and run `tgo score` again"
+            if not statistics.filtered
+            else f"label.filter leaves out all {statistics.filtered:,} usable rows of {scored}; "
+            "give it wider limits, or set it to null"
         )
     return ScoresRead(reader, models, statistics)
 
@@ -183,7 +194,7 @@ def _fit_scalar(
     unit = unit_of(rule, models)
     if rule.standardise == "none":
         return Scalar(rule, unit)
-    columns = {name: _column(paths, name, threads) for name in rule.reward}
+    columns = {name: _column(paths, name, rule, threads) for name in rule.reward}
     if rule.standardise == "rank":
         ranks = {name: Ranks(np.concatenate(list(parts))) for name, parts in columns.items()}
         return Scalar(rule, unit, ranks=ranks)
@@ -194,14 +205,14 @@ def _fit_scalar(
     return Scalar(rule, unit, moments=moments)
 
 
-def _column(paths: list[Path], name: str, threads: int) -> Iterator[Scores]:
+def _column(paths: list[Path], name: str, rule: Label, threads: int) -> Iterator[Scores]:
     """The finite scores of one reward model in usable rows, shard by shard."""
 
     def look(path: Path) -> Scores:
         parts = []
-        for table in shards.batches(path, ["status", name]):
+        for table in shards.batches(path, list(dict.fromkeys([name, *usable_by(rule)]))):
             values = numbers(table[name])
-            parts.append(values[usable_rows(table) & np.isfinite(values)])
+            parts.append(values[usable_rows(table, rule)[0] & np.isfinite(values)])
         return np.concatenate(parts)
 
     return in_order(paths, look, threads)

@@ -37,6 +37,8 @@ class ScoreStatistics:
     """Rows with and without a score."""
     missing: dict[str, int]
     """Per reward model, usable rows that lack its score."""
+    filtered: int
+    """Usable rows that `label.filter` leaves out."""
     moments: Moments
     """Mean and standard deviation of the rows that have a score."""
     first_pass: NDArray[np.int64]
@@ -50,17 +52,20 @@ def score_statistics(reader: ScoreReader) -> ScoreStatistics:
         finite, moments = batch.finite_scores, Moments()
         moments.add(finite)
         first_pass = Selection([50.0]).count(finite)
-        return ScoreStatistics(len(batch.scores), batch.missing, moments, first_pass)
+        return ScoreStatistics(
+            len(batch.scores), batch.missing, batch.filtered, moments, first_pass
+        )
 
-    rows, moments = 0, Moments()
+    rows, filtered, moments = 0, 0, Moments()
     missing = dict.fromkeys(reader.scalar.rule.reward, 0)
     first_pass = Selection([50.0]).count(np.empty(0, np.float32))
     for found in reader.map(look):
         rows += found.rows
+        filtered += found.filtered
         moments.merge(found.moments)
         first_pass += found.first_pass
         missing = {name: missing[name] + found.missing[name] for name in missing}
-    return ScoreStatistics(rows, missing, moments, first_pass)
+    return ScoreStatistics(rows, missing, filtered, moments, first_pass)
 
 
 def percentile_thresholds(

@@ -17,6 +17,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from tgo.pipeline.config.label_settings import Label
 from tgo.pipeline.errors import InputError
 from tgo.pipeline.labelling.scalar import Mask, Scalar, Scores
 from tgo.pipeline.storage import shards
@@ -48,6 +49,8 @@ class ScoreBatch:
     """The columns that were asked for besides."""
     missing: dict[str, int] = field(default_factory=dict)
     """Per reward model, usable rows that lack its score."""
+    filtered: int = 0
+    """Rows that `label.filter` leaves out."""
 
     @property
     def finite_scores(self) -> Scores:
@@ -86,8 +89,7 @@ class ScoreReader:
 
     def shard(self, path: Path, extra: Sequence[str] = ()) -> Iterator[ScoreBatch]:
         """A shard's rows in batches, in order, with the columns `extra` in `table`."""
-        rewards = list(self.scalar.rule.reward)
-        wanted = dict.fromkeys([*rewards, "status", *extra])
+        wanted = dict.fromkeys([*self.scalar.rule.reward, *usable_by(self.scalar.rule), *extra])
         for column in (self._column, self.error):
             if column:
                 wanted[column] = None
@@ -124,7 +126,7 @@ class ScoreReader:
             self._held = held
 
     def _batch(self, path: Path, start: int, table: pa.Table, extra: pa.Table | None) -> ScoreBatch:
-        usable = usable_rows(table)
+        usable, filtered = usable_rows(table, self.scalar.rule)
         columns = {name: numbers(table[name]) for name in self.scalar.rule.reward}
         missing = self.scalar.missing(columns, usable)
         if self.scalar.rule.missing == "refuse" and any(missing.values()):
@@ -143,7 +145,7 @@ class ScoreReader:
                 f"{path}: some ratings have no {self.error} (it takes images with two ratings); "
                 "set label.error to a number"
             )
-        return ScoreBatch(path, start, scores, group, error, extra, missing)
+        return ScoreBatch(path, start, scores, group, error, extra, missing, filtered)
 
 
 def in_order(items: Iterable[S], function: Callable[[S], T], threads: int) -> Iterator[T]:
@@ -161,7 +163,30 @@ def in_order(items: Iterable[S], function: Callable[[S], T], threads: int) -> It
             yield waiting.popleft().result()
 
 
-def usable_rows(table: pa.Table) -> Mask:
+def usable_by(rule: Label) -> list[str]:
+    """The columns that `usable_rows` looks at."""
+    return ["status", *(rule.filter or ())]
+
+
+def usable_rows(table: pa.Table, rule: Label) -> tuple[Mask, int]:
+    """Rows that may be labelled, [n], and how many more `label.filter` leaves out.
+
+    Their image was made and scored, and every score that the filter names lies within its limits
+    (a score that is missing does not).
+    """
+    ok = rows_ok(table)
+    kept = ok.copy()
+    for name, limits in (rule.filter or {}).items():
+        values = numbers(table[name])
+        kept &= np.isfinite(values)
+        if limits.min is not None:
+            kept &= values >= limits.min
+        if limits.max is not None:
+            kept &= values <= limits.max
+    return kept, int(np.count_nonzero(ok & ~kept))
+
+
+def rows_ok(table: pa.Table) -> Mask:
     """Which rows' column `status` is ok, [n]."""
     return np.concatenate(
         [_is_ok(chunk) for chunk in table["status"].chunks] or [np.zeros(0, bool)]
@@ -262,6 +287,7 @@ def _joined(batches: list[ScoreBatch]) -> ScoreBatch:
         np.concatenate(groups) if groups else None,
         np.concatenate(errors) if errors else None,
         missing=missing,
+        filtered=sum(batch.filtered for batch in batches),
     )
 
 

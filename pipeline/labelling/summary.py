@@ -38,6 +38,7 @@ def facts(labeller: Labeller, found: Diagnosis, counts: LabelCounts) -> dict[str
         "high": found.overall[1],
         "n": counts.n,
         "excluded": labeller.statistics.rows - counts.n,
+        "filtered": labeller.statistics.filtered,
         "positives": counts.positives,
         "positives_share": counts.positives / counts.n,
         "ties_share": counts.ties / counts.n,
@@ -73,7 +74,8 @@ def lines(record: Mapping[str, Any]) -> list[str]:
         f"threshold {record['threshold']:.6g}{unit}, 95 % interval {record['low']:.6g} to "
         f"{record['high']:.6g}; {flips(record)}",
         f"{record['positives_share']:.1%} of {record['n']:,} positive, "
-        f"{record['excluded']:,} excluded",
+        f"{record['excluded']:,} excluded"
+        + (f" ({record['filtered']:,} by label.filter)" if record["filtered"] else ""),
     ]
     if record["groups_in_all"] > 1:
         printed.append(_balance(record))

@@ -65,6 +65,7 @@ class ThresholdRecord(EarlierThreshold):
     high: float = _Number
     n: int = Field(ge=1)
     excluded: int = Field(ge=0)
+    filtered: int = Field(ge=0)
     positives: int = Field(ge=0)
     positives_share: float = _Share
     score_mean: float = _Number

@@ -18,7 +18,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from tgo.pipeline.errors import InputError
-from tgo.pipeline.labelling.score_reader import numbers, usable_rows
+from tgo.pipeline.labelling.score_reader import numbers, rows_ok
 from tgo.pipeline.storage import shards
 from tgo.pipeline.wording import TITLES, Formats, harmless, minus
 
@@ -130,7 +130,7 @@ def look(folder: Path) -> Overview:
     wanted = ["status", "error", "prompt_id", *rewards, *(["n_ratings"] if counted else [])]
     for path in paths:
         for table in shards.batches(path, wanted):
-            usable.append(usable_rows(table))
+            usable.append(rows_ok(table))
             prompts.update(pc.unique(table["prompt_id"]).to_pylist())
             errors.update(table.filter(pa.array(~usable[-1]))["error"].to_pylist())
             ratings += (pc.sum(table["n_ratings"]).as_py() or 0) if counted else 0

@@ -14,7 +14,7 @@ from hypothesis.extra import numpy as hnp
 
 from tests.scores import make_rule, write_scored
 from tgo.pipeline.errors import InputError
-from tgo.pipeline.labelling import label, plot_data, reliability
+from tgo.pipeline.labelling import label, plot_data, reliability, summary
 from tgo.pipeline.labelling.rule import labels, weights
 from tgo.pipeline.labelling.stats.quantiles import percentiles
 from tgo.pipeline.storage import shards
@@ -237,3 +237,37 @@ def test_one_image_a_prompt_at_its_own_threshold_is_no_tie(tmp_path: Path) -> No
     half = np.concatenate([scores[:100], np.repeat(scores[100:150], 2)])
     facts, _ = run(tmp_path / "tied", half, scope="prompt")
     assert any("75.0% of the scores equal their threshold" in w for w in facts["warnings"])
+
+
+@pytest.mark.parametrize("standardise", ["none", "z-score", "rank"])
+def test_rows_beyond_the_filters_limits_are_as_if_they_were_not_there(
+    tmp_path: Path, standardise: str
+) -> None:
+    clip = np.array([3, 1, 4, 1.5, 9, 2, 6, 5, 70, 80], np.float32)
+    nsfw = np.array([0, 0.1, 0.2, 0, 0.1, 0, 0, 0.1, 0.9, np.nan], np.float32)
+    rule = make_rule(filter={"nsfw": {"max": 0.2}}, standardise=standardise)
+    scored = write_scored(tmp_path / "scored", {"clip": clip, "nsfw": nsfw})
+    facts = label.label_folder(scored, tmp_path / "labelled", rule, seed=0)
+    table = pa.concat_tables(map(shards.read_shard, shards.shard_paths(tmp_path / "labelled")))
+    alone = write_scored(tmp_path / "alone", clip[:8])
+    wanted = label.label_folder(
+        alone, tmp_path / "wanted", make_rule(standardise=standardise), seed=0
+    )
+    same = pa.concat_tables(map(shards.read_shard, shards.shard_paths(tmp_path / "wanted")))
+    assert table["label"].to_pylist() == [*same["label"].to_pylist(), -1, -1]
+    assert table["weight"].to_pylist()[:8] == same["weight"].to_pylist()
+    assert facts["threshold"] == wanted["threshold"]
+    assert (facts["n"], facts["excluded"], facts["filtered"]) == (8, 2, 2)
+    assert "2 excluded (2 by label.filter)" in "\n".join(summary.lines(facts))
+
+
+def test_a_filter_that_leaves_nothing_or_names_no_column_is_refused(tmp_path: Path) -> None:
+    scored = write_scored(tmp_path / "scored", np.arange(4, dtype=np.float32))
+    with pytest.raises(InputError, match=r"label\.filter leaves out all 4 usable rows"):
+        label.label_folder(
+            scored, tmp_path / "labelled", make_rule(filter={"clip": {"min": 9}}), seed=0
+        )
+    with pytest.raises(InputError, match="has no column 'nsfw'"):
+        label.label_folder(
+            scored, tmp_path / "labelled", make_rule(filter={"nsfw": {"max": 1}}), seed=0
+        )

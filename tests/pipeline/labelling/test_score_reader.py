@@ -4,7 +4,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from tgo.pipeline.labelling.score_reader import NO_NAME, encode, numbers, usable_rows
+from tgo.pipeline.labelling.score_reader import NO_NAME, encode, numbers, rows_ok
 
 
 @pytest.mark.parametrize("kind", [pa.float32(), pa.float64()])
@@ -25,7 +25,7 @@ def test_rows_are_usable_whose_status_is_ok_however_it_is_stored() -> None:
     for column in (status, status.dictionary_encode()):
         table = pa.table({"status": pa.chunked_array([column.slice(1), column])})
         wanted = [False, False, True, True, False, True, False, False, True, True, False]
-        assert usable_rows(table).tolist() == wanted
+        assert rows_ok(table).tolist() == wanted
 
 
 def test_names_and_index_give_the_rows_back() -> None:
