@@ -55,7 +55,7 @@ def test_the_score_is_the_probability_of_the_class(folder: Path) -> None:
 
 
 def test_a_class_that_is_not_there_is_told(folder: Path, tmp_path: Path) -> None:
-    with pytest.raises(CheckpointError, match="no class 'nudity'; .* one of normal, nsfw"):
+    with pytest.raises(CheckpointError, match=r"no class 'nudity'; .* one of normal, nsfw"):
         Panel.load({"nsfw": spec(folder, "nudity")})
     with pytest.raises(CheckpointError, match=r"holds no model\.safetensors .*, config\.json"):
         Panel.load({"nsfw": spec(tmp_path)})
