@@ -29,6 +29,7 @@ from benchmarks.changes import changed
 from tgo.data.world import truth
 from tgo.data.world.scene import BACKGROUNDS, COLOURS, SHAPES, UNSEEN, Scene, Thing, caption
 from tgo.pipeline import layout
+from tgo.pipeline.config import settings as params
 from tgo.pipeline.config.settings import Settings
 from tgo.pipeline.evaluation import evaluate
 from tgo.pipeline.labelling import label
@@ -135,7 +136,7 @@ def settings_of(shipped: Settings) -> Settings:
 
 def main(folder: Path) -> None:
     """Run both trainings in `folder`; what is done is not done again."""
-    shipped = read.load(layout.PARAMS)
+    shipped = params.load(layout.PARAMS)
     write_prompts(folder / "prompts", Path("data/prompts").absolute())
     os.chdir(folder)
     common = settings_of(shipped)
