@@ -7,7 +7,7 @@ kind, whose words the world's models have never read. The reward is PickScore's 
 told every prompt in English, as a multilingual judge would understand it. Trains once with one
 threshold for both languages and once with a threshold each, evaluates both on prompts of both
 languages, and prints what changes; the figures are kept in FOLDER/results.json. About half an hour
-on two cores.
+on one core.
 """
 
 from __future__ import annotations
@@ -114,7 +114,7 @@ def settings_of(shipped: Settings) -> Settings:
     """The shipped settings with the prompts, the reward and the judge of two languages."""
     reward = {"module": "benchmarks.two_languages", "source": str(WORLD / "rewards/pickscore")}
     tests = {name: f"prompts/{name}.jsonl" for name in ("german", "german_new", "english_new")}
-    values = shipped.model_dump() | {"rewards": {"pickscore": reward}}
+    values = shipped.model_dump() | {"rewards": {"pickscore": reward}, "threads": 1}
     values["prompts"] |= {
         "train": "prompts/train.jsonl",
         "validation": "prompts/english_new.jsonl",

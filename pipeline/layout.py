@@ -32,6 +32,7 @@ METRICS = REPORTS / "metrics.json"  # about a dozen numbers, for DVC
 EVALUATION = REPORTS / "evaluation.json"  # every figure behind them
 PAIRS = REPORTS / "pairs.parquet"  # every pair of the test sets with its scores
 STAGES = REPORTS / "stages.jsonl"  # when and where each stage ran, for people
+RUNNING = REPORTS / "running.json"  # the stage that runs just now
 COMPARISON = REPORTS / "compare.html"  # `tgo compare`
 TRAIN_LOG = REPORTS / "train_log.jsonl"
 SAMPLES = REPORTS / "samples"  # stage three: images of fixed prompts on the way

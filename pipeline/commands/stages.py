@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, NoReturn
 
 import typer
 
@@ -20,9 +20,12 @@ from tgo.pipeline.commands.options import (
     loading,
     open_page,
 )
+from tgo.pipeline.config.settings import Settings
 from tgo.pipeline.errors import InputError
 from tgo.pipeline.layout import EXPORT, LABELLED, METRICS, PARAMS, REPORTS, SCORED, THRESHOLD
 
+WATCH_SECONDS = 5
+"""Between two pages of `tgo report --watch`."""
 app = typer.Typer()
 
 
@@ -162,6 +165,9 @@ def evaluate(
 def report(
     params: Params = PARAMS,
     show: Open = False,
+    watch: Annotated[
+        bool, typer.Option("--watch", help="Show a run while it goes on, until Ctrl-C.")
+    ] = False,
 ) -> None:
     """Write reports/index.html, one page that shows everything.
 
@@ -169,6 +175,8 @@ def report(
     """
     settings = checked(params)
     loading("report")
+    if watch:
+        _watch(settings, show)
     from tgo.pipeline.page import report
 
     page = report.run(settings)
@@ -199,9 +207,22 @@ def export(
     export.run(settings, params, output, kind.value, format.value)
 
 
+def _watch(settings: Settings, show: bool) -> NoReturn:
+    """Write reports/live.html every few seconds until Ctrl-C."""
+    from tgo.pipeline.page import live
+
+    pages = live.watch(settings, WATCH_SECONDS)
+    page = next(pages)
+    logs.note(f"{page}: open it in a browser; written every {WATCH_SECONDS} s until Ctrl-C")
+    if show:
+        open_page(page)
+    while True:
+        next(pages)
+
+
 def _recorded(stage: str) -> AbstractContextManager[None]:
     """Note for the report when the stage ran, how long, and where."""
-    from tgo.pipeline.layout import STAGES
+    from tgo.pipeline.layout import RUNNING, STAGES
     from tgo.pipeline.storage.stage_log import recorded
 
-    return recorded(STAGES, stage)
+    return recorded(STAGES, RUNNING, stage)

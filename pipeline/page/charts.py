@@ -125,7 +125,7 @@ def correlation(run: RunFiles) -> Figure | None:
     return Figure("Agreement of the reward models", "", Markup(drawn))
 
 
-def training(run: RunFiles) -> dict[str, Figure]:
+def training(log: list[dict[str, Any]]) -> dict[str, Figure]:
     """The training curves that the objective has: without a reference only loss and gradient."""
     wanted: list[tuple[str, str, str, Mapping[str, str], float | None]] = [
         ("loss", "Loss", "", {"loss": "loss"}, None),
@@ -152,10 +152,10 @@ def training(run: RunFiles) -> dict[str, Figure]:
     ]
     figures = {}
     for key, title, note, columns, level in wanted:
-        found = {label: _column(run.log, column) for column, label in columns.items()}
+        found = {label: _column(log, column) for column, label in columns.items()}
         lines = {label: values for label, values in found.items() if values is not None}
         if lines:
-            steps = [line["step"] for line in run.log]
+            steps = [line["step"] for line in log]
             healthy = BANDS.get(key)
             band = None if healthy is None or key == "grad_norm" else (healthy.low, healthy.high)
             drawn = plots.curves(steps, lines, name=title, level=level, band=band)

@@ -91,7 +91,7 @@ def _figures(found: RunFiles) -> Figures:
             for reward in other
             for name, figure in charts.differences(found, reward).items()
         },
-        "training": charts.training(found),
+        "training": charts.training(found.log),
         "correlation": {"rewards": correlation} if correlation else {},
     }
 

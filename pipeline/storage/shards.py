@@ -89,6 +89,11 @@ def index_of(path: Path) -> int:
     return int(_NAME.fullmatch(path.name)[1])  # type: ignore[index]
 
 
+def parts_of(path: Path) -> int:
+    """How many shards its folder has when it is whole, by its name."""
+    return int(_NAME.fullmatch(path.name)[2])  # type: ignore[index]
+
+
 def scored_schema(
     rewards: Sequence[str],
     latent_shape: Sequence[int],

@@ -18,22 +18,35 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from tgo.pipeline.storage.atomic import canonical, replacing
+from tgo.pipeline.storage.atomic import canonical, replacing, write_json
 
 LIBRARIES = ("torch", "diffusers", "transformers", "peft", "datasets", "pyarrow", "numpy")
 _KEYS = {"stage", "began", "seconds", "machine", "python", "commit", "versions"}
 
 
 @contextmanager
-def recorded(path: Path, stage: str) -> Iterator[None]:
-    """Tell of a stage when the block ends well; of several processes only the first one tells."""
-    began, clock = datetime.now(UTC), time.monotonic()
-    yield
+def recorded(path: Path, now: Path, stage: str) -> Iterator[None]:
+    """Tell of a stage while it runs and when it ended well.
+
+    Of several processes only the first one tells.
+
+    Args:
+        path: the stages that ended well.
+        now: the stage that runs.
+        stage: its name.
+    """
+    began, clock = datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"), time.monotonic()
     if os.environ.get("RANK", "0") != "0":
+        yield
         return
+    write_json(now, {"stage": stage, "began": began, "pid": os.getpid()})
+    try:
+        yield
+    finally:
+        now.unlink(missing_ok=True)
     line = {
         "stage": stage,
-        "began": began.strftime("%Y-%m-%d %H:%M UTC"),
+        "began": began,
         "seconds": round(time.monotonic() - clock, 1),
         "machine": machine(),
         "python": platform.python_version(),
@@ -62,6 +75,18 @@ def read(path: Path) -> dict[str, dict[str, Any]]:
         if isinstance(line, dict) and line.keys() >= _KEYS:
             lines[str(line["stage"])] = line
     return lines
+
+
+def running(now: Path) -> dict[str, Any] | None:
+    """The stage that runs on this machine just now, with `began` and `pid`; None if none does."""
+    try:
+        found = json.loads(now.read_text(encoding="utf-8"))
+        os.kill(found["pid"], 0)
+    except (FileNotFoundError, ProcessLookupError):  # it ended, or was killed
+        return None
+    except PermissionError:  # somebody else's process
+        pass
+    return dict(found)
 
 
 def machine() -> str:

@@ -396,7 +396,7 @@ def test_objectives_without_a_reference_have_fewer_curves(run: Path) -> None:
     lines = [{"step": 10, "loss": 1.0, "grad_norm": 2.0}]
     layout.TRAIN_LOG.write_text("".join(json.dumps(line) + "\n" for line in lines))
     found = run_files.read(finished_run.make_settings())
-    assert list(charts.training(found)) == ["loss", "grad_norm"]
+    assert list(charts.training(found.log)) == ["loss", "grad_norm"]
 
 
 # --- bad input ---
