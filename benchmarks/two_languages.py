@@ -128,6 +128,7 @@ def settings_of(shipped: Settings) -> Settings:
             "score.images_per_prompt": 12,
             "train.samples": None,
             "train.loggers": [],
+            "evaluate.prompts": len(SCENES) - PROMPTS,
             "evaluate.images_per_prompt": 8,
             "evaluate.judge": "benchmarks.two_languages:judge",
         },
