@@ -13,12 +13,12 @@ from nbclient import NotebookClient
 from tests.workspace import ROOT
 
 pytestmark = pytest.mark.slow
-SMALLER = """
-import sys; sys.path.insert(0, {root!r})
+SMALLER = f"""
+import sys; sys.path.insert(0, {str(ROOT)!r})
 from pathlib import Path
 from tests.workspace import SMALL, change
 change(Path("."), SMALL)
-""".format(root=str(ROOT))
+"""
 """A cell of the test's own: a run of seconds, on one thread."""
 
 

@@ -48,6 +48,22 @@ class Logger(Protocol):
         ...
 
 
+GROUPS = {
+    "progress": ("samples_seen", "epoch", "learning_rate", "beta", "unhealthy"),
+    "likelihood": (
+        "log_likelihood_positive",
+        "log_ratio_positive",
+        "log_ratio_negative",
+        "likelihood_change",
+        "kl",
+        "kl_to_margin",
+    ),
+    "speed": ("images_per_second", "tflops", "mfu"),
+}
+"""TensorBoard's groups of curves; what is in none of them is the objective's."""
+_GROUP = {name: group for group, names in GROUPS.items() for name in names}
+
+
 class TensorBoard:
     """Event files in ``folder``, which is this run's own: those of others stay comparable."""
 
@@ -62,7 +78,7 @@ class TensorBoard:
 
     def line(self, step: int, values: Mapping[str, float]) -> None:
         for name, value in values.items():
-            self._writer.add_scalar(name, value, step)
+            self._writer.add_scalar(f"{_GROUP.get(name, 'objective')}/{name}", value, step)
 
     def pictures(self, step: int, pictures: Pictures) -> None:
         for prompt, picture in pictures.items():

@@ -15,6 +15,7 @@ from tgo.pipeline.errors import InputError
 from tgo.pipeline.training_log import health
 from tgo.trainer.checkpoints import Checkpoint
 from tgo.trainer.metrics import DivergedError, summary
+from tgo.trainer.optimizers import learning_rates
 from tgo.trainer.shuffle import Position
 from tgo.trainer.speed import UNKNOWN, Speed, peak
 from tgo.trainer.stream import START
@@ -52,6 +53,7 @@ class TrainingLoop:
         self._train, self._learner, self._ranks = train, learner, ranks
         self._checkpoints, self._log, self._samples = checkpoints, log, samples
         self._step, self._position = 0, START
+        self._rate = learning_rates(train)
         self._speed = UNKNOWN
 
     def continue_from(self, checkpoint: Checkpoint) -> None:
@@ -130,6 +132,7 @@ class TrainingLoop:
             "step": self._step,
             "samples_seen": self._step * size,
             "epoch": self._position.epoch,
+            "learning_rate": self._rate(self._step),
             **values,
         }
         line["unhealthy"] = health.unhealthy([*self._log.lines, line])

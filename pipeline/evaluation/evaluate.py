@@ -16,7 +16,14 @@ from typing import Any, Literal
 from tgo.pipeline import layout
 from tgo.pipeline.config.settings import Settings
 from tgo.pipeline.errors import InputError
-from tgo.pipeline.evaluation import compared, paired_images, pairs_table, people, verdict
+from tgo.pipeline.evaluation import (
+    compared,
+    hyperparameters,
+    paired_images,
+    pairs_table,
+    people,
+    verdict,
+)
 from tgo.pipeline.evaluation.paired_images import Pairs
 from tgo.pipeline.seeds import evaluation_seed
 from tgo.pipeline.sources import prompts
@@ -46,7 +53,11 @@ def run(settings: Settings, split: Split = "tests") -> dict[str, Any]:
         _set_other_sets_aside(settings.prompts.tests)
         pairs_table.write(layout.PAIRS, pairs, metrics[FACTS])
         write_json(layout.EVALUATION, metrics)
-        write_json(layout.METRICS, compared.headline(metrics, settings.shown_reward))
+        headline = compared.headline(metrics, settings.shown_reward)
+        write_json(layout.METRICS, headline)
+        if "tensorboard" in settings.train.loggers:
+            name = f"evaluation-{metrics[FACTS]['tuned_sha256'][:8]}"
+            hyperparameters.write(settings, headline, layout.REPORTS / "tensorboard" / name)
     else:
         write_json(VALIDATION_METRICS, metrics)
     print_table(metrics)

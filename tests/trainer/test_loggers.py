@@ -55,9 +55,13 @@ def test_tensorboard_shows_each_point_and_image_once_after_a_crash(
     lines = crash_and_go_on(model, place, monkeypatch, "tensorboard")
     (folder,) = (place.root / "run/tensorboard").iterdir()  # one run, so one folder
     found = scalars(folder)
-    assert found["loss"] == [(line["step"], pytest.approx(line["loss"])) for line in lines]
-    assert [step for step, _ in found["images_per_second"]] == [2, 4, 6, 8, 10, 12]
-    assert {"tflops", "unhealthy", "margin"} <= found.keys()
+    assert found["objective/loss"] == [
+        (line["step"], pytest.approx(line["loss"])) for line in lines
+    ]
+    rates = [(line["step"], pytest.approx(line["learning_rate"])) for line in lines]
+    assert found["progress/learning_rate"] == rates
+    assert [step for step, _ in found["speed/images_per_second"]] == [2, 4, 6, 8, 10, 12]
+    assert {"speed/tflops", "progress/unhealthy", "objective/margin"} <= found.keys()
     assert list(pictures(folder).values()) == [[0, 3, 6, 9, 12]] * 2
 
 

@@ -157,7 +157,15 @@ def test_training_separates_good_from_bad(model: Path, place: Place) -> None:
 
 def test_sft_trains_on_positives_without_a_reference(model: Path, place: Place) -> None:
     result = run(make_settings(model, objective="sft", steps=30, log_every=10), place)
-    keys = {"step", "samples_seen", "epoch", "loss", "grad_norm", "log_likelihood_positive"}
+    keys = {
+        "step",
+        "samples_seen",
+        "epoch",
+        "learning_rate",
+        "loss",
+        "grad_norm",
+        "log_likelihood_positive",
+    }
     assert result["lines"][-1].keys() == keys | {"unhealthy"}
     assert result["lines"][-1]["loss"] < result["lines"][0]["loss"]
 
