@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from benchmarks.claims import plans
+from benchmarks.claims.summary import UTILITY
 
 REWARDS = {
     "pickscore": "PickScore",
@@ -169,6 +170,15 @@ def _questions(rows: Mapping[str, Any]) -> Iterator[str]:
         worse = sum(truth["worse"] for truth in truths) / len(truths)
         hacked = sum(truth["worse_preferred"] or 0 for truth in truths) / len(truths)
         yield _row(name, str(row["seeds"]), *cells, f"{worse:.0%}", f"{hacked:.0%}")
+    yield from _versus(rows)
+
+
+def _versus(rows: Mapping[str, Any]) -> Iterator[str]:
+    """Runs of one question held against those of another, by what the feedback's raters like."""
+    for name, row in rows.items():
+        for other, sets in row.get("over", {}).items():
+            told = [f"{place} {_gain(scores[UTILITY])}" for place, scores in sets.items()]
+            yield f"\n{name} over {other}, the raters' liking in deviations: {', '.join(told)}."
 
 
 def _validation(rows: Mapping[str, Any]) -> Iterator[str]:

@@ -17,6 +17,9 @@ from benchmarks.claims.run import VALIDATION, load
 FEEDBACK = "pickscore"
 PARADIGMS = ("diffusion", "masked")
 BEST = "base, best of four"
+UTILITY = "utility pickscore"
+VERSUS = {"stars-dawid-skene": "stars-mean", "stars-standardised": "stars-mean"}
+"""Questions whose runs are held against those of another one, seed by seed."""
 
 
 class Results:
@@ -114,11 +117,11 @@ def _table(results: Results, paradigm: str) -> dict[str, Any]:
 def _over(
     base: Measured, ours: Sequence[Any], others: Sequence[Any], set_name: str, count: int
 ) -> dict[str, Any]:
-    """Gains of our models over another method's, by feedback and by the judge's share."""
+    """Gains of our models over others, by feedback, raters' liking and the judge's share."""
     seeds = min(len(ours), len(others))
     found = {}
-    for score in (FEEDBACK, "share"):
-        unit = base[score].std() if score == FEEDBACK else 1.0
+    for score in (FEEDBACK, UTILITY, "share"):
+        unit = 1.0 if score == "share" else base[score].std()
         gains = np.stack(
             [
                 (ours[s][set_name][score] - others[s][set_name][score]).mean(axis=1) / unit
@@ -133,13 +136,16 @@ def _questions(results: Results) -> dict[str, Any]:
     base = results.measured("tests-diffusion-base")
     if base is None:
         return {}
-    rows = {}
+    rows: dict[str, Any] = {}
+    every: dict[str, list[dict[str, Measured]]] = {}
     for name in dict.fromkeys(run.name.rsplit("-", 1)[0] for run in plans.questions()):
         of = [run for run in results.facts if run.rsplit("-", 1)[0] == name]
         after = [m for run in of if (m := results.measured(run)) is not None]
         if not of:
             continue
-        rows[name.removeprefix("ask-")] = {
+        short = name.removeprefix("ask-")
+        every[short] = after
+        rows[short] = {
             "seeds": len(after),
             "collapsed": len(of) - len(after),
             "sets": {
@@ -148,7 +154,14 @@ def _questions(results: Results) -> dict[str, Any]:
                 if after
             },
         }
+    for name, other in VERSUS.items():
+        if every.get(name) and every.get(other):
+            rows[name]["over"] = {other: _over_sets(base, every[name], every[other])}
     return rows
+
+
+def _over_sets(base: Mapping[str, Measured], ours: Sequence[Any], others: Sequence[Any]) -> Any:
+    return {name: _over(before, ours, others, name, 1) for name, before in base.items()}
 
 
 def _rounded(value: Any) -> Any:
