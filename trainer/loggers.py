@@ -9,6 +9,7 @@ which keeps what it was told, is not told again. None of it is part of byte iden
 from __future__ import annotations
 
 import json
+import logging
 import shutil
 import uuid
 from collections.abc import Callable, Mapping, Sequence
@@ -24,6 +25,7 @@ from tgo.pipeline.storage.atomic import write_json
 if TYPE_CHECKING:
     from tgo.pipeline.config.settings import Settings
 
+log = logging.getLogger(__name__)
 Line = Mapping[str, Any]
 Pictures = Mapping[str, np.ndarray]
 """uint8 ``[H, W, 3]`` by prompt."""
@@ -168,7 +170,11 @@ class WandB:
 
 
 class Loggers:
-    """All loggers of a run, told in order by a thread of their own: training never waits."""
+    """All loggers of a run, told in order by a thread of their own: training never waits.
+
+    One whose files cannot be written any more (a full disk, a folder that was moved away) is told
+    nothing further, with a warning: the log file of the run is the truth.
+    """
 
     def __init__(self, loggers: Sequence[Logger] = ()) -> None:
         self._loggers = list(loggers)
@@ -196,14 +202,27 @@ class Loggers:
             self._thread.shutdown()
             self._check()
         finally:
-            for logger in self._loggers:
-                logger.close()
+            for logger in list(self._loggers):
+                self._guarded(logger, lambda each: each.close())
 
     def _tell(self, step: int, message: Callable[[Logger], None]) -> None:
         self._check()
-        for logger in self._loggers:
+        for logger in list(self._loggers):
             if step > logger.last:
-                self._told.append(self._thread.submit(message, logger))
+                self._told.append(self._thread.submit(self._guarded, logger, message))
+
+    def _guarded(self, logger: Logger, message: Callable[[Logger], None]) -> None:
+        if logger not in self._loggers:
+            return
+        try:
+            message(logger)
+        except OSError as error:
+            self._loggers.remove(logger)
+            log.warning(
+                "train.loggers: %s is told nothing more (%s); the training log goes on",
+                type(logger).__name__.lower(),
+                error,
+            )
 
     def _check(self) -> None:
         """Raise what a logger raised."""

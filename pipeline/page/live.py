@@ -43,7 +43,7 @@ def watch(settings: Settings, seconds: int) -> Iterator[Path]:
         seconds: between two pages.
 
     Yields:
-        The page's path, each time it has been written.
+        Path: the page, each time it has been written.
     """
     told: object = None
     whole, lacking = False, ""

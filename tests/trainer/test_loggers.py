@@ -119,13 +119,13 @@ def history(session: Path) -> list[dict[str, Any]]:
 class Remembering:
     """A logger that keeps what it is told, and may refuse."""
 
-    def __init__(self, last: int = -1, refuses: bool = False) -> None:
+    def __init__(self, last: int = -1, refuses: Exception | None = None) -> None:
         self.last, self.refuses, self.closed = last, refuses, False
         self.told: list[tuple[int, Mapping[str, Any]]] = []
 
     def line(self, step: int, values: Mapping[str, float]) -> None:
         if self.refuses:
-            raise OSError("no space left")
+            raise self.refuses
         self.told.append((step, values))
 
     def pictures(self, step: int, pictures: Mapping[str, np.ndarray]) -> None:
@@ -147,13 +147,26 @@ def test_lines_are_told_in_order_as_numbers_and_not_again() -> None:
     assert old.closed
 
 
-def test_what_a_logger_raises_is_not_lost() -> None:
-    broken = Remembering(refuses=True)
-    loggers = Loggers([broken])
+def test_a_logger_that_cannot_write_any_more_is_left_out_with_a_warning(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    broken, other = Remembering(refuses=OSError("no space left")), Remembering()
+    loggers = Loggers([broken, other])
+    for step in range(3):
+        loggers.line({"step": step})
+    loggers.close()
+    assert [step for step, _ in other.told] == [0, 1, 2]
+    told = [record.getMessage() for record in caplog.records]
+    assert told == [
+        "train.loggers: remembering is told nothing more (no space left); the training log goes on"
+    ]
+
+
+def test_what_else_a_logger_raises_is_not_lost() -> None:
+    loggers = Loggers([Remembering(refuses=ValueError("not a number"))])
     loggers.line({"step": 1})
-    with pytest.raises(OSError, match="no space left"):
+    with pytest.raises(ValueError, match="not a number"):
         loggers.close()
-    assert broken.closed
 
 
 def test_a_logger_that_is_not_installed_is_named(

@@ -41,6 +41,12 @@ def finished(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tiny_generator: Pa
     return settings
 
 
+def test_a_full_disk_is_one_line_and_leaves_nothing(finished: Settings, small_disk: Path) -> None:
+    with pytest.raises(InputError, match=r"export: cannot be written .*No space left"):
+        export.run(finished, Path("params.yaml"), small_disk / "export")
+    assert not list(small_disk.iterdir())
+
+
 def run(settings: Settings, **options: str) -> Path:
     return export.run(settings, Path("params.yaml"), layout.EXPORT, **options)  # type: ignore[arg-type]
 
