@@ -101,8 +101,15 @@ def prepare(root: Path, images: int) -> Path:
     (project / "data/prompts/train.jsonl").write_text("".join(lines))
     score = {"prompts": prompts, "images_per_prompt": 4, "batch_size": 256, "rows_per_shard": 4096}
     steps = round(images * STEPS_PER_IMAGE)
-    train = {"batch_size": 256, "steps": steps, "draws": 1, "checkpoint_every": steps // 4,
-             "log_every": max(steps // 100, 1), "samples": None, "loggers": []}  # fmt: skip
+    train: dict[str, object] = {
+        "batch_size": 256,
+        "steps": steps,
+        "draws": 1,
+        "checkpoint_every": steps // 4,
+        "log_every": max(steps // 100, 1),
+        "samples": None,
+        "loggers": [],
+    }
     change(project, {"score": score, "train": train})
     return project
 
