@@ -3,7 +3,7 @@
 # make check   lint and the quick tests of the rooms that load no model
 # make lint    ruff, pydoclint, imports between rooms, mypy
 # make world   build the embedded world's checkpoints again
-# make faults  damaged files and killed stages; TRIES=100000 for the long form (docs/reliability.md)
+# make faults  damaged files and killed stages; TRIES=100000 KILLS=100 for the long form (docs/reliability.md)
 # make claims  every claim of the paper on the world: docs/claims.md; DEVICE=cuda WORKERS=16 on a GPU
 # make docs    the pages of docs/ as a site in build/site; a broken link is an error
 # make sbom    bill of materials of .venv in reports/sbom.json     make audit   known vulnerabilities
@@ -21,8 +21,9 @@ SOURCE := .venv/source
 PRESET ?=
 # rooms whose tests load no model: two minutes of one core
 QUICK := $(addprefix tests/pipeline/,config labelling sources training_log) tests/trainer/test_objectives.py
-# damaged files that `make faults` tries
+# damaged files that `make faults` tries, and stops of `dvc repro`
 TRIES ?= 2000
+KILLS ?= 5
 # one thread a worker: the models of tests are too small for more
 PYTEST := OMP_NUM_THREADS=1 pytest --numprocesses logical --maxprocesses 4 --dist loadfile --no-loadscope-reorder --durations 15
 
@@ -67,6 +68,7 @@ check: lint
 
 faults: setup
 	OMP_NUM_THREADS=1 python -m tests.faults.damage --tries $(TRIES)
+	OMP_NUM_THREADS=1 python -m tests.faults.kill_repro --kills $(KILLS)
 	$(PYTEST) tests/faults tests/trainer/test_kill.py
 
 lint: setup

@@ -10,6 +10,7 @@ import logging
 import os
 import signal
 import sys
+import threading
 from importlib import metadata
 from pathlib import Path
 from types import FrameType
@@ -33,6 +34,8 @@ app = typer.Typer(
 for _group in (stages, data, people, project):
     app.add_typer(_group.app)
 _PROCESS = os.getpid()
+UNWINDING_SECONDS = 3.0
+"""A stopped command has ended after so long, also where something has caught its SystemExit."""
 
 
 @app.callback()
@@ -90,14 +93,18 @@ def _stop(number: int, frame: FrameType | None) -> NoReturn:
     if _is_importing(frame):
         sys.stderr.flush()
         os._exit(128 + number)
+    # Python drops an exception that is raised in a finaliser: the command would go on
+    timer = threading.Timer(UNWINDING_SECONDS, os._exit, [128 + number])
+    timer.daemon = True
+    timer.start()
     raise SystemExit(128 + number)
 
 
 def _is_importing(frame: FrameType | None) -> bool:
     """Whether a module is being imported: an exception in there is caught or aborts the process.
 
-    Nothing is lost by leaving at once: locks end with the process, and what an outer call may have
-    half written lies under a temporary name that the next run removes.
+    Nothing is lost by leaving at once, here or when the timer ends: locks end with the process, and
+    what an outer call may have half written lies under a temporary name that the next run removes.
     """
     while frame:
         if frame.f_code.co_filename.startswith("<frozen importlib"):

@@ -145,6 +145,25 @@ def test_stopped_inside_an_import_that_catches_everything(
     assert done.stderr == (f"tgo: {number.name}: stopped; run the same command again to continue\n")
 
 
+def test_stopped_inside_a_finaliser_that_drops_every_exception(tmp_path: Path) -> None:
+    code = (
+        "import os, signal, time\n"
+        "from tgo.pipeline import cli\n"
+        "signal.signal(signal.SIGTERM, cli._stop)\n"
+        "cli.UNWINDING_SECONDS = 0.2\n"
+        "class Dropping:\n"
+        "    def __del__(self): os.kill(os.getpid(), signal.SIGTERM); time.sleep(0)\n"
+        "Dropping()\n"
+        "time.sleep(60)\n"
+        "print('went on')\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=tmp_path, check=False, capture_output=True, text=True
+    )
+    assert (done.returncode, done.stdout) == (128 + signal.SIGTERM, "")
+    assert "Exception ignored in" in done.stderr
+
+
 def test_names_of_rewards_that_collide_with_columns(place: Path) -> None:
     for name in ("prompt", "Status", "latents", "rating", "a/b", "../x", ""):
         change(place, {"rewards": {"clip": "x", name: {"module": "mine.py"}}})
