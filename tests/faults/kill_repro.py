@@ -37,6 +37,8 @@ TOLD = re.compile(
 )
 """Files that tell of dates, durations or processes: they must be there, with other bytes."""
 PATIENCE = 5.0
+LONGEST = 1 / 3
+"""Of an undisturbed run's duration: the longest time until a stop, so that laps have several."""
 WAYS = {
     "SIGKILL to all": (signal.SIGKILL, True),
     "SIGKILL to dvc": (signal.SIGKILL, False),
@@ -123,7 +125,7 @@ def campaign(project: Project, kills: int, seed: int) -> list[str]:
     began = time.monotonic()
     assert project.start().wait() == 0, project.said
     seconds, whole = time.monotonic() - began, project.files()
-    print(f"undisturbed: {seconds:.0f} s, {len(whole)} files")
+    print(f"undisturbed: {seconds:.0f} s, {len(whole)} files", flush=True)
     project.clear()
     counts: Counter[tuple[str, str]] = Counter()
     slowest, laps, torn, faults = 0.0, 0, 0, []
@@ -131,7 +133,8 @@ def campaign(project: Project, kills: int, seed: int) -> list[str]:
         process = project.start()
         way = chance.choice(list(WAYS))
         try:
-            code = process.wait(chance.uniform(0, seconds) if counts.total() < kills else None)
+            wait = chance.uniform(0, seconds * LONGEST)
+            code = process.wait(wait if counts.total() < kills else None)
         except subprocess.TimeoutExpired:
             took = stop(process, way)
             counts[project.stage(), way] += 1
@@ -150,7 +153,11 @@ def campaign(project: Project, kills: int, seed: int) -> list[str]:
             break
         else:
             laps += 1
-            faults += differences(whole, project.files())
+            found = differences(whole, project.files())
+            print(
+                f"lap {laps}: {counts.total()} stops so far, {len(found)} differences", flush=True
+            )
+            faults += found
             project.clear()
     for (stage, way), count in sorted(counts.items()):
         print(f"| {stage} | {way} | {count} |")
