@@ -26,6 +26,7 @@ EVALUATED = Path("data/evaluated")  # <base|tuned>/<test set>/ scored shards
 VALIDATED = Path(
     "data/validated"
 )  # the same for the validation prompts, outside the stage's outputs
+ROUNDS = Path("rounds")  # `tgo round`: finished rounds, each a folder with these paths in it
 REPORTS = Path("reports")
 PLOTS = REPORTS / "plots"
 METRICS = REPORTS / "metrics.json"  # about a dozen numbers, for DVC

@@ -62,12 +62,13 @@ def render(
     import diffusers
     from huggingface_hub import ModelCardData
 
-    base = _public(settings.generator.model)
+    source = settings.generator.model if lora else settings.compared_base
+    base = _public(source)
     stock = getattr(diffusers, pipeline, None)
     tags = ["diffusers", "tgo", settings.train.objective, *(["lora"] if lora else [])]
     header = ModelCardData(
         model_name=model_name(settings),
-        base_model=base if _is_repository(settings.generator.model) else None,
+        base_model=base if _is_repository(source) else None,
         library_name="diffusers",
         pipeline_tag="text-to-image",
         tags=tags,
@@ -103,7 +104,7 @@ def render(
 
 def model_name(settings: Settings) -> str:
     """What the tuned model is called: its base and the objective."""
-    return f"{Path(settings.generator.model).name}-{settings.train.objective}"
+    return f"{Path(settings.compared_base).name}-{settings.train.objective}"
 
 
 def badge(settings: Settings) -> str | None:

@@ -214,6 +214,26 @@ def compare(
         open_page(page)
 
 
+@app.command(name="round")
+def next_round(params: Params = PARAMS) -> None:
+    """Keep a finished run as a round, and set params.yaml to the next one.
+
+    The next `dvc repro` makes images with the tuned model and trains on from there; the report
+    shows the rounds side by side. What is kept lies in rounds/.
+
+    Example: dvc repro; tgo round; dvc repro
+    """
+    settings = checked(params)
+    loading("round")
+    from tgo.pipeline.tools import rounds
+
+    folder, changes = rounds.close(settings, params)
+    print(f"{folder}: the finished round")
+    for change in changes:
+        print(change)
+    print("next: dvc repro")
+
+
 @app.command()
 def plots(
     revisions: Annotated[

@@ -92,6 +92,7 @@ class Score(Group):
     """Stage one: how many images, and in what portions."""
 
     prompts: Count
+    skip: int = Field(ge=0, description="a number of prompts, 0 for none")
     images_per_prompt: Count
     batch_size: Count
     rows_per_shard: Count
@@ -106,6 +107,7 @@ class Evaluate(Group):
 
     prompts: Count
     images_per_prompt: Count
+    base: Source | None = Field(description="a model folder or hub id, or null for generator.model")
     judge: str | None = Field(
         pattern=r"^[\w.]+:\w+$", description="a function as package.module:name, or null for none"
     )
@@ -149,6 +151,11 @@ class Settings(Group):
         return RATING in self.label.reward
 
     @property
+    def compared_base(self) -> str:
+        """The model that the tuned one is compared with: in later rounds the first of all."""
+        return self.evaluate.base or self.generator.model
+
+    @property
     def shown_reward(self) -> str | None:
         """The reward model that the report puts first; None where there is none.
 
@@ -160,7 +167,7 @@ class Settings(Group):
     @property
     def stand_ins(self) -> list[str]:
         """What the embedded toy world stands in for: `generator`, and names of reward models."""
-        sources = {"generator": self.generator.model}
+        sources = {"generator": self.compared_base}
         sources |= {name: entry.source for name, entry in self.rewards.items()}
         return [name for name, source in sources.items() if _of_the_world(source)]
 

@@ -68,7 +68,7 @@ def run(settings: Settings, split: Split = "tests") -> dict[str, Any]:
 def compare(
     settings: Settings, tuned_model: Path, name: str = TUNED, split: Split = "tests"
 ) -> dict[str, Any]:
-    """Evaluate any tuned model folder against ``settings.generator.model``.
+    """Evaluate any tuned model folder against ``evaluate.base`` of the settings.
 
     Args:
         settings: name the base model, the reward models and the prompt sets.
@@ -111,7 +111,9 @@ def _compare(
     judge = load_judge(dotted) if dotted and split == "tests" else None
     if not (tuned_model / "model_index.json").is_file():
         raise InputError(f"{tuned_model}: holds no trained model; run `tgo train` first")
-    made = _generate(settings, {BASE: None, name: tuned_model}, sets, split)
+    base = settings.evaluate.base
+    models = {BASE: Path(base) if base else None, name: tuned_model}
+    made = _generate(settings, models, sets, split)
     pairs = {
         set_name: paired_images.read_pairs(
             folder(split, BASE, set_name),
@@ -240,7 +242,7 @@ def _facts(settings: Settings, base: Mapping[str, Any], tuned: Mapping[str, Any]
     """What the images depended on besides the weights that are compared."""
     shared = {key: base[key] for key in ("family", "sampler", "steps", "guidance_scale", "dtype")}
     return shared | {
-        "base": settings.generator.model,
+        "base": settings.compared_base,
         "base_sha256": base["model_sha256"],
         "tuned_sha256": tuned["model_sha256"],
         "images_per_prompt": settings.evaluate.images_per_prompt,

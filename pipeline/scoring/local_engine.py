@@ -58,7 +58,8 @@ class Run:
 
 def plan_training_images(settings: Settings) -> Run:
     """Load the models and plan data/scored."""
-    chosen = prompts.read(settings.prompts.train, settings.score.prompts)
+    skip = settings.score.skip
+    chosen = prompts.read(settings.prompts.train, skip + settings.score.prompts)[skip:]
     family, panel = load_models(settings)
     score = settings.score
     job = Job(

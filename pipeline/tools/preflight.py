@@ -66,7 +66,7 @@ def _prompt_checks(settings: Settings) -> Iterator[Check]:
         (entry, settings.evaluate.prompts) for entry in settings.prompts.tests.values()
     ]
     if not settings.imported:
-        wanted.insert(0, (settings.prompts.train, settings.score.prompts))
+        wanted.insert(0, (settings.prompts.train, settings.score.skip + settings.score.prompts))
     if settings.train.samples is not None:
         wanted.append((settings.prompts.validation, settings.train.samples.prompts))
     for entry, count in wanted:

@@ -11,7 +11,7 @@ import difflib
 import io
 import itertools
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -55,18 +55,39 @@ def apply(name: str, presets: Path, params: Path, gpus: int | None = None) -> li
             divide the preset's batch.
     """
     path, layers = _layers(name, presets)
-    settings.load(params)  # refuse to build on settings that are wrong already
+
+    def fill(values: Any) -> None:
+        for layer in layers:
+            _fill(values, layer, "")
+        if gpus is not None:
+            _set_gpus(values, gpus)
+
+    return edit(params, fill, origin=str(path))
+
+
+def edit(params: Path, change: Callable[[Any], None], origin: str) -> list[str]:
+    """Change the settings file, which is checked before and after; its comments stay.
+
+    Args:
+        params: the settings file.
+        change: is given the file's values and changes them in place.
+        origin: where the new values come from, for errors.
+
+    Returns:
+        The changes as `key: old -> new`.
+
+    Raises:
+        InputError: the settings were wrong before, or would be; nothing is written then.
+    """
+    settings.load(params)
     yaml = YAML()
     yaml.preserve_quotes = True
     yaml.width = 4096  # never wrap a line
     yaml.representer.add_representer(type(None), _null)
     values = yaml.load(params.read_text(encoding="utf-8"))
     before = copy.deepcopy(values)
-    for layer in layers:
-        _fill(values, layer, "")
-    if gpus is not None:
-        _set_gpus(values, gpus)
-    settings.validate(values, origin=str(path))
+    change(values)
+    settings.validate(values, origin=origin)
     text = io.StringIO()
     yaml.dump(values, text)
     with replacing(params) as file:
