@@ -24,9 +24,14 @@ def folders() -> list[Path]:
 
 
 def table(run: RunFiles) -> list[dict[str, Any]]:
-    """By round, this run last: images it was trained on, and by test set its figures.
+    """What the rounds gained, this run last.
 
-    Empty where no earlier round was compared with the same model as this run.
+    Args:
+        run: the run that the page is of.
+
+    Returns:
+        By round the images that it was trained on, and its figures by test set; empty where no
+        earlier round was compared with the same model as this run.
 
     Raises:
         InputError: a file of a round is missing or damaged.
