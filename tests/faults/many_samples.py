@@ -111,8 +111,8 @@ def prepare(root: Path, images: int) -> Path:
         "samples": None,
         "loggers": [],
     }
-    generator = {"steps": 1, "guidance_scale": 1.0}
-    change(project, {"generator": generator, "score": score, "train": train})
+    sampler = {"steps": 1, "guidance_scale": 1.0}
+    change(project, {"generator": sampler, "score": score, "train": train})
     return project
 
 
