@@ -104,8 +104,9 @@ class LabelledRows:
                 f"{labelled}: holds no {what} to train on; run `tgo label` on more images, or "
                 "choose another train.objective"
             )
-        if rows == "labelled" and per_row_value is None:
-            self._require_both_classes(labelled)
+        self._labelled = labelled
+        self._needs_both_classes = rows == "labelled" and per_row_value is None
+        self._require_both_classes()
         self.fingerprint = digest.hexdigest()
         """sha256 of what the rows are: the shards' own fingerprints, ids, labels and weights."""
 
@@ -200,10 +201,28 @@ class LabelledRows:
 
     def of_class(self, positive: bool) -> LabelledRows:
         """The rows with a target of at least 0.5, or those below; numbered after one another."""
+        first = 0 if positive else self._count(True)
+        return self._part(lambda group: (group.target >= 0.5) == positive, first)
+
+    def apart(self, share: float) -> tuple[LabelledRows, LabelledRows]:
+        """The rows without a share of the prompts, and those of that share.
+
+        A prompt is chosen by a hash of its id, so whatever else changes it stays on its side.
+        InputError where what is left has one class, and two are needed.
+        """
+        chosen = [np.array([_hash(one) < share for one in table.ids]) for table in self._tables]
+        held = self._part(lambda group: chosen[group.shard][group.prompt])
+        kept = self._part(lambda group: ~chosen[group.shard][group.prompt])
+        if any(kept.sizes):
+            kept._require_both_classes()
+        return kept, held
+
+    def _part(self, choose: Callable[[RowGroup], np.ndarray], first: int = 0) -> LabelledRows:
+        """The rows for which ``choose`` of their group is true, numbered from ``first`` on."""
         found = copy.copy(self)
-        found.groups, first = [], 0 if positive else self._count(True)
+        found.groups = []
         for group in self.groups:
-            here = np.flatnonzero((group.target >= 0.5) == positive)
+            here = np.flatnonzero(choose(group))
             arrays: dict[str, Any] = {
                 name: value[here]
                 for name, value in vars(group).items()
@@ -211,16 +230,16 @@ class LabelledRows:
             }
             found.groups.append(replace(group, first=first, **arrays))
             first += len(here)
-        found.sizes = [len(group.places) for group in found.groups]
+        found.sizes = [len(group.places) // self.unit for group in found.groups]
         return found
 
-    def _require_both_classes(self, labelled: Path) -> None:
-        if not (self._count(True) and self._count(False)):
+    def _require_both_classes(self) -> None:
+        if self._needs_both_classes and not (self._count(True) and self._count(False)):
             only = "positive" if self._count(True) else "negative"
             raise InputError(
-                f"{labelled}: every label is {only}, and this train.objective learns from both "
-                "classes; `tgo label` says which setting parts them (label.ties, label.percentile, "
-                "label.reward)"
+                f"{self._labelled}: every label is {only}, and this train.objective learns from "
+                "both classes; `tgo label` says which setting parts them (label.ties, "
+                "label.percentile, label.reward)"
             )
 
     def _count(self, positive: bool) -> int:
@@ -292,6 +311,11 @@ class PromptTable:
             missing = prompt_ids.filter(found.is_null())[0]
             raise InputError(f"{self._path}: has no prompt {missing}; run `tgo score` again")
         return found.to_numpy().astype(np.int64)
+
+
+def _hash(prompt_id: str) -> float:
+    """A number in [0, 1) that follows from a prompt's id alone."""
+    return int.from_bytes(hashlib.sha256(prompt_id.encode()).digest()[:8]) / 2**64
 
 
 def _row_group_sizes(path: Path) -> list[int]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from tgo.pipeline.generators.base import LogLikelihood, gaussian_log_likelihood
-from tgo.trainer import sharded_checkpoint
+from tgo.trainer import micro_batches, sharded_checkpoint
 from tgo.trainer.distributed import full_tensor, gradient_sync, laid_out_as
 from tgo.trainer.metrics import Statistics
 from tgo.trainer.noise import InputBuilder, NetworkInputs, NoiseSampler, as_float32
@@ -96,12 +96,12 @@ class Learner:
             # first, so that nothing of the policy's graph is touched where both are one network
             with self._networks.reference() as network:
                 before = self._log_likelihood(network, inputs)
-            reference = self._mean_over_draws(before.values)
+            reference = self.mean_over_draws(before.values)
         now = self._log_likelihood(policy or self._networks.policy, inputs)
         if before is not None and before.residual is not None and now.residual is not None:
-            distance = self._prediction_distance(now.residual, before.residual, inputs)
+            distance = self.prediction_distance(now.residual, before.residual, inputs)
         return Terms(
-            self._mean_over_draws(now.values),
+            self.mean_over_draws(now.values),
             reference,
             batch.target,
             batch.weight,
@@ -122,7 +122,7 @@ class Learner:
             )
         return found._replace(values=_weighted(found.values, inputs))
 
-    def _prediction_distance(
+    def prediction_distance(
         self, policy: Tensor, reference: Tensor, inputs: NetworkInputs
     ) -> Tensor:
         """See ``Terms.prediction_distance``, from residuals ``[n K, ...]``.
@@ -132,16 +132,16 @@ class Learner:
         if not self._objective.needs_prediction_distance:
             policy = policy.detach()
         distance = -gaussian_log_likelihood(policy - reference, self._train.temperature)
-        return self._mean_over_draws(_weighted(distance, inputs))
+        return self.mean_over_draws(_weighted(distance, inputs))
 
-    def _mean_over_draws(self, values: Tensor) -> Tensor:
+    def mean_over_draws(self, values: Tensor) -> Tensor:
         """Means ``[n]`` over each sample's corruptions, from ``[n K]``."""
         draws = self._train.draws
         return values if draws == 1 else values.view(-1, draws).mean(dim=1)
 
     def _backward(self, number: int, batch: Batch) -> tuple[Terms, Outcome]:
         """Gradients of the mean loss of the whole batch, in as many micro batches as set."""
-        parts = _split(batch, self._train.gradient_accumulation_steps)
+        parts = micro_batches.split(batch, self._train.gradient_accumulation_steps)
         loss = self._objective.loss
         if len(parts) == 1:
             terms = self.terms(number, batch)
@@ -157,8 +157,8 @@ class Learner:
                 # what it makes of its state would be of a part of the batch, and is dropped
                 value = loss(terms._replace(average=torch.mean), self._state).loss.mean()
                 (value / len(parts)).backward()
-            done.append(_detached(terms))
-        terms = _joined(done)
+            done.append(micro_batches.detached(terms))
+        terms = micro_batches.joined(done)
         with torch.no_grad():
             return terms, loss(terms, self._state)
 
@@ -169,7 +169,7 @@ class Learner:
         from the whole batch, so the price is a second forward pass of the policy.
         """
         with torch.no_grad():
-            terms = _joined([self.terms(number, part) for part in parts])
+            terms = micro_batches.joined([self.terms(number, part) for part in parts])
         leaf = terms.log_likelihood.requires_grad_()
         outcome = self._objective.loss(terms, self._state)
         factors = torch.autograd.grad(outcome.loss.mean(), leaf)[0].chunk(len(parts))
@@ -177,8 +177,8 @@ class Learner:
             with gradient_sync(self._networks.policy, last=count == len(parts)):
                 inputs, _ = self._inputs.build(number, part)
                 found = self._log_likelihood(self._networks.policy, inputs)
-                (self._mean_over_draws(found.values) * factors[count - 1]).sum().backward()
-        return _detached(terms), outcome._replace(loss=outcome.loss.detach())
+                (self.mean_over_draws(found.values) * factors[count - 1]).sum().backward()
+        return micro_batches.detached(terms), outcome._replace(loss=outcome.loss.detach())
 
     def end_of_batch(self, epoch: int) -> None:
         """Renew the reference where a new epoch begins (``train.reference: epoch``)."""
@@ -192,10 +192,20 @@ class Learner:
             self._networks.renew_reference()
 
     @torch.no_grad()
+    def likelihood(self, inputs: NetworkInputs) -> LogLikelihood:
+        """The policy's of inputs ``[n K]``, without gradient: the reference's before any step."""
+        return self._log_likelihood(self._networks.network, inputs)
+
+    @torch.no_grad()
+    def outcome(self, terms: Terms) -> Outcome:
+        """What the loss is of terms that are no step's."""
+        return self._objective.loss(terms, self._state)
+
+    @torch.no_grad()
     def measure(self, latents: Tensor, conditions: Conditions, corruption: Corruption) -> Tensor:
         """The policy's log-likelihoods ``[B]``: the reference's before the first step."""
         inputs = NetworkInputs(as_float32(latents), conditions, corruption, None)
-        return self._log_likelihood(self._networks.network, inputs).values
+        return self.likelihood(inputs).values
 
     def state(self) -> dict[str, Any]:
         """What a checkpoint holds: parameters, moving average, optimizer, what else has changed."""
@@ -291,26 +301,3 @@ def _laid_out(state: dict[str, Any], parameters: Sequence[Tensor]) -> dict[str, 
 
 def _weighted(values: Tensor, inputs: NetworkInputs) -> Tensor:
     return values if inputs.weight is None else values * inputs.weight
-
-
-def _split(batch: Batch, count: int) -> list[Batch]:
-    """A batch in ``count`` equal parts."""
-    if count == 1:
-        return [batch]
-    size = len(batch.target) // count
-    return [batch.part(at * size, (at + 1) * size) for at in range(count)]
-
-
-def _mapped(change: Callable[..., Tensor], *several: Terms) -> Terms:
-    """Terms of which every tensor is what ``change`` makes of those in its place."""
-    columns = zip(*several, strict=True)
-    changed: list[Any] = [change(*c) if isinstance(c[0], Tensor) else c[0] for c in columns]
-    return Terms(*changed)
-
-
-def _detached(terms: Terms) -> Terms:
-    return _mapped(lambda tensor: tensor.detach(), terms)
-
-
-def _joined(parts: Sequence[Terms]) -> Terms:
-    return _mapped(lambda *tensors: torch.cat(tensors), *parts)

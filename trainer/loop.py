@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from tgo.trainer.balanced_stream import BalancedStream
     from tgo.trainer.checkpoints import Checkpoints
     from tgo.trainer.distributed import Ranks
+    from tgo.trainer.held_out import HeldOut
     from tgo.trainer.learner import Learner
     from tgo.trainer.samples import Samples
     from tgo.trainer.signals import StopRequest
@@ -49,7 +50,9 @@ class TrainingLoop:
         log: TrainLog,
         samples: Samples,
         ranks: Ranks,
+        held_out: HeldOut | None = None,
     ) -> None:
+        self._held_out = held_out
         self._train, self._learner, self._ranks = train, learner, ranks
         self._checkpoints, self._log, self._samples = checkpoints, log, samples
         self._step, self._position = 0, START
@@ -134,6 +137,7 @@ class TrainingLoop:
             "epoch": self._position.epoch,
             "learning_rate": self._rate(self._step),
             **values,
+            **(self._held_out.judge() if self._held_out else {}),
         }
         line["unhealthy"] = health.unhealthy([*self._log.lines, line])
         timing = self._log.write(line, int(sums["steps"]) * size, self._speed)

@@ -25,6 +25,7 @@ from tgo.pipeline.training_log import sample_strips
 from tgo.trainer.checkpoints import Checkpoints
 from tgo.trainer.distributed import check_settings, process_group
 from tgo.trainer.fingerprint import fingerprint
+from tgo.trainer.held_out import HeldOut, apart
 from tgo.trainer.learner import Learner
 from tgo.trainer.loggers import load_loggers
 from tgo.trainer.loop import TrainingLoop
@@ -74,12 +75,16 @@ def run(settings: Settings, paths: Paths | None = None) -> Path:
         rows = load_rows(paths, objective)
         family = _load_family(settings, rows, ranks.device)
         condition_negatives(rows, paths, objective, family, ranks)
+        rows, held = apart(rows, train)
         stream = make_stream(rows, train, ranks)
         cache = load_cache(paths.references, rows, family, objective, train)
         identity = fingerprint(train, family, rows)
         learner = Learner(family, objective, train, rows.unconditional, ranks, cache=cache)
         if cache is not None:
             cache.fill(learner.measure, ranks)
+        held_out = None
+        if held is not None:  # now, while the policy is the reference
+            held_out = HeldOut(held, family, objective, train, learner, ranks)
         checkpoints = Checkpoints(paths.checkpoints, identity, ranks, train.keep)
         checkpoint = checkpoints.newest(at_most=train.steps)
         done = checkpoint.step if checkpoint else 0
@@ -92,7 +97,7 @@ def run(settings: Settings, paths: Paths | None = None) -> Path:
             closing(Samples(visible, family, strips, loggers, done=done)) as samples,
         ):
             log = TrainLog(log_path, checkpoint.log if checkpoint else "", loggers)
-            loop = TrainingLoop(train, learner, checkpoints, log, samples, ranks)
+            loop = TrainingLoop(train, learner, checkpoints, log, samples, ranks, held_out)
             if checkpoint:
                 loop.continue_from(checkpoint)
             loop.run(stream, stop)

@@ -112,6 +112,7 @@ class Collapse(Group):
     """When a run is stopped because it forgets (pipeline/training_log/health.py)."""
 
     likelihood_fall: Positive | None = Field(description="a number above 0, or null for never")
+    held_out_rise: Positive | None = Field(description="a number above 0, or null for never")
     accuracy: float | None = Field(
         ge=0, le=0.5, description="a number from 0 to 0.5, or null for never"
     )
@@ -191,6 +192,9 @@ class Train(Group):
     )
     draws: Count
     timesteps: Timesteps
+    held_out: float | None = Field(
+        gt=0, lt=1, description="a number above 0 and below 1, or null for none"
+    )
     steps: Count
     ema_decay: Fraction
     weight_decay: NonNegative

@@ -17,7 +17,8 @@ from tgo.pipeline.storage.results import GOLD, TRUTH, UTILITY
 from tgo.pipeline.training_log.health import BANDS
 from tgo.pipeline.wording import TITLES
 
-PLOTTED = ("step", "loss", "margin", "accuracy", "kl", "grad_norm")
+HELD_OUT = tuple(f"held_out_{key}" for key in ("loss", "margin", "accuracy"))
+PLOTTED = ("step", "loss", "margin", "accuracy", "kl", "grad_norm", *HELD_OUT)
 """Columns of the log that `dvc plots` draws."""
 
 
@@ -128,9 +129,21 @@ def correlation(run: RunFiles) -> Figure | None:
 def training(log: list[dict[str, Any]]) -> dict[str, Figure]:
     """The training curves that the objective has: without a reference only loss and gradient."""
     wanted: list[tuple[str, str, str, Mapping[str, str], float | None]] = [
-        ("loss", "Loss", "", {"loss": "loss"}, None),
-        ("margin", "Margin", "implicit reward, label 1 less label 0", {"margin": "margin"}, 0.0),
-        ("accuracy", "Accuracy", "share, 0.5 is chance", {"accuracy": "share"}, 0.5),
+        ("loss", "Loss", "", {"loss": "loss", "held_out_loss": "held out"}, None),
+        (
+            "margin",
+            "Margin",
+            "implicit reward, label 1 less label 0",
+            {"margin": "margin", "held_out_margin": "held out"},
+            0.0,
+        ),
+        (
+            "accuracy",
+            "Accuracy",
+            "share, 0.5 is chance",
+            {"accuracy": "share", "held_out_accuracy": "held out"},
+            0.5,
+        ),
         (
             "log_ratio",
             "Log-ratio to the reference",

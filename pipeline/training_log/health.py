@@ -63,11 +63,19 @@ BANDS = {
         "",
         "KL far beyond what the margin pays for: lower the learning rate",
     ),
+    "held_out_rise": Band(
+        "rise of the loss on held-out prompts",
+        0.0,
+        0.05,
+        "",
+        "the labels are learnt by heart: train less, or make more images",
+    ),
     "grad_norm": Band("gradient norm, over its median", 0.0, SPIKE, "", "a spike"),
 }
 """Healthy values, set on runs whose outcome is known (docs/training.md).
 
-``grad_norm`` is judged as a multiple of its median over the lines before.
+``grad_norm`` is judged as a multiple of its median over the lines before, ``held_out_rise`` is how
+far the loss on held-out prompts lies above its lowest, as a share of the untrained model's.
 
 ``kl_to_margin`` is ``2 beta KL / margin``. Data drawn from the reference have, for a Gaussian
 likelihood, a mean log-ratio of ``-KL``; with as many positives as negatives the positives' is
@@ -84,6 +92,7 @@ def judged(lines: Sequence[Line]) -> dict[str, float]:
     last = lines[-1]
     found = {key: last.get(key) for key in BANDS}
     found["likelihood_change"] = _likelihood_change(lines)
+    found["held_out_rise"] = _held_out_rise(lines)
     before = [line["grad_norm"] for line in lines[:-1]]
     typical = median(before) if len(before) >= WARM_UP else 0.0
     found["grad_norm"] = last["grad_norm"] / typical if typical > 0 else None
@@ -130,6 +139,9 @@ def collapsing(lines: Sequence[Line], limits: Collapse) -> str | None:
     fall = limits.likelihood_fall
     if fall is not None and change is not None and change < -fall:
         return f"the likelihood of positives fell by {-change:.0%}"
+    rise = _held_out_rise(lines)
+    if limits.held_out_rise is not None and rise is not None and rise > limits.held_out_rise:
+        return f"the loss on held-out prompts lies {rise:.0%} above its lowest"
     if limits.accuracy is not None and right is not None and right < limits.accuracy:
         return f"only {right:.0%} of samples lie on the side of their label"
     return None
@@ -143,6 +155,12 @@ def collapsed(lines: Sequence[Line], limits: Collapse) -> str | None:
     ends = range(len(lines) - count + 1, len(lines) + 1)
     reasons = [collapsing(lines[:end], limits) for end in ends]
     return reasons[-1] if all(reasons) else None
+
+
+def _held_out_rise(lines: Sequence[Line]) -> float | None:
+    """How far the loss on held-out rows lies above its lowest, of the untrained model's size."""
+    changes = [change for line in lines if (change := line.get("held_out_loss_change")) is not None]
+    return changes[-1] - min(0.0, *changes) if changes else None
 
 
 def _likelihood_change(lines: Sequence[Line]) -> float | None:

@@ -89,7 +89,12 @@ def make_settings(**changes: dict[str, Any]) -> Settings:
             "weight_decay": 0.0,
             "max_grad_norm": 1.0,
             "prompt_dropout": 0.0,
-            "collapse": {"likelihood_fall": 0.2, "accuracy": 0.3, "patience": 3},
+            "collapse": {
+                "likelihood_fall": 0.2,
+                "accuracy": 0.3,
+                "held_out_rise": 0.1,
+                "patience": 3,
+            },
             "workers": 0,
             "checkpoint_every": 50,
             "log_every": 10,

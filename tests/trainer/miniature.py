@@ -165,7 +165,12 @@ def make_settings(model: Path, *, family: str = "diffusion", **train: Any) -> Se
         "weight_decay": 0.01,
         "max_grad_norm": 1.0,
         "prompt_dropout": 0.2,
-        "collapse": {"likelihood_fall": None, "accuracy": None, "patience": 3},
+        "collapse": {
+            "likelihood_fall": None,
+            "accuracy": None,
+            "held_out_rise": None,
+            "patience": 3,
+        },
         "workers": 0,
         "checkpoint_every": 5,
         "log_every": 3,

@@ -18,7 +18,7 @@ GOOD: dict[str, Any] = {
     "kl_to_margin": 0.3,
     "log_likelihood_positive": -100.0,
 }
-LIMITS = Collapse(likelihood_fall=0.2, accuracy=0.3, patience=2)
+LIMITS = Collapse(likelihood_fall=0.2, accuracy=0.3, held_out_rise=0.1, patience=2)
 
 
 def lines(*changes: dict[str, Any]) -> list[dict[str, Any]]:
@@ -107,6 +107,12 @@ def test_a_collapse_needs_several_lines_in_a_row() -> None:
     assert health.collapsed(lines({}, fallen, fallen), LIMITS) == (
         "the likelihood of positives fell by 25%"
     )
+    by_heart = [{"held_out_loss_change": value} for value in (-0.1, -0.25, -0.14, -0.13)]
+    assert health.collapsed(lines(*by_heart[:3]), LIMITS) is None
+    assert health.collapsed(lines(*by_heart), LIMITS) == (
+        "the loss on held-out prompts lies 12% above its lowest"
+    )
+    assert health.unhealthy(lines(*by_heart)) == ["held_out_rise"]
     turned = {"accuracy": 0.2}
     assert health.collapsed(lines(turned, turned), LIMITS) == (
         "only 20% of samples lie on the side of their label"
@@ -122,6 +128,6 @@ def test_without_a_reference_the_first_line_is_the_measure() -> None:
 
 
 def test_limits_that_are_null_never_stop() -> None:
-    never = Collapse(likelihood_fall=None, accuracy=None, patience=1)
+    never = Collapse(likelihood_fall=None, accuracy=None, held_out_rise=None, patience=1)
     worst = lines({"likelihood_change": -9.0, "accuracy": 0.0})
     assert health.collapsed(worst, never) is None
