@@ -69,7 +69,6 @@ def run(settings: Settings, paths: Paths | None = None) -> Path:
     with (
         process_group(device, train.parallel) as ranks,
         hold(paths.checkpoints) if ranks.is_main else nullcontext(),
-        stop_requests() as stop,
     ):
         check_settings(train, ranks)
         rows = load_rows(paths, objective)
@@ -100,7 +99,8 @@ def run(settings: Settings, paths: Paths | None = None) -> Path:
             loop = TrainingLoop(train, learner, checkpoints, log, samples, ranks, held_out)
             if checkpoint:
                 loop.continue_from(checkpoint)
-            loop.run(stream, stop)
+            with stop_requests() as stop:  # before and after it a signal ends the run at once
+                loop.run(stream, stop)
         save_model(settings, family, learner, paths, ranks)
         if ranks.is_main:
             checksum = model_sha256(settings.generator, paths.tuned)
