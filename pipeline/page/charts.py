@@ -167,6 +167,8 @@ def training(log: list[dict[str, Any]]) -> dict[str, Figure]:
     for key, title, note, columns, level in wanted:
         found = {label: _column(log, column) for column, label in columns.items()}
         lines = {label: values for label, values in found.items() if values is not None}
+        if "held out" in lines:
+            lines = dict(zip(("trained on", "held out"), lines.values(), strict=True))
         if lines:
             steps = [line["step"] for line in log]
             healthy = BANDS.get(key)
