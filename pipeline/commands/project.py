@@ -70,7 +70,9 @@ def preset(
 @app.command()
 def plan(
     params: Params = PARAMS,
-    gpu: Annotated[str, typer.Option(help="h200, h100, a100 or l40s.")] = "h200",
+    gpu: Annotated[
+        str, typer.Option(help="A card, such as h200, a100, l40s, rtx4090, or TFLOP/s in bfloat16.")
+    ] = "h200",
     gpus: Annotated[int, typer.Option(min=1, help="How many of them.")] = 1,
     share: Annotated[
         float | None, typer.Option(help="Of its peak that is reached; left out: an estimate.")

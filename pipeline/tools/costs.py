@@ -14,8 +14,18 @@ from tgo.pipeline import layout
 from tgo.pipeline.config.settings import Settings
 from tgo.pipeline.storage import shards
 
-GPUS = {"h200": 989.0, "h100": 989.0, "a100": 312.0, "l40s": 362.0}
-"""Dense bfloat16 TFLOP/s of the data sheets."""
+GPUS = {
+    "h200": 989.0,
+    "h100": 989.0,
+    "a100": 312.0,
+    "l40s": 362.0,
+    "l4": 121.0,
+    "a6000": 154.8,
+    "rtx5090": 209.5,
+    "rtx4090": 165.2,
+    "rtx3090": 71.0,
+}
+"""Dense bfloat16 TFLOP/s of the data sheets, summed in float32."""
 SHARES = {"sample": 0.40, "train": 0.28}
 """Shares of that peak which sampling and training are assumed to reach: an estimate, and the best
 published figure for training SD 1.5's UNet. Measure yours with benchmarks/generate.py."""

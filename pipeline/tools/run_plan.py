@@ -26,7 +26,8 @@ def lines(
 
     Args:
         settings: what is planned.
-        gpu: a name of `costs.GPUS`; settings with ``device: cpu`` are reckoned on two cores.
+        gpu: a name of `costs.GPUS`, or TFLOP/s in dense bfloat16; settings with ``device: cpu``
+            are reckoned on two cores.
         gpus: how many of them; hours stay GPU hours, days are those of the clock.
         share: of the peak that is reached; None takes `costs.SHARES`.
 
@@ -34,10 +35,10 @@ def lines(
         str: a line without its end.
 
     Raises:
-        InputError: `gpu` is not known, or `share` is not between 0 and 1.
+        InputError: `gpu` is neither a known name nor a number above 0, or `share` is not between
+            0 and 1.
     """
-    if gpu not in GPUS:
-        raise InputError(f"--gpu {gpu}: not known; use one of {', '.join(GPUS)}")
+    peak = _peak(gpu)
     if share is not None and not 0 < share <= 1:
         raise InputError(f"--share {share}: must be above 0 and at most 1")
     images, prompts = costs.stage_one(settings)
@@ -49,7 +50,8 @@ def lines(
             f"{', '.join(MODELS)}; benchmarks/generate.py measures it"
         )
     else:
-        yield from _hours(settings, cost, gpu, gpus, share)
+        name = gpu.upper() if gpu in GPUS else "GPUs"
+        yield from _hours(settings, cost, peak, f"{gpus} {name}", gpus, share)
         yield _storage(images, prompts, cost)
     yield f"launch     score: {settings.launch.score}; train: {settings.launch.train}"
     yield from _absent(settings)
@@ -76,7 +78,7 @@ def _stage_one(settings: Settings, images: int, prompts: int) -> Iterator[str]:
 
 
 def _hours(
-    settings: Settings, cost: Cost, gpu: str, gpus: int, share: float | None
+    settings: Settings, cost: Cost, peak: float, cards: str, gpus: int, share: float | None
 ) -> Iterator[str]:
     on_cpu = settings.device == "cpu" or cost.side < 128  # the miniatures
     total = 0.0
@@ -85,7 +87,7 @@ def _hours(
         ("train", costs.training(settings, cost), "train"),
         ("evaluate", costs.evaluating(settings, cost), "sample"),
     ):
-        speed = CPU_TFLOPS if on_cpu else GPUS[gpu] * (share or SHARES[kind])
+        speed = CPU_TFLOPS if on_cpu else peak * (share or SHARES[kind])
         hours = work.hours(speed)
         total += hours
         took = f"{_duration(hours)} on two cores" if on_cpu else f"{hours:,.3g} GPU hours"
@@ -96,9 +98,20 @@ def _hours(
     reached = f"{share:.0%}" if share else ", ".join(f"{k} {v:.0%}" for k, v in SHARES.items())
     yield (
         f"together   {total:,.3g} GPU hours: {total / gpus / 24:,.3g} days on "
-        f"{gpus} {gpu.upper()}, "
-        f"assuming {reached} of {GPUS[gpu]:g} TFLOP/s"
+        f"{cards}, assuming {reached} of {peak:g} TFLOP/s"
     )
+
+
+def _peak(gpu: str) -> float:
+    """TFLOP/s of a card by its name, or as given."""
+    try:
+        peak = GPUS[gpu] if gpu in GPUS else float(gpu)
+    except ValueError:
+        peak = 0.0
+    if not 0 < peak < 1e6:
+        known = ", ".join(GPUS)
+        raise InputError(f"--gpu {gpu}: not known; use one of {known}, or a number of TFLOP/s")
+    return peak
 
 
 def _work(work: Work) -> str:

@@ -150,3 +150,14 @@ def test_durations_and_sizes_have_a_unit_that_a_person_uses(params: Path) -> Non
     lines = "\n".join(run_plan.lines(settings.load(params)))
     assert " min on two cores" in lines
     assert re.search(r"storage .* MB \(images", lines)
+
+
+def test_a_card_by_name_or_by_its_speed(params: Path) -> None:
+    known = planned(params, "sdxl-lora", gpu="rtx4090")["together"]
+    assert known.endswith("on 1 RTX4090, assuming sample 40%, train 28% of 165.2 TFLOP/s")
+    given = planned(params, "sdxl-lora", gpu="165.2", gpus=2)["together"]
+    assert "on 2 GPUs, assuming" in given
+    assert given.partition(":")[0] == known.partition(":")[0]
+    for wrong in ("rtx1", "0", "-5", "nan", "inf"):
+        with pytest.raises(InputError, match=f"--gpu {wrong}: not known; use one of h200"):
+            planned(params, "sdxl-lora", gpu=wrong)
