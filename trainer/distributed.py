@@ -135,6 +135,12 @@ def gradient_sync(network: nn.Module, last: bool) -> AbstractContextManager[Any]
     return nullcontext()
 
 
+def gather_no_more(network: nn.Module) -> None:
+    """After a forward pass without a backward one: FSDP keeps the root's weights whole for it."""
+    if hasattr(network, "reshard"):
+        network.reshard()  # type: ignore[operator]
+
+
 def full_tensor(tensor: Tensor) -> Tensor:
     """A tensor that may lie in parts, gathered; every process must ask for it."""
     return tensor.full_tensor() if hasattr(tensor, "full_tensor") else tensor

@@ -40,6 +40,8 @@ LABELLED_SCHEMA = pa.schema(
     ]
 )
 """What cannot be missing says so: to write that nothing is missing would take time."""
+_TEXTS = ("prompt", "prompt_id", "domain", "status", "error")
+_TYPES = {field.name: field.type for field in LABELLED_SCHEMA} | dict.fromkeys(_TEXTS, pa.string())
 pa.set_memory_pool(pa.system_memory_pool())
 """The others return freed pages between batches; getting them anew costs a tenth of stage two."""
 _NAME = re.compile(r"shard-(\d{5})-of-(\d{5})\.parquet")
@@ -315,9 +317,14 @@ def read_latents(
 
 
 def _require(path: Path, columns: Sequence[str], schema: pa.Schema) -> None:
+    """Each column is there, those of the contract with its type: no checksum covers a footer."""
     absent = set(columns) - set(schema.names)
     if absent:
         raise _absent(path, sorted(absent)[0])
+    for name in columns or schema.names:
+        found = schema.field(name).type
+        if found != _TYPES.get(name, found):
+            raise pa.ArrowInvalid(f"column {name} is {found} where {_TYPES[name]} was written")
 
 
 def _absent(path: Path, column: str) -> InputError:

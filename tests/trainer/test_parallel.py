@@ -18,14 +18,15 @@ LORA = {"rank": 2, "alpha": 4.0, "targets": None}
 CASES: dict[str, tuple[int, dict[str, Any]]] = {
     "four, statistics of the whole batch": (
         4,
-        {"objective": "kto", "gradient_accumulation_steps": 2, "draws": 2},
+        {"objective": "kto", "gradient_accumulation_steps": 2, "draws": 2, "held_out": 0.3},
     ),
     "two, adapters and classes": (2, {"lora": LORA, "positives": 0.75}),
     "two, running shift and a new reference": (
         2,
         {"objective": "bco", "beta": "auto", "reference": "epoch", "batch_size": 48},
     ),
-    "two, in parts": (2, {"parallel": "fsdp"}),
+    "two, in parts": (2, {"parallel": "fsdp", "held_out": 0.3}),
+    "two, pairs": (2, {"objective": "dspo", "held_out": 0.3, "log_every": 4}),
     "four, in parts, adapters": (
         4,
         {"parallel": "fsdp", "lora": LORA, "gradient_accumulation_steps": 2},
@@ -51,6 +52,10 @@ def assert_alike(place: Place, left: str, right: str) -> None:
         assert one["grad_norm"] == pytest.approx(other["grad_norm"], rel=1e-3)
         for key in ("epoch", "samples_seen", "step"):
             assert one[key] == other[key]
+        held_out = [key for key in one if key.startswith("held_out_")]
+        assert held_out == [key for key in other if key.startswith("held_out_")]
+        for key in held_out:
+            assert one[key] == pytest.approx(other[key], rel=1e-3, abs=1e-3)
     weights = weights_of(place, left)
     for name, value in weights_of(place, right).items():
         torch.testing.assert_close(weights[name], value, rtol=1e-3, atol=2e-4)

@@ -146,6 +146,17 @@ def test_a_truncated_shard_is_found_and_named(folder: Path, keep: int) -> None:
             read(path)
 
 
+def test_a_column_of_another_type_is_found(folder: Path) -> None:
+    """A flipped bit of the footer can make text of ids bytes, which no page's checksum tells."""
+    path = shards.shard_paths(folder)[0]
+    table = scored_table(70)
+    place = table.schema.get_field_index("id")
+    pq.write_table(table.set_column(place, "id", table["id"].cast(pa.binary())), path)
+    with pytest.raises(InputError, match="damaged .column id is binary where string was written"):
+        shards.read_shard(path, ["id"])
+    assert len(shards.read_shard(path, ["prompt"])) == 70
+
+
 def test_missing_shards_and_columns_are_named(folder: Path, tmp_path: Path) -> None:
     first, second = shards.shard_paths(folder)
     with pytest.raises(InputError, match="has no column 'aesthetic'"):
