@@ -152,7 +152,7 @@ def test_a_column_of_another_type_is_found(folder: Path) -> None:
     table = scored_table(70)
     place = table.schema.get_field_index("id")
     pq.write_table(table.set_column(place, "id", table["id"].cast(pa.binary())), path)
-    with pytest.raises(InputError, match="damaged .column id is binary where string was written"):
+    with pytest.raises(InputError, match=r"damaged .column id is binary"):
         shards.read_shard(path, ["id"])
     assert len(shards.read_shard(path, ["prompt"])) == 70
 
