@@ -411,7 +411,7 @@ def test_negatives_are_conditioned_on_their_phrase(model: Path, place: Place) ->
 
 
 def test_a_run_that_forgets_is_stopped_with_a_good_checkpoint(model: Path, place: Place) -> None:
-    limits = {"likelihood_fall": 0.3, "accuracy": None, "patience": 2}
+    limits = {"likelihood_fall": 0.3, "accuracy": None, "held_out_rise": None, "patience": 2}
     settings = make_settings(
         model, learning_rate=0.1, steps=60, checkpoint_every=1, log_every=2, collapse=limits
     )

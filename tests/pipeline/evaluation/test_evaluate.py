@@ -183,7 +183,8 @@ def chosen(models: SimpleNamespace, tmp_path: Path, monkeypatch: pytest.MonkeyPa
             | {"model": str(models.base), "steps": 2, "guidance_scale": 1.0},
             "rewards": models.rewards,
             "label": base.label.model_dump() | {"reward": "clip"},
-            "evaluate": {"prompts": 3, "images_per_prompt": 2, "judge": JUDGE},
+            "evaluate": base.evaluate.model_dump()
+            | {"prompts": 3, "images_per_prompt": 2, "judge": JUDGE},
         }
     )
 
