@@ -210,7 +210,7 @@ class LabelledRows:
         A prompt is chosen by a hash of its id, so whatever else changes it stays on its side.
         InputError where what is left has one class, and two are needed.
         """
-        chosen = [np.array([_hash(one) < share for one in table.ids]) for table in self._tables]
+        chosen = [np.array([_hash(one) < share for one in table.ids]) for _, table in self.shards]
         held = self._part(lambda group: chosen[group.shard][group.prompt])
         kept = self._part(lambda group: ~chosen[group.shard][group.prompt])
         if any(kept.sizes):

@@ -135,7 +135,7 @@ def gradient_sync(network: nn.Module, last: bool) -> AbstractContextManager[Any]
     return nullcontext()
 
 
-def gather_no_more(network: nn.Module) -> None:
+def reshard(network: nn.Module) -> None:
     """After a forward pass without a backward one: FSDP keeps the root's weights whole for it."""
     if hasattr(network, "reshard"):
         network.reshard()  # type: ignore[operator]

@@ -104,21 +104,20 @@ class HeldOut:
         if objective.needs_reference:
             reference = [learner.mean_over_draws(before.values) for before in self._before]
             self._reference = self._gathered(reference)
-        self._untrained = self._judge()["held_out_loss"]
+        self._untrained = self._judge(self._before)["held_out_loss"]
 
     def judge(self) -> dict[str, float]:
         """``KEYS`` of the held-out rows under the policy as it is, with their prefix.
 
         This waits for the device.
         """
-        found = self._judge()
+        found = self._judge([self._learner.likelihood(inputs) for inputs in self._inputs])
         if self._untrained:
             change = (found["held_out_loss"] - self._untrained) / abs(self._untrained)
             found["held_out_loss_change"] = change
         return found
 
-    def _judge(self) -> dict[str, float]:
-        now = [self._learner.likelihood(inputs) for inputs in self._inputs]
+    def _judge(self, now: list[LogLikelihood]) -> dict[str, float]:
         values = self._gathered([self._learner.mean_over_draws(each.values) for each in now])
         batch = self._batch.to(self._ranks.device)
         distance = self._distance(now) if self._reference is not None else None

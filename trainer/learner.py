@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from tgo.pipeline.generators.base import LogLikelihood, gaussian_log_likelihood
 from tgo.trainer import micro_batches, sharded_checkpoint
-from tgo.trainer.distributed import full_tensor, gather_no_more, gradient_sync, laid_out_as
+from tgo.trainer.distributed import full_tensor, gradient_sync, laid_out_as, reshard
 from tgo.trainer.metrics import Statistics
 from tgo.trainer.noise import InputBuilder, NetworkInputs, NoiseSampler, as_float32
 from tgo.trainer.objectives import Terms
@@ -195,7 +195,7 @@ class Learner:
     def likelihood(self, inputs: NetworkInputs) -> LogLikelihood:
         """The policy's of inputs ``[n K]``, without gradient: the reference's before any step."""
         found = self._log_likelihood(self._networks.network, inputs)
-        gather_no_more(self._networks.network)
+        reshard(self._networks.network)
         return found
 
     @torch.no_grad()

@@ -7,12 +7,10 @@ from pathlib import Path
 from typing import Any
 
 from tgo.pipeline import layout
-from tgo.pipeline.documents import read_json
-from tgo.pipeline.errors import InputError
 from tgo.pipeline.evaluation import verdict
 from tgo.pipeline.page.run_files import RunFiles
 from tgo.pipeline.page.summary import deviations, won
-from tgo.pipeline.storage import label_record
+from tgo.pipeline.storage import label_record, results
 from tgo.pipeline.storage.results import FACTS, TRUTH
 from tgo.pipeline.wording import points
 
@@ -38,10 +36,10 @@ def table(run: RunFiles) -> list[dict[str, Any]]:
     """
     rows = []
     for folder in folders():
-        metrics = _evaluation(folder)
-        if metrics[FACTS]["base_sha256"] != run.facts["base_sha256"]:
+        metrics = evaluation(folder)
+        if metrics[FACTS].get("base_sha256") != run.facts["base_sha256"]:
             continue
-        if metrics[FACTS]["tuned_sha256"] == run.facts["tuned_sha256"]:
+        if metrics[FACTS].get("tuned_sha256") == run.facts["tuned_sha256"]:
             continue  # this run, kept already
         record = label_record.read(folder / layout.THRESHOLD)
         rows.append(_row(folder.name, record["n"], metrics, run))
@@ -50,13 +48,9 @@ def table(run: RunFiles) -> list[dict[str, Any]]:
     return rows
 
 
-def _evaluation(folder: Path) -> dict[str, Any]:
-    path, remedy = folder / layout.EVALUATION, f"move {folder} away"
-    found = read_json(path, remedy)
-    facts = found.get(FACTS) if isinstance(found, dict) else None
-    if not isinstance(facts, dict) or not {"base_sha256", "tuned_sha256"} <= set(facts):
-        raise InputError(f"{path}: is damaged (names no models); {remedy}")
-    return dict(found)
+def evaluation(folder: Path) -> dict[str, Any]:
+    """The figures of a round that was kept; InputError where they are missing or damaged."""
+    return results.evaluation(folder, f"move {folder} away")
 
 
 def _row(name: str, images: int, metrics: Mapping[str, Any], run: RunFiles) -> dict[str, Any]:

@@ -7,6 +7,7 @@ names the file and the stage to run.
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable
+from pathlib import Path
 from typing import Any
 
 from tgo.pipeline import layout
@@ -42,16 +43,16 @@ def shown(scores: Iterable[str], feedback: Collection[str]) -> list[str]:
     return [score for score in scores if not score.startswith(UTILITY) or score in own]
 
 
-def evaluation() -> dict[str, Any]:
+def evaluation(project: Path = Path(), remedy: str = "run `tgo evaluate` again") -> dict[str, Any]:
     """reports/evaluation.json: the figures of every score by test set, and ``FACTS``."""
-    remedy = "run `tgo evaluate` again"
-    found = read_json(layout.EVALUATION, remedy)
+    path = project / layout.EVALUATION
+    found = read_json(path, remedy)
     if not isinstance(found, dict):
-        raise InputError(f"{layout.EVALUATION}: is damaged (not a JSON object); {remedy}")
+        raise InputError(f"{path}: is damaged (not a JSON object); {remedy}")
     facts = found.get(FACTS)
     sets = facts.get("sets") if isinstance(facts, dict) else None
     if not isinstance(sets, dict) or not all(isinstance(found.get(name), dict) for name in sets):
-        raise InputError(f"{layout.EVALUATION}: is damaged (lacks a test set); {remedy}")
+        raise InputError(f"{path}: is damaged (lacks a test set); {remedy}")
     return found
 
 

@@ -15,11 +15,9 @@ from typing import Any
 
 from tgo.pipeline import layout
 from tgo.pipeline.config.settings import Settings
-from tgo.pipeline.documents import read_json
 from tgo.pipeline.errors import InputError
 from tgo.pipeline.generators import model_sha256
-from tgo.pipeline.page import run_files
-from tgo.pipeline.page.rounds_table import folders
+from tgo.pipeline.page import rounds_table, run_files
 from tgo.pipeline.sources import prompts
 from tgo.pipeline.storage import shards
 from tgo.pipeline.storage.ownership import replacing_folder
@@ -89,10 +87,10 @@ def _require_trained(settings: Settings, facts: dict[str, Any]) -> None:
 
 def _place(tuned_sha256: str) -> Path:
     """The folder of a new round, or of the last one where a kill came before the settings."""
-    there = folders()
+    there = rounds_table.folders()
     if there:
-        last = read_json(there[-1] / layout.EVALUATION, f"move {there[-1]} away")
-        if last[FACTS]["tuned_sha256"] == tuned_sha256:
+        last = rounds_table.evaluation(there[-1])
+        if last[FACTS].get("tuned_sha256") == tuned_sha256:
             return there[-1]
         return layout.ROUNDS / str(int(there[-1].name) + 1)
     return layout.ROUNDS / "1"

@@ -109,6 +109,9 @@ def test_two_rounds(first: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
     (folder / layout.EVALUATION).write_text('{"generator": 3}')
     with pytest.raises(InputError, match=r"rounds/1/reports/evaluation.json: is damaged"):
         rounds_table.table(run_files.read(second))
+    (third / layout.EVALUATION).write_text("[]")
+    with pytest.raises(InputError, match=r"rounds/2/reports/evaluation.json: is damaged"):
+        rounds.close(second, layout.PARAMS)
 
 
 def _stop(*_: object) -> None:
