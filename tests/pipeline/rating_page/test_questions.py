@@ -55,8 +55,9 @@ def test_domains_take_turns(found: list[Picture]) -> None:
 
 def test_uncertain_asks_what_is_nearest_its_threshold(tmp_path: Path, found: list[Picture]) -> None:
     rows = [f"r{n}" for n in range(11)]
-    values = [float(n) for n in range(11)]
-    table = pa.table({"id": rows, "score": values, "threshold": [6.2] * 11})
+    scores = pa.array(range(11), pa.float32())
+    thresholds = pa.array([6.2] * 11, pa.float32())
+    table = pa.table({"id": rows, "score": scores, "threshold": thresholds})
     shards.write_shard(tmp_path / shards.shard_name(0, 1), table)
     arranged = questions.arrange(questions.singles(found), Order.uncertain, 0, tmp_path)
     assert [question.key for question in arranged][:4] == ["r6", "r7", "r5", "r8"]
