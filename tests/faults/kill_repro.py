@@ -180,6 +180,8 @@ def main() -> None:
     parser.add_argument("--kills", type=int, default=100)
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
+    # a shell lets what it starts in the background ignore Ctrl-C, and dvc would inherit that
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     with tempfile.TemporaryDirectory() as place:
         faults = campaign(Project(Path(place)), options.kills, options.seed)
     for line in faults:
