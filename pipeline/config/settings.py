@@ -6,15 +6,15 @@ stand, so what DVC tracks is what runs.
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Callable, Mapping, MutableMapping, Sequence
 from itertools import pairwise
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_args
+from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, Field, ValidationError, field_validator, model_validator
 
 from tgo.pipeline.config import columns
+from tgo.pipeline.config.error_lines import did_you_mean, one_line
 from tgo.pipeline.config.fields import Count, Group, Seed, Source
 from tgo.pipeline.config.label_settings import PROMPT, RATING, Label
 from tgo.pipeline.config.objectives import refuse_impossible
@@ -65,7 +65,7 @@ class Generator(Group):
     @classmethod
     def _known_family(cls, family: str) -> str:
         if family not in FAMILIES:
-            hint = _did_you_mean(["generator", "family", family], list(FAMILIES))
+            hint = did_you_mean(["generator", "family", family], list(FAMILIES))
             raise ValueError(f"generator.family = {family!r}: unknown; {hint}")
         return family
 
@@ -181,7 +181,7 @@ class Settings(Group):
             raise ValueError(str(error).replace("rewards ", "rewards.", 1)) from None
         for name, entry in rewards.items():
             if entry.module is None and not registry.is_known(name):
-                hint = _did_you_mean(["rewards", name], list(registry.available()))
+                hint = did_you_mean(["rewards", name], list(registry.available()))
                 raise ValueError(f"rewards.{name}: unknown name; {hint}")
             elif entry.module is None and not entry.source:
                 raise ValueError(f"rewards.{name}: missing; add a folder, file or hub id")
@@ -283,7 +283,7 @@ def validate(values: Any, origin: str) -> Settings:
     except ValidationError as error:
         found = sorted(error.errors(), key=lambda e: e["type"] != "extra_forbidden")
         more = f" (and {len(found) - 1} more)" if len(found) > 1 else ""
-        raise InputError(f"{origin}: {_one_line(found[0])}{more}") from None
+        raise InputError(f"{origin}: {one_line(found[0], Settings)}{more}") from None
     except OverflowError as error:
         raise InputError(f"{origin}: holds a number beyond all bounds ({error})") from None
 
@@ -297,61 +297,3 @@ def _change(values: Any, change: str) -> None:
     if not equals or not isinstance(values, MutableMapping):
         raise InputError(f"--set {change}: write a setting as group.key=value: train.steps=10")
     values[keys[-1]] = parse_yaml(text, f"--set {change}", "write a YAML value after the =")
-
-
-def _one_line(error: Any) -> str:
-    """What is wrong with which key, and what would be right."""
-    if error["type"] == "value_error":  # from our own validators, which name the key
-        return str(error["ctx"]["error"])
-    keys = [str(key) for key in error["loc"] if key != "[key]"]
-    key = ".".join(keys)
-    if error["type"] == "extra_forbidden":
-        return f"{key}: unknown key; {_did_you_mean(keys, list(_group(keys[:-1]).model_fields))}"
-    if "[key]" in error["loc"]:
-        return f"{key}: not usable as a name; {keys[0]}.{keys[1]} must be {_description(keys)}"
-    wanted = _description(keys)
-    if error["type"] == "missing":
-        return f"{key}: missing; add {wanted}"
-    value = repr(error["input"])
-    return f"{key} = {value if len(value) < 100 else value[:97] + '...'} must be {wanted}"
-
-
-def _did_you_mean(keys: list[str], known: Sequence[str]) -> str:
-    close = difflib.get_close_matches(keys[-1], known, n=1)
-    if close:
-        return f"did you mean {'.'.join([*keys[:-1], close[0]])}?"
-    return f"remove it, or use one of {', '.join(known)}"
-
-
-def _group(keys: list[str]) -> type[Group]:
-    group: Any = Settings
-    for key in keys:
-        group = _entry_type(group) or _present(group.model_fields[key].annotation)
-    return group
-
-
-def _description(keys: list[str]) -> str:
-    """The description of the setting at `keys`, or of the closest setting around it."""
-    group: Any = Settings
-    found = "a group of settings"
-    for key in keys:
-        if entry := _entry_type(group):
-            group, found = entry, f"a source, or a group of {', '.join(entry.model_fields)}"
-            continue
-        fields = getattr(group, "model_fields", {})
-        if key not in fields:
-            break
-        found, group = fields[key].description or found, _present(fields[key].annotation)
-    return found
-
-
-def _present(kind: Any) -> Any:
-    """What an optional type holds where it is not null; any other type itself."""
-    kinds = [each for each in get_args(kind) if each is not type(None)]
-    return kinds[0] if len(kinds) == 1 and len(get_args(kind)) == 2 else kind
-
-
-def _entry_type(kind: Any) -> type[Group] | None:
-    """The groups that a mapping such as `rewards` holds; None for anything else."""
-    held = get_args(kind)[1:]
-    return held[0] if held and isinstance(held[0], type) and issubclass(held[0], Group) else None
