@@ -19,12 +19,12 @@ import json
 from fnmatch import fnmatch
 from pathlib import Path
 
-from benchmarks.claims import plans
+from benchmarks.claims import exploration, plans
 from benchmarks.claims.page import page
 from benchmarks.claims.summary import summarise
 from benchmarks.claims.workers import Crew
 
-PLANS = {"explore": plans.explore, "claims": plans.claims}
+PLANS = {"explore": exploration.explore, "claims": plans.claims}
 SUMMARY, PAGE = Path("docs/claims.json"), Path("docs/claims.md")
 
 

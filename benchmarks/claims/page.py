@@ -184,7 +184,7 @@ def _versus(rows: Mapping[str, Any]) -> Iterator[str]:
 def _validation(rows: Mapping[str, Any]) -> Iterator[str]:
     yield "All runs, by the feedback's gain; one seed. No truth is asked here. `tune` and `rounds`"
     yield "are what the tables chose from, `lever` varies one thing at their budget, the others at"
-    yield "300 steps, one corruption and learning rate 3e-4 (benchmarks/claims/plans.py).\n"
+    yield "300 steps, one corruption and learning rate 3e-4 (benchmarks/claims/exploration.py).\n"
     yield _row("run", *REWARDS.values(), "wins", "worst of the five")
     yield _row(*["---"] * (len(REWARDS) + 3))
     scored = {name: row for name, row in rows.items() if "scores" in row}

@@ -10,7 +10,7 @@ import pytest
 from scipy.stats import spearmanr
 
 from benchmarks.changes import changed
-from benchmarks.claims import plans, stars
+from benchmarks.claims import exploration, plans, stars
 from benchmarks.claims.compare import best_of, compare, interval
 from benchmarks.claims.page import page
 from benchmarks.claims.run import Run, load, save
@@ -30,7 +30,7 @@ def measured(prompts: int, images: int, seed: int = 0) -> dict[str, np.ndarray]:
     return {key: rng.random((prompts, images), np.float32) for key in KEYS}
 
 
-@pytest.mark.parametrize("plan", [plans.explore, plans.claims])
+@pytest.mark.parametrize("plan", [exploration.explore, plans.claims])
 def test_every_run_has_a_name_of_its_own_and_settings_that_are_accepted(
     plan: object, tmp_path: Path
 ) -> None:
