@@ -3,16 +3,19 @@
 Whatever the reader, ``B`` is stored times ``alpha / rank``, so that the strength is right also
 where a reader leaves alpha out or takes the rank for it. Numbers are float16.
 
-==========  ====================================================  ================================
-format      of a U-Net (diffusion, sdxl)                          of a transformer (sd3, flux)
-==========  ====================================================  ================================
-diffusers   ``unet.MODULE.lora_A.weight``                         ``transformer.MODULE.lora_A...``
-comfyui     ``lora_unet_MODULE.lora_down.weight``, ``.alpha``     as diffusers, with ``.alpha``
-kohya       as comfyui                                            none
-==========  ====================================================  ================================
+==========  =========================================  ======================================
+format      of a U-Net (diffusion, sdxl)               of a transformer (all others)
+==========  =========================================  ======================================
+diffusers   ``unet.MODULE.lora_A.weight``              ``transformer.MODULE.lora_A.weight``
+comfyui     ``lora_unet_MODULE.lora_down.weight``      as diffusers; of Wan by authors' names:
+                                                       ``diffusion_model.MODULE.lora_A.weight``
+kohya       as comfyui                                 by authors' names:
+                                                       ``lora_unet_MODULE.lora_down.weight``
+==========  =========================================  ======================================
 
-ComfyUI's names are those of its ``comfy/lora.py`` (``model_lora_keys_unet``), which takes modules
-by their diffusers names.
+Checked against ComfyUI's ``comfy/lora.py`` (``model_lora_keys_unet``), sd-scripts (``lora.py``,
+``lora_sd3.py``, ``lora_flux.py``) and musubi-tuner (``lora_flux_2.py``, ``lora_qwen_image.py``,
+``lora_zimage.py``, ``lora_wan.py``). Authors' names and fused modules: lora_names.py.
 """
 
 from __future__ import annotations
@@ -23,24 +26,31 @@ from typing import Any, Literal
 
 from tgo.pipeline import layout
 from tgo.pipeline.errors import InputError
+from tgo.pipeline.publishing.lora_names import Place, authors_place
 from tgo.pipeline.storage.atomic import replacing
 
 Format = Literal["diffusers", "comfyui", "kohya"]
-READABLE: dict[Format, tuple[str, ...]] = {
-    "diffusers": (),  # whatever it trains
-    "comfyui": ("diffusion", "sdxl", "sd3", "flux"),
-    "kohya": ("diffusion", "sdxl"),
+KOHYA = {
+    "diffusion": "networks.lora",
+    "sdxl": "networks.lora",
+    "sd3": "networks.lora_sd3",
+    "flux": "networks.lora_flux",
+    "chroma": "networks.lora_flux",
+    "flux2": "networks.lora_flux_2",
+    "qwenimage": "networks.lora_qwen_image",
+    "zimage": "networks.lora_zimage",
+    "wan": "networks.lora_wan",
 }
-"""Families whose adapters a program knows; of U-Nets the first two."""
+"""Families that kohya's tools know, with the module that reads them; ComfyUI knows the same."""
 _U_NETS = ("diffusion", "sdxl")
+_DOWN, _UP = ".lora_A.weight", ".lora_B.weight"
 
 
 def check(format: Format, family: str) -> None:
     """InputError where a program does not read adapters of a family."""
-    known = READABLE[format]
-    if known and family not in known:
+    if format != "diffusers" and family not in KOHYA:
         raise InputError(
-            f"--format {format}: reads adapters of {', '.join(known)}, not of {family}; use "
+            f"--format {format}: reads adapters of {', '.join(KOHYA)}, not of {family}; use "
             "--format diffusers"
         )
 
@@ -55,15 +65,18 @@ def write(source: Path, target: Path, format: Format, family: str) -> None:
         family: the generator's, such as sdxl.
 
     Raises:
-        InputError: the program does not read this family, or the file is damaged.
+        InputError: the program does not read this family or one of its adapted modules, or the
+            file is damaged.
     """
     from safetensors.torch import save
 
     check(format, family)
     weights, metadata = _folded(source)
-    if format != "diffusers":
-        weights = _kohya(weights) if family in _U_NETS else _with_alpha(weights)
-        metadata = {"ss_network_module": "networks.lora"}
+    if format == "kohya" or (format == "comfyui" and family in _U_NETS):
+        weights = _kohya(_authors(weights, format, family))
+        metadata = {"ss_network_module": KOHYA[family]}
+    elif format == "comfyui" and family == "wan":
+        weights, metadata = _authors(weights, format, family), {}
     with replacing(target) as file:
         file.write(save(weights, metadata))
 
@@ -93,30 +106,61 @@ def _folded(source: Path) -> tuple[dict[str, Any], dict[str, str]]:
     return folded, {LORA_ADAPTER_METADATA_KEY: json.dumps(config, sort_keys=True)}
 
 
+def _authors(weights: dict[str, Any], format: Format, family: str) -> dict[str, Any]:
+    """``transformer.MODULE.lora_A.weight`` as ``diffusion_model.AUTHORS' MODULE.lora_A.weight``.
+
+    Modules that lie in one of theirs share it: their ``A`` stand on top of each other, and each
+    ``B`` has its rows and columns of a matrix of zeros.
+    """
+    import torch
+
+    found: dict[str, list[tuple[Place, Any, Any]]] = {}
+    for name, down in weights.items():
+        if not name.endswith(_DOWN):
+            continue
+        module = name.removesuffix(_DOWN).partition(".")[2]
+        place = authors_place(family, module)
+        if place is None:
+            raise InputError(
+                f"--format {format}: has no adapters for {module}; leave it out of "
+                "train.lora.targets, or use --format diffusers"
+            )
+        up = weights[name.replace(_DOWN, _UP)]
+        found.setdefault(f"diffusion_model.{place.module}", []).append((place, down, up))
+    fused = {}
+    for module, parts in found.items():
+        fused[f"{module}{_DOWN}"] = torch.cat([down for _, down, _ in parts])
+        fused[f"{module}{_UP}"] = _stacked([(place, up) for place, _, up in parts])
+    return fused
+
+
+def _stacked(parts: list[tuple[Place, Any]]) -> Any:
+    """The ``B`` of a fused module, from those of its parts."""
+    (place, up), *_ = parts
+    if place.total == 1:
+        return up
+    rows = place.unit(len(up)) * place.total
+    total = up.new_zeros(rows, sum(up.shape[1] for _, up in parts))
+    column = 0
+    for place, up in parts:
+        start = place.start * place.unit(len(up))
+        total[start : start + len(up), column : column + up.shape[1]] = up
+        column += up.shape[1]
+    return total
+
+
 def _kohya(weights: dict[str, Any]) -> dict[str, Any]:
-    """``unet.a.b.lora_A.weight`` as ``lora_unet_a_b.lora_down.weight``, with its alpha."""
+    """``diffusion_model.a.b.lora_A.weight`` as ``lora_unet_a_b.lora_down.weight``, with alpha."""
     import torch
 
     named = {}
     for name, value in weights.items():
-        module, _, end = name.removeprefix("unet.").rpartition(".lora_")
+        module, _, end = name.removeprefix("diffusion_model.").rpartition(".lora_")
         stem = f"lora_unet_{module.replace('.', '_')}"
         named[f"{stem}.lora_{'down' if end.startswith('A') else 'up'}.weight"] = value
         if end.startswith("A"):
             named[f"{stem}.alpha"] = torch.tensor(float(len(value)))
     return named
-
-
-def _with_alpha(weights: dict[str, Any]) -> dict[str, Any]:
-    """Diffusers' names with an alpha a module."""
-    import torch
-
-    alphas = {
-        f"{name.rpartition('.lora_A.')[0]}.alpha": torch.tensor(float(len(value)))
-        for name, value in weights.items()
-        if ".lora_A." in name
-    }
-    return weights | alphas
 
 
 def file_name(format: Format, model: str) -> str:
