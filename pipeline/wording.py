@@ -38,6 +38,10 @@ class Formats:
         """A difference of scores, always with its sign."""
         return minus(f"{value:+.{self._decimals[name]}f}")
 
+    def rounded(self, value: float, name: str) -> float:
+        """The number that `score` prints."""
+        return round(value, self._decimals[name])
+
 
 _DIRECTIONS = "\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069"
 _CONTROLS = {*range(0x20), *range(0x7F, 0xA0)} - {ord("\n"), ord("\t")}

@@ -12,12 +12,13 @@ from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
+from tgo.pipeline.cards.licence import licence_of
 from tgo.pipeline.cards.threshold_facts import threshold_facts
 from tgo.pipeline.config.settings import Settings
 from tgo.pipeline.storage import label_record
 from tgo.pipeline.storage.results import FACTS, GOLD, TRUTH, UTILITY, shown
 from tgo.pipeline.templates import template
-from tgo.pipeline.wording import TITLES
+from tgo.pipeline.wording import TITLES, Formats
 
 NAME = "README.md"
 
@@ -44,6 +45,8 @@ def render(
     outcome: str | None = None,
     lora: str | None = None,
     lora_format: str = "diffusers",
+    licence: str | None = None,
+    strips: Collection[tuple[int, str]] = (),
 ) -> str:
     """Write the card of a model for the hub.
 
@@ -55,6 +58,8 @@ def render(
         outcome: the evaluation in a sentence.
         lora: the file of a card of adapters alone; None for a whole model.
         lora_format: the program that the file is for: diffusers, comfyui or kohya.
+        licence: of the model, by the hub's name; None for that of the base model, if it is known.
+        strips: sample images of training beside the card, as (step, file).
 
     Returns:
         The text: a YAML header and Markdown.
@@ -66,13 +71,16 @@ def render(
     base = _public(source)
     stock = getattr(diffusers, pipeline, None)
     tags = ["diffusers", "tgo", settings.train.objective, *(["lora"] if lora else [])]
+    tables = _tables(metrics, settings.label.reward)
+    formats = _formats(tables)
     header = ModelCardData(
+        **({"license": licence} if licence else licence_of(source)),
         model_name=model_name(settings),
         base_model=base if _is_repository(source) else None,
         library_name="diffusers",
         pipeline_tag="text-to-image",
         tags=tags,
-        eval_results=_results(settings, metrics) if metrics else None,
+        eval_results=_results(tables, formats) if metrics else None,
     )
     return template("model_card.md.j2").render(
         header=header.to_yaml(),
@@ -92,7 +100,10 @@ def render(
             if name in settings.rewards
         },
         title=score_title,
-        metrics=_tables(metrics, settings.label.reward),
+        metrics=tables,
+        formats=formats,
+        strips=strips,
+        licence=header.license,
         facts=metrics[FACTS] if metrics else None,
         pipeline=pipeline,
         stock=stock is not None,
@@ -154,7 +165,20 @@ def _tables(
     }
 
 
-def _results(settings: Settings, metrics: Mapping[str, Any]) -> list[Any]:
+def _formats(tables: Mapping[str, Mapping[str, Any]]) -> Formats:
+    """Every score to about a hundredth of its shortest interval."""
+    widths: dict[str, list[float]] = {}
+    for rows in tables.values():
+        for score, row in rows.items():
+            widths.setdefault(score, []).append(row["high"] - row["low"])
+    shortest = {
+        score: min((width for width in found if width > 0), default=0.0)
+        for score, found in widths.items()
+    }
+    return Formats(shortest)
+
+
+def _results(tables: Mapping[str, Mapping[str, Any]], formats: Formats) -> list[Any]:
     """Scores of the tuned model, as the hub's leaderboards read them."""
     from huggingface_hub import EvalResult
 
@@ -166,8 +190,8 @@ def _results(settings: Settings, metrics: Mapping[str, Any]) -> list[Any]:
             dataset_split=name,  # the hub's library takes those of one split together
             metric_type=score,
             metric_name=score_title(score),
-            metric_value=row["tuned"],
+            metric_value=formats.rounded(row["tuned"], score),
         )
-        for name, rows in _tables(metrics, settings.label.reward).items()
+        for name, rows in tables.items()
         for score, row in rows.items()
     ]

@@ -195,6 +195,10 @@ def export(
     format: Annotated[
         AdapterFormat, typer.Option(help="Whose names the LoRA file has: who is to read it.")
     ] = AdapterFormat.diffusers,
+    licence: Annotated[
+        str | None,
+        typer.Option(help="As the hub calls it, such as apache-2.0; left out: the base model's."),
+    ] = None,
 ) -> None:
     """Bundle the tuned model with its card, scores and evidence, ready for `hf upload`.
 
@@ -204,7 +208,7 @@ def export(
     settings = checked(params)
     from tgo.pipeline.publishing import export
 
-    export.run(settings, params, output, kind.value, format.value)
+    export.run(settings, params, output, kind.value, format.value, licence)
 
 
 def _watch(settings: Settings, show: bool) -> NoReturn:

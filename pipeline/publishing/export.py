@@ -34,6 +34,7 @@ from tgo.pipeline.training_log import sample_strips
 log = logging.getLogger(__name__)
 
 EVIDENCE = "tgo"
+_SAMPLES = "samples"
 KIND = "export"
 """What the folder is marked as: only one that is marked so, and unchanged, is replaced."""
 
@@ -47,6 +48,7 @@ def run(
     output: Path,
     kind: Kind = "auto",
     format: Format = "diffusers",
+    licence: str | None = None,
 ) -> Path:
     """Write the tuned model with its card and evidence, as a folder for the hub.
 
@@ -56,6 +58,7 @@ def run(
         output: the folder to write; an earlier export there is replaced.
         kind: the whole model or its adapters; auto is the adapters where training made some.
         format: the program that reads the adapters: diffusers, comfyui or kohya.
+        licence: of the model, by the hub's name; None for the base model's, as its card says it.
 
     Returns:
         The folder ``output``.
@@ -81,6 +84,8 @@ def run(
         outcome=verdict.sentence(metrics, settings.shown_reward),
         lora=_adapters_name(settings, format) if lora else None,
         lora_format=format,
+        licence=licence,
+        strips=_shown_strips(),
     )
     try:
         with replacing_folder(output, KIND) as folder:
@@ -96,6 +101,13 @@ def run(
         raise InputError(f"{output}: {explain(_first(error))}") from None
     log.info("export: %s; upload it with `hf upload USER/NAME %s`", output, output)
     return output
+
+
+def _shown_strips() -> list[tuple[int, str]]:
+    """The first and the last sample images, by their places in the export."""
+    strips = sample_strips.paths(layout.SAMPLES)
+    chosen = [*strips[:1], *strips[1:][-1:]]
+    return [(step, f"{EVIDENCE}/{_SAMPLES}/{path.name}") for step, path in chosen]
 
 
 def _wants_adapters(tuned: Path, kind: Kind, format: Format) -> bool:
@@ -150,7 +162,7 @@ def _evidence(
     text = params.read_text(encoding="utf-8")
     (folder / "params.yaml").write_text(private_paths.clean_text(text), encoding="utf-8")
     if sample_strips.paths(layout.SAMPLES):
-        shutil.copytree(layout.SAMPLES, folder / "samples")
+        shutil.copytree(layout.SAMPLES, folder / _SAMPLES)
 
 
 def _first(error: OSError | shutil.Error) -> OSError:

@@ -12,6 +12,7 @@ import shutil
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from fnmatch import fnmatch
 from functools import cached_property
@@ -20,6 +21,7 @@ from typing import Any
 
 from tqdm import tqdm
 
+from tgo.pipeline.cards.licence import README
 from tgo.pipeline.config.prompt_settings import PromptSet
 from tgo.pipeline.config.settings import Reward, Settings
 from tgo.pipeline.errors import InputError
@@ -215,9 +217,15 @@ def _is_cached(model: str) -> bool:
 
 
 def _get_model(model: str) -> None:
+    """The model, and its card, which says the licence that an export has."""
+    from huggingface_hub import hf_hub_download
+    from huggingface_hub.errors import EntryNotFoundError
+
     from tgo.pipeline.generators.model_folder import ModelFolder
 
     ModelFolder(model)
+    with suppress(EntryNotFoundError):
+        hf_hub_download(model, README)
 
 
 def _hub_facts(source: str, patterns: Sequence[str]) -> tuple[str | None, int | None]:

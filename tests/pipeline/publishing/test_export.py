@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from pathlib import Path
 
@@ -22,6 +23,7 @@ from tgo.pipeline.publishing import export, lora_formats
 from tgo.pipeline.storage.atomic import write_json
 from tgo.pipeline.storage.ownership import MARKER
 from tgo.pipeline.training_log import sample_strips
+from tgo.pipeline.wording import minus
 from tgo.trainer import lora_weights
 
 
@@ -57,11 +59,14 @@ def test_an_export_is_the_model_with_its_scores(finished: Settings) -> None:
     card = ModelCard.load(folder / "README.md")
     metrics = json.loads(layout.EVALUATION.read_text())
     results = {(r.dataset_name, r.metric_type): r.metric_value for r in card.data.eval_results}
-    assert results[("seen", "pickscore")] == metrics["seen"]["pickscore"]["tuned"]
+    wanted = metrics["seen"]["pickscore"]["tuned"]
+    assert results[("seen", "pickscore")] == pytest.approx(wanted, abs=0.005)
     assert ("hard", "gold") in results
     assert card.data.base_model is None  # a folder is no repository
     row = metrics["unseen"]["hpsv2"]
-    assert f"| {row['base']:.4g} | {row['tuned']:.4g} | {row['difference']:+.4g} |" in card.text
+    change = minus(f"{row['difference']:+.4f}")
+    assert f"| {row['base']:.4f} | {row['tuned']:.4f} | {change} |" in card.text
+    assert not re.search(r"\b\d\.\d{5}", (folder / "README.md").read_text())
     assert "| learning rate | 0.0001 |" in card.text
     StableDiffusionPipeline.from_pretrained(folder, safety_checker=None)
     assert sorted(p.name for p in (folder / "tgo").iterdir()) == [
@@ -128,7 +133,30 @@ def test_adapters_go_alone_unless_all_is_asked_for(finished: Settings) -> None:
 def test_sample_images_go_along(finished: Settings) -> None:
     sample_strips.describe(layout.SAMPLES, {"prompts": ["a"]})
     sample_strips.write(layout.SAMPLES, 0, np.zeros((1, 4, 4, 3), np.uint8))
-    assert (run(finished) / "tgo/samples/step-00000000.png").is_file()
+    sample_strips.write(layout.SAMPLES, 50, np.zeros((1, 4, 4, 3), np.uint8))
+    sample_strips.write(layout.SAMPLES, 100, np.zeros((1, 4, 4, 3), np.uint8))
+    folder = run(finished)
+    shown = re.findall(r"!\[.*\]\((.*)\)", (folder / "README.md").read_text())
+    assert shown == [f"tgo/samples/step-{step:08d}.png" for step in (0, 100)]
+    assert all((folder / file).is_file() for file in shown)
+
+
+def test_the_licence_is_the_base_models(finished: Settings) -> None:
+    def header() -> dict[str, object]:
+        return dict(ModelCard.load(run(finished) / "README.md").data.to_dict())
+
+    assert "license" not in header()
+    assert "which is not known here" in (layout.EXPORT / "README.md").read_text()
+    folder = Path("base")
+    shutil.copytree(finished.generator.model, folder)
+    said = "license: other\nlicense_name: some-licence\nlicense_link: LICENSE.md\n"
+    (folder / "README.md").write_text(f"---\n{said}---\n\n# A model\n")
+    generator = finished.generator.model_copy(update={"model": str(folder)})
+    licensed = finished.model_copy(update={"generator": generator})
+    text = model_card.render(licensed, None, pipeline="StableDiffusionPipeline")
+    assert said in text
+    assert "not known here" not in text
+    assert ModelCard.load(run(finished, licence="mit") / "README.md").data.license == "mit"
 
 
 def test_scores_of_another_model_are_refused(finished: Settings) -> None:
