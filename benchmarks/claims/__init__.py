@@ -1,6 +1,7 @@
 """Which of the paper's claims hold in the embedded world: many runs, measured and compared.
 
 run.py          what a run is, and one run from shards to scores
+spending.py     fewer images, spent where they tell more; shards of several rounds as one folder
 stars.py        stars of simulated raters as feedback
 captured.py     the trainer's step as a CUDA graph
 measure.py      a model's images on a set of prompts, scored and judged

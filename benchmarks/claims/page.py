@@ -174,11 +174,12 @@ def _questions(rows: Mapping[str, Any]) -> Iterator[str]:
 
 
 def _versus(rows: Mapping[str, Any]) -> Iterator[str]:
-    """Runs of one question held against those of another, by what the feedback's raters like."""
+    """Runs of one question held against others, by the feedback and what its raters like."""
     for name, row in rows.items():
         for other, sets in row.get("over", {}).items():
-            told = [f"{place} {_gain(scores[UTILITY])}" for place, scores in sets.items()]
-            yield f"\n{name} over {other}, the raters' liking in deviations: {', '.join(told)}."
+            for score, what in ((FEEDBACK, "the feedback"), (UTILITY, "the raters' liking")):
+                told = [f"{place} {_gain(scores[score])}" for place, scores in sets.items()]
+                yield f"\n{name} over {other}, {what} in deviations: {', '.join(told)}."
 
 
 def _validation(rows: Mapping[str, Any]) -> Iterator[str]:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
-from typing import Any
+from typing import Any, get_args
 
 from benchmarks.claims.run import Run, Split
+from benchmarks.claims.spending import Rule
 
 Changes = Mapping[str, Any]
 
@@ -228,14 +229,20 @@ def questions() -> list[Run]:
     """What the paper claims or leaves open, with the advised settings, on the test sets."""
     found: list[Run] = []
 
-    def ask(name: str, changes: Changes, seeds: Iterable[int] = (0,), **run: Any) -> None:
+    def ask(
+        name: str,
+        changes: Changes,
+        seeds: Iterable[int] = (0,),
+        method: str = ADVISED,
+        **run: Any,
+    ) -> None:
         found.extend(
             Run(
                 f"ask-{name}-{seed}",
                 "diffusion",
                 "tests",
                 {**changes, "train.seed": seed},
-                best_of=tuned(ADVISED, "diffusion"),
+                best_of=tuned(method, "diffusion"),
                 **run,
             )
             for seed in seeds
@@ -256,6 +263,9 @@ def questions() -> list[Run]:
     ask("feedback-five", ALL_FIVE)
     for how in ("mean", "dawid-skene", "standardised"):
         ask(f"stars-{how}", feedback("rating"), SEEDS, stars=how)
+    for rule in get_args(Rule):
+        ask(f"spend-{rule}", single, SEEDS, spend=rule)
+    ask("rounds-replayed", {}, SEEDS, method=ROUNDS, replay=True)
     ask("scope-domain", {"label.scope": "domain", "label.shrinkage": None})
     ask("scope-prompt", {"label.scope": "prompt", "label.shrinkage": None})
     ask("images-200", {}, prompts=50)

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 
 from benchmarks.changes import changed
-from benchmarks.claims import stars
+from benchmarks.claims import spending, stars
 from benchmarks.claims.captured import Captured
 from benchmarks.claims.measure import Asked, Measured, ask, measure
 from tgo.pipeline.config.settings import Settings
@@ -51,11 +51,13 @@ class Run:
         prompts, images: training data: number of prompts, and of images for each.
         rounds: how often new images are made by the model so far and trained on.
         reference: for later rounds: the base model or the previous round's model.
+        replay: whether later rounds train on the images of the earlier ones, too.
         measured: images a prompt that are measured.
         guidances: additional guidance scales at which the model is sampled and measured.
         best_of: names of validation runs; the best of them gives its changes, before `changes`,
             and its rounds. So a method comes to its settings without a look at a test set.
         stars: how stars of simulated raters are joined, where they are the feedback (stars.py).
+        spend: by which rule some of the images are chosen; None takes all (spending.py).
     """
 
     name: str
@@ -66,10 +68,12 @@ class Run:
     images: int = 4
     rounds: int = 1
     reference: Literal["first", "last"] = "last"
+    replay: bool = False
     measured: int = 2
     guidances: tuple[float, ...] = ()
     best_of: tuple[str, ...] = ()
     stars: str | None = None
+    spend: spending.Rule | None = None
 
     def facts(self) -> dict[str, Any]:
         return asdict(self)
@@ -130,12 +134,13 @@ class Bench:
         settings = changed(self.settings, {**_QUIET, **run.changes})
         lines: list[Any] = []
         chosen = prompt_lists.read(self.settings.prompts.train)
+        own = self.root / "rounds" / run.name
+        made = [self.data(run.prompts, run.images)]
         for number in range(run.rounds):
-            folder = self.data(run.prompts, run.images)
             if number:
                 some = chosen[number * run.prompts : (number + 1) * run.prompts]
-                own = self.root / "rounds" / run.name / str(number)
-                folder = self._make(own, some, run.images, ALL, seed=0)
+                made.append(self._make(own / str(number), some, run.images, ALL, seed=0))
+            folder = spending.join(made, own / "joined") if number and run.replay else made[-1]
             try:
                 lines += self._train(settings, folder, run)
             except (InputError, FloatingPointError) as error:
@@ -145,7 +150,7 @@ class Bench:
     def _train(self, settings: Settings, folder: Path, run: Run) -> list[dict[str, Any]]:
         train = settings.train
         objective = load_objective(train)
-        scored = folder / "scored" if run.stars is None else self._starred(folder, run, train.seed)
+        scored = self._feedback(folder, run, train.seed)
         paths = Paths(
             scored=scored,
             embeddings=folder / "embeddings",
@@ -176,11 +181,18 @@ class Bench:
             lines[-1]["not_captured"] = learner.refused
         return [_short(line) for line in lines[:: -max(1, len(lines) // 10)]][::-1]
 
-    def _starred(self, folder: Path, run: Run, seed: int) -> Path:
-        """The images of `folder` with stars as their feedback; other raters for another seed."""
-        assert run.stars is not None
-        own = self.root / "stars" / f"{run.stars}-{seed}" / "scored"
-        return stars.write(folder / "scored", run.stars, seed, own)
+    def _feedback(self, folder: Path, run: Run, seed: int) -> Path:
+        """The shards of `folder`; with stars as their feedback, of other raters for another seed.
+
+        Or with some of their images alone.
+        """
+        if run.stars is not None:
+            own = self.root / "stars" / f"{run.stars}-{seed}" / "scored"
+            return stars.write(folder / "scored", run.stars, seed, own)
+        if run.spend is not None:
+            own = self.root / "spent" / run.spend / "scored"
+            return spending.write(folder / "scored", run.spend, own)
+        return folder / "scored"
 
     def _label(self, settings: Settings, scored: Path) -> Path:
         """The labels of some shards by the settings' rule, made once."""

@@ -18,8 +18,15 @@ FEEDBACK = "pickscore"
 PARADIGMS = ("diffusion", "masked")
 BEST = "base, best of four"
 UTILITY = "utility pickscore"
-VERSUS = {"stars-dawid-skene": "stars-mean", "stars-standardised": "stars-mean"}
-"""Questions whose runs are held against those of another one, seed by seed."""
+VERSUS = {
+    "ask-stars-dawid-skene": "ask-stars-mean",
+    "ask-stars-standardised": "ask-stars-mean",
+    "ask-spend-one": "ask-spend-two",
+    "ask-spend-rare": "ask-spend-two",
+    "ask-spend-uncertain": "ask-spend-two",
+    "ask-rounds-replayed": "test-diffusion-tgo-in-rounds",
+}
+"""Questions whose runs are held against other runs, seed by seed."""
 
 
 class Results:
@@ -37,6 +44,11 @@ class Results:
         if name not in self.facts or self.facts[name].get("collapsed"):
             return None
         return load(self._folder / f"{name}.npz")
+
+    def by_seed(self, name: str) -> dict[str, dict[str, Measured] | None]:
+        """What was measured of the runs called `name-SEED`, by seed; None where one collapsed."""
+        found = (run.rpartition("-") for run in self.facts)
+        return {seed: self.measured(f"{name}-{seed}") for of, _, seed in found if of == name}
 
 
 def summarise(folder: Path) -> dict[str, Any]:
@@ -137,31 +149,32 @@ def _questions(results: Results) -> dict[str, Any]:
     if base is None:
         return {}
     rows: dict[str, Any] = {}
-    every: dict[str, list[dict[str, Measured]]] = {}
     for name in dict.fromkeys(run.name.rsplit("-", 1)[0] for run in plans.questions()):
-        of = [run for run in results.facts if run.rsplit("-", 1)[0] == name]
-        after = [m for run in of if (m := results.measured(run)) is not None]
-        if not of:
+        runs = results.by_seed(name)
+        after = {seed: found for seed, found in runs.items() if found}
+        if not runs:
             continue
-        short = name.removeprefix("ask-")
-        every[short] = after
-        rows[short] = {
+        row: dict[str, Any] = {
             "seeds": len(after),
-            "collapsed": len(of) - len(after),
+            "collapsed": len(runs) - len(after),
             "sets": {
-                set_name: compare(before, [m[set_name] for m in after], FEEDBACK)
+                set_name: compare(before, [m[set_name] for m in after.values()], FEEDBACK)
                 for set_name, before in base.items()
                 if after
             },
         }
-    for name, other in VERSUS.items():
-        if every.get(name) and every.get(other):
-            rows[name]["over"] = {other: _over_sets(base, every[name], every[other])}
+        other = VERSUS.get(name, "")
+        others = results.by_seed(other)
+        both = [(found, beside) for s, found in after.items() if (beside := others.get(s))]
+        if both:
+            ours, theirs = zip(*both, strict=True)
+            row["over"] = {
+                other.removeprefix("ask-"): {
+                    place: _over(before, ours, theirs, place, 1) for place, before in base.items()
+                }
+            }
+        rows[name.removeprefix("ask-")] = row
     return rows
-
-
-def _over_sets(base: Mapping[str, Measured], ours: Sequence[Any], others: Sequence[Any]) -> Any:
-    return {name: _over(before, ours, others, name, 1) for name, before in base.items()}
 
 
 def _rounded(value: Any) -> Any:

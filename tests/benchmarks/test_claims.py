@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import get_args
 
 import numpy as np
 import pytest
 from scipy.stats import spearmanr
 
 from benchmarks.changes import changed
-from benchmarks.claims import exploration, plans, stars
+from benchmarks.claims import exploration, plans, spending, stars
 from benchmarks.claims.compare import best_of, compare, interval
 from benchmarks.claims.page import page
 from benchmarks.claims.run import Run, load, save
@@ -100,6 +101,38 @@ def test_settings_come_from_the_best_run_of_validation(tmp_path: Path) -> None:
 def test_the_committed_page_is_made_from_the_committed_numbers() -> None:
     found = json.loads((ROOT / "docs/claims.json").read_text(encoding="utf-8"))
     assert (ROOT / "docs/claims.md").read_text(encoding="utf-8") == page(found)
+
+
+@pytest.mark.parametrize("rule", get_args(spending.Rule))
+def test_a_budget_is_spent_on_images_in_their_order(rule: spending.Rule) -> None:
+    scores = np.random.default_rng(0).normal(size=(80, 4)).astype(np.float32)
+    chosen = spending.choose(scores, rule, budget=60)
+    assert 57 <= chosen.sum() <= 60  # prompts that go on take two or three at once
+    assert not (chosen[:, 1:] & ~chosen[:, :-1]).any()
+    unseen = np.where(chosen, scores, np.float32(9))
+    assert np.array_equal(spending.choose(unseen, rule, budget=60), chosen)
+
+
+def test_images_that_are_not_chosen_fail_and_folders_join(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    scenes = [draw_scene(rng) for _ in range(30)]
+    finished_run.write_scored(tmp_path / "one" / "scored", scenes, rng, 0.5, 2)
+    paths = shards.shard_paths(tmp_path / "one" / "scored")
+    spent = spending.write(tmp_path / "one" / "scored", "two", tmp_path / "spent")
+    states = [
+        state
+        for path in shards.shard_paths(spent)
+        for state in shards.read_shard(path)["status"].to_pylist()
+    ]
+    assert states.count("ok") == min(len(states), spending.BUDGET)
+    (tmp_path / "one" / "embeddings").mkdir()
+    for path in paths:
+        (tmp_path / "one" / "embeddings" / f"{path.stem}.safetensors").write_text(path.name)
+    joined = spending.join([tmp_path / "one", tmp_path / "one"], tmp_path / "joined")
+    found = shards.shard_paths(joined / "scored")
+    assert [path.read_bytes() for path in found] == 2 * [path.read_bytes() for path in paths]
+    texts = [(joined / "embeddings" / f"{p.stem}.safetensors").read_text() for p in found]
+    assert texts == 2 * [path.name for path in paths]
 
 
 def test_stars_of_simulated_raters_become_the_feedback_of_shards(tmp_path: Path) -> None:
