@@ -52,6 +52,17 @@ def tiny_panel(tiny_rewards: dict[str, str]) -> Panel:
 
 
 @pytest.fixture
+def on_any_device(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Lift the GPU checks of diffusers and tgo, since bitsandbytes also runs on a CPU."""
+    quantizers = pytest.importorskip("diffusers.quantizers.bitsandbytes.bnb_quantizer")
+    target = quantizers.BnB4BitDiffusersQuantizer
+    monkeypatch.setattr(target, "validate_environment", lambda *_, **__: None)
+    monkeypatch.setattr("tgo.pipeline.generators.quantization.NEEDS_GPU", ())
+    # where a CPU has AVX512-BF16, it packs weights in rows of 32, which tiny models do not have
+    monkeypatch.setattr("bitsandbytes.nn.modules.has_avx512bf16", lambda: False)
+
+
+@pytest.fixture
 def small_project(
     tiny_generator: Path,
     tiny_rewards: dict[str, str],

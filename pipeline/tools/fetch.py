@@ -140,12 +140,14 @@ def _all(settings: Settings) -> Iterator[Item | str]:
             yield _lost("generator.model", model)
         else:
             yield _of_hub("generator.model", model, _NETWORK, lambda: _get_model(model))
-    for name, entry in settings.rewards.items():
-        yield from _reward(f"rewards.{name}", name, entry)
+    for name, reward in settings.rewards.items():
+        yield from _reward(f"rewards.{name}", name, reward)
     sets = settings.prompts.by_key()
     if settings.imported:
         del sets["prompts.train"]  # the prompts are those of the ratings
-    wanted = {entry.source: (key, entry) for key, entry in sets.items()}
+    wanted: dict[str, tuple[str, PromptSet]] = {}
+    for key, entry in sets.items():  # splits of one dataset come together
+        wanted.setdefault(entry.source, (key, entry))
     for key, prompt_set in wanted.values():
         yield from _prompts(key, prompt_set)
 
@@ -182,7 +184,8 @@ def _prompts(key: str, entry: PromptSet) -> Iterator[Item | str]:
     elif hub_id(entry.source):
         from tgo.pipeline.sources import prompts
 
-        yield _of_hub(key, entry.source, (), lambda: prompts.check(entry))
+        if not _is_cached(entry.source, README, "dataset"):
+            yield _of_hub(key, entry.source, (), lambda: prompts.check(entry))
     else:
         yield _lost(key, entry.source)
 
@@ -208,12 +211,12 @@ def _lost(key: str, source: str) -> str:
     return f"{key} = {source}: nobody is known to offer it; put it there, or name another"
 
 
-def _is_cached(model: str) -> bool:
+def _is_cached(source: str, file: str = "model_index.json", kind: str = "model") -> bool:
     from huggingface_hub import try_to_load_from_cache
 
-    if hub_id(model) is None:
+    if hub_id(source) is None:
         return False
-    return isinstance(try_to_load_from_cache(model, "model_index.json"), str)
+    return isinstance(try_to_load_from_cache(source, file, repo_type=kind), str)
 
 
 def _get_model(model: str) -> None:

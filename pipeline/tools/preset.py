@@ -23,6 +23,9 @@ from tgo.pipeline.errors import InputError
 from tgo.pipeline.storage.atomic import replacing
 
 EXTENDS = "extends"
+_GAP_INSIDE = re.compile(r"\n\n+(?= )")
+_GROUP_END = re.compile(r"^( .*|\S.*\})\n+(?=\S)", re.MULTILINE)
+"""Where groups meet. A replaced value takes the empty line after it along, or leaves one behind."""
 _PROCESSES = re.compile(r"--nproc-per-node (\d+)")
 REPLACED = ("prompts.tests", "rewards", "label.reward", "score.tables")
 """Groups whose keys are names of one's own: a preset's take their place instead of joining them."""
@@ -91,7 +94,7 @@ def edit(params: Path, change: Callable[[Any], None], origin: str) -> list[str]:
     text = io.StringIO()
     yaml.dump(values, text)
     with replacing(params) as file:
-        file.write(text.getvalue().encode())
+        file.write(_GROUP_END.sub(r"\1\n\n", _GAP_INSIDE.sub("\n", text.getvalue())).encode())
     return list(_changes(before, values, ""))
 
 
@@ -126,10 +129,12 @@ def _layers(name: str, presets: Path) -> tuple[Path, list[Mapping[str, Any]]]:
 
 
 def _read(path: Path) -> Mapping[str, Any]:
+    """A preset's values, as they are written: `1.0e-5`, `{a: b}`."""
     found = read_yaml(path, "mend the preset")
     if not isinstance(found, Mapping):
         raise InputError(f"{path}: holds no settings; write `key: value` lines into it")
-    return found
+    written: Mapping[str, Any] = YAML().load(path.read_text(encoding="utf-8"))
+    return written
 
 
 def _fill(into: Any, preset: Mapping[str, Any], prefix: str) -> None:
@@ -139,7 +144,7 @@ def _fill(into: Any, preset: Mapping[str, Any], prefix: str) -> None:
         if merged and f"{prefix}{key}" not in REPLACED:
             _fill(old, value, f"{prefix}{key}.")
         elif old != value:
-            into[key] = value
+            into[key] = copy.deepcopy(value)
 
 
 def _null(representer: Any, _: None) -> Any:

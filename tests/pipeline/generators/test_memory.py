@@ -18,17 +18,6 @@ from tgo.pipeline.generators import load_generator
 METHODS = {"int8": "torchao", "nf4": "bitsandbytes"}
 
 
-@pytest.fixture
-def on_any_device(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Lift the GPU checks of diffusers and tgo, since bitsandbytes also runs on a CPU."""
-    quantizers = pytest.importorskip("diffusers.quantizers.bitsandbytes.bnb_quantizer")
-    target = quantizers.BnB4BitDiffusersQuantizer
-    monkeypatch.setattr(target, "validate_environment", lambda *_, **__: None)
-    monkeypatch.setattr("tgo.pipeline.generators.quantization.NEEDS_GPU", ())
-    # where a CPU has AVX512-BF16, it packs weights in rows of 32, which tiny models do not have
-    monkeypatch.setattr("bitsandbytes.nn.modules.has_avx512bf16", lambda: False)
-
-
 @pytest.mark.parametrize("kind", ["sd15", "flux", "flux2", "qwenimage", "sana"])
 @pytest.mark.parametrize("method", METHODS)
 @pytest.mark.usefixtures("on_any_device")

@@ -22,7 +22,7 @@ from tests.workspace import TGO
 from tgo.pipeline.cli import app
 from tgo.pipeline.config import settings
 from tgo.pipeline.errors import InputError
-from tgo.pipeline.tools import fetch
+from tgo.pipeline.tools import fetch, preset
 
 CONTENT = bytes(range(256)) * 4000
 
@@ -147,6 +147,31 @@ def test_models_and_lists_are_fetched_and_then_nothing_is_left(
         assert {"someone/model/model_index.json", "someone/clip/config.json"} <= server.fetched
         assert tgo("fetch").stdout.strip().endswith("everything is here")
     assert json.loads(tgo("doctor", "--json").stdout)[-1]["state"] == "ok"
+
+
+ONE_CARD = (
+    "sd15",
+    "sdxl-lora",
+    "sd35-lora",
+    "flux-lora",
+    "flux2-klein-lora",
+    "qwen-image-lora",
+    "meissonic",
+)
+
+
+@pytest.mark.parametrize("name", ONE_CARD)
+def test_all_that_a_preset_needs_can_be_fetched(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    params = Path(shutil.copy(workspace.ROOT / "params.yaml", tmp_path))
+    preset.apply(name, workspace.ROOT / "presets", params)
+    monkeypatch.chdir(tmp_path)
+    found, lost = fetch.missing(settings.load(params))
+    assert not lost
+    rewards = {f"rewards.{n}" for n in ("pickscore", "hpsv2", "imagereward", "clip", "aesthetic")}
+    prompts = {"prompts.train", "prompts.tests.parti", "prompts.tests.hpsv2"}
+    assert {item.key for item in found} == {"generator.model", *rewards, *prompts}
 
 
 def test_doctor_tells_missing_from_fetched_at_first_use(

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import re
 import shutil
 from pathlib import Path
 
@@ -48,17 +49,15 @@ EXTENDING = sorted(
 )
 
 
-@pytest.mark.parametrize("name", EXTENDING)
-def test_nothing_of_an_earlier_preset_stays(params: Path, tmp_path: Path, name: str) -> None:
+def test_nothing_of_an_earlier_preset_stays(params: Path, tmp_path: Path) -> None:
     (tmp_path / "fresh").mkdir()
-    fresh = Path(shutil.copy(params, tmp_path / "fresh"))
-    preset.apply(name, ROOT / "presets", fresh)
-    for earlier in EXTENDING:
-        preset.apply(earlier, ROOT / "presets", params)
-    preset.apply(name, ROOT / "presets", params)
-    assert settings.load(params) == settings.load(fresh)
+    for name in [*EXTENDING, *EXTENDING[-2::-1]]:
+        fresh = Path(shutil.copy(ROOT / "params.yaml", tmp_path / "fresh"))
+        preset.apply(name, ROOT / "presets", fresh)
+        preset.apply(name, ROOT / "presets", params)
+        assert settings.load(params) == settings.load(fresh), name
     preset.apply("world", ROOT / "presets", params)
-    assert settings.load(params) == settings.load(ROOT / "params.yaml")
+    assert params.read_text() == (ROOT / "params.yaml").read_text()
 
 
 def test_test_sets_of_a_preset_take_the_place_of_those_there(params: Path) -> None:
@@ -74,17 +73,59 @@ def test_every_preset_is_valid(params: Path, path: Path) -> None:
     settings.load(params)
 
 
+ONE_CARD = [
+    "sd15",
+    "sdxl-lora",
+    "sd35-lora",
+    "flux-lora",
+    "flux2-klein-lora",
+    "qwen-image-lora",
+    "meissonic",
+    "amused",
+    "ratings-sd15-lora",
+    "ratings-sdxl-lora",
+]
+
+
+@pytest.mark.parametrize("name", ONE_CARD)
+def test_one_card_is_enough_as_shipped(params: Path, name: str) -> None:
+    preset.apply(name, ROOT / "presets", params)
+    found = settings.load(params)
+    assert (found.launch.score, found.launch.train) == ("tgo score", "tgo train")
+    assert found.train.samples is not None
+    assert found.train.samples.every < found.train.steps  # more than the base model's are drawn
+    alone = found.train.batch_size / found.train.gradient_accumulation_steps
+    preset.apply(name, ROOT / "presets", params, gpus=4)
+    spread = settings.load(params)
+    assert spread.train.batch_size == found.train.batch_size
+    assert spread.train.batch_size / (4 * spread.train.gradient_accumulation_steps) == alone
+    assert spread.launch.train == "torchrun --standalone --nproc-per-node 4 --no-python tgo train"
+
+
+@pytest.mark.parametrize("name", EXTENDING)
+def test_comments_stay_beside_their_settings(params: Path, name: str) -> None:
+    """Every comment of params.yaml but those of its test sets, and none far to the right."""
+    preset.apply(name, ROOT / "presets", params)
+    after = params.read_text()
+    of_the_tests = re.compile(r"combinations|relations")
+    for line in (ROOT / "params.yaml").read_text().splitlines():
+        _, mark, said = line.partition("#")
+        if mark and not of_the_tests.search(said):
+            assert f"#{said}" in after
+    assert max(map(len, after.splitlines())) < 105
+
+
 def test_a_preset_for_fewer_cards_keeps_what_a_card_holds(params: Path) -> None:
     preset.apply("sd15", ROOT / "presets", params, gpus=2)
     found = settings.load(params)
-    assert found.train.gradient_accumulation_steps == 4  # 128 images, 16 on a card at once
-    assert found.launch.train == "torchrun --standalone --nproc-per-node 2 --no-python tgo train"
-    preset.apply("sd15", ROOT / "presets", params, gpus=1)
+    assert found.train.gradient_accumulation_steps == 8  # 128 images, 8 on a card at once
+    preset.apply("sd35", ROOT / "presets", params, gpus=1)
     found = settings.load(params)
-    assert found.train.gradient_accumulation_steps == 8
+    assert found.train.gradient_accumulation_steps == 32
     assert (found.launch.score, found.launch.train) == ("tgo score", "tgo train")
+    preset.apply("sd15", ROOT / "presets", params)
     before = params.read_text()
-    with pytest.raises(InputError, match="choose a divisor of 8"):
+    with pytest.raises(InputError, match="choose a divisor of 16"):
         preset.apply("sd15", ROOT / "presets", params, gpus=3)
     assert params.read_text() == before
 
