@@ -5,6 +5,7 @@
 # make world   build the embedded world's checkpoints again
 # make faults  damaged files and killed stages; TRIES=100000 KILLS=100 for the long form (docs/reliability.md)
 # make claims  every claim of the paper on the world: docs/claims.md; DEVICE=cuda WORKERS=16 on a GPU
+# make rehearsal   all stages of SD 1.5 at its real size with random weights; 24 GB of memory, 20 of disk
 # make verify-real   published weights against published numbers; needs the network and a GPU
 # make docs    the pages of docs/ as a site in build/site; a broken link is an error
 # make sbom    bill of materials of .venv in reports/sbom.json     make audit   known vulnerabilities
@@ -28,7 +29,7 @@ KILLS ?= 5
 # one thread a worker: the models of tests are too small for more
 PYTEST := OMP_NUM_THREADS=1 pytest --numprocesses logical --maxprocesses 4 --dist loadfile --no-loadscope-reorder --durations 15
 
-.PHONY: verify-real claims setup repro test check lint faults docs sbom audit world lock
+.PHONY: rehearsal verify-real claims setup repro test check lint faults docs sbom audit world lock
 
 setup: .venv/ready
 
@@ -102,6 +103,11 @@ lock: setup
 	uv pip compile --quiet --universal --python-version 3.11 --no-annotate --no-header \
 	  --extra all --extra dev --extra docs --extra audit --extra loggers --extra ray --extra 8bit --extra ocr pyproject.toml -o requirements.lock
 	printf 'clip-anytorch==2.6.0\nhpsv2==1.2.0\nimage-reward==1.5\n' >> requirements.lock
+
+# SIZE=sdxl for that model
+SIZE ?= sd15
+rehearsal: setup
+	python -m benchmarks.rehearsal build/rehearsal-$(SIZE) --size $(SIZE)
 
 verify-real: setup
 	python -m benchmarks.verify_real data/verified

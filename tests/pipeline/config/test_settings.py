@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import copy
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +37,9 @@ def refusal(values: dict[str, Any], key: str, value: Any) -> str:
 def test_the_shipped_file_is_valid_and_every_setting_has_its_reason() -> None:
     assert settings.load(ROOT / "params.yaml").label.percentile == 50
     train = (ROOT / "params.yaml").read_text().split("train:\n  objective")[1].split("\n\n")[0]
-    assert all("#" in line for line in train.splitlines()[1:] if "batch_size" not in line)
+    lines = [line for line in train.splitlines()[1:] if "batch_size" not in line]
+    # a reason stands beside its setting, or above where values are long
+    assert all("#" in line or above.startswith("  #") for above, line in pairwise(["", *lines]))
 
 
 def test_a_reward_is_a_source_or_more(values: dict[str, Any]) -> None:
