@@ -6,8 +6,9 @@
 
 Makes a project in that folder, with a generator and the five reward models of their published sizes
 in the published formats. Weights are random, so scores mean nothing; whether everything loads, runs
-and fits does. Few and small images keep it short. Every stage is the command itself, in a process
-of its own; its memory is the most that it held (`ru_maxrss`). Run again, it goes on.
+and fits does. Few and small images keep it short. bfloat16 halves the memory, but a CPU without
+AVX512-BF16 or AMX computes a hundred times slower in it. Every stage is the command itself, in a
+process of its own; its memory is the most that it held (`ru_maxrss`). Run again, it goes on.
 """
 
 from __future__ import annotations
@@ -29,8 +30,22 @@ from tgo.pipeline.tools import init_project, preset
 from tgo.pipeline.wording import size
 
 STAGES = ("score", "label", "train", "evaluate", "report")
-FAMILIES = {"tiny": "diffusion", "sd15": "diffusion", "sdxl": "sdxl"}
 TGO = Path(sys.executable).with_name("tgo")
+
+
+class Case(NamedTuple):
+    """What is rehearsed: 24 GB hold SDXL in float32 beside the reward models only in 8 bits."""
+
+    family: str
+    resolution: int
+    quantization: str | None = None
+
+
+CASES = {
+    "tiny": Case("diffusion", 16),
+    "sd15": Case("diffusion", 128),
+    "sdxl": Case("sdxl", 128, "int8"),
+}
 
 
 class Taken(NamedTuple):
@@ -42,6 +57,7 @@ class Taken(NamedTuple):
 
 def settings_of(options: argparse.Namespace) -> dict[str, dict[str, Any] | str | int]:
     """What differs from params.yaml: the models, few small images, adapters."""
+    case = CASES[options.size]
     rewards = {name: f"rewards/{name}" for name in reward_sizes.NAMES}
     if options.size == "tiny":
         world = init_project.SHIPPED / reward_sizes.WORLD
@@ -51,12 +67,12 @@ def settings_of(options: argparse.Namespace) -> dict[str, dict[str, Any] | str |
         "device": "cpu",
         "prompts": {"tests": {"seen": "data/prompts/test_seen.jsonl"}},
         "generator": {
-            "family": FAMILIES[options.size],
+            "family": case.family,
             "model": "model",
-            "resolution": options.resolution,
+            "resolution": case.resolution,
             "steps": 2,
             "dtype": options.dtype,
-            "quantization": options.quantization,
+            "quantization": case.quantization,
         },
         "rewards": rewards,
         "score": {
@@ -155,13 +171,10 @@ def main() -> None:
     """The command line; see the module."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("folder", type=Path, help="new, empty, or of an earlier rehearsal")
-    parser.add_argument("--size", choices=FAMILIES, default="sd15")
-    parser.add_argument("--resolution", type=int, help="pixels a side; left out: 128, tiny 16")
-    parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="bfloat16")
-    parser.add_argument("--quantization", choices=("int8", "nf4"))
+    parser.add_argument("--size", choices=CASES, default="sd15")
+    parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32")
     parser.add_argument("--threads", type=int, default=os.cpu_count())
     options = parser.parse_args()
-    options.resolution = options.resolution or (16 if options.size == "tiny" else 128)
     make_project(options)
     plan = planned()
     print(table({stage: run(stage) for stage in STAGES}, plan))
