@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from tgo.pipeline.config.settings import Settings
+from tgo.pipeline.generators import quantization
 from tgo.pipeline.installation import EXTRAS, PROJECT
 from tgo.pipeline.tools import fetch, preflight
 from tgo.pipeline.wording import size
@@ -79,8 +80,11 @@ def _packages(settings: Settings) -> Iterator[Line]:
     wanted = {name: "dvc repro and the report" for name in PROJECT if name != "tensorboard"}
     if settings.engine == "ray":
         wanted["ray"] = "engine: ray"
-    if settings.generator.quantization or settings.train.optimizer == "adamw8bit":
-        wanted["bitsandbytes"] = "weights or optimizer of 8 and 4 bits"
+    if settings.generator.quantization:
+        package = quantization.PACKAGES[settings.generator.quantization]
+        wanted[package] = f"generator.quantization: {settings.generator.quantization}"
+    if settings.train.optimizer == "adamw8bit":
+        wanted["bitsandbytes"] = "train.optimizer: adamw8bit"
     absent = {package: why for package, why in wanted.items() if find_spec(package) is None}
     for package, why in absent.items():
         yield Line("MISSING", f"{package}, for {why}: pip install 'tgo[{EXTRAS[package]}]'")

@@ -187,3 +187,10 @@ def test_doctor_tells_missing_from_fetched_at_first_use(
     told = CliRunner().invoke(app, ["doctor"])
     assert "its code runs with your rights" in told.output
     assert "torch sees no GPU" in told.output
+    lora = {"rank": 4, "alpha": 4, "targets": None}
+    workspace.change(project, {"train": {"lora": lora}, "generator": {"quantization": "int8"}})
+    monkeypatch.setattr(
+        "tgo.pipeline.tools.doctor.find_spec", lambda name: None if name == "torchao" else name
+    )
+    told = CliRunner().invoke(app, ["doctor"])
+    assert "torchao, for generator.quantization: int8: pip install 'tgo[8bit]'" in told.output
