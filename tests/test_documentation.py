@@ -10,16 +10,16 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from diffusers import StableDiffusionPipeline, UNet2DConditionModel
-from peft import LoraConfig
+from diffusers import StableDiffusionPipeline
 from PIL import Image
 
+from tests import adapters
 from tests.pipeline import finished_run
 from tests.workspace import ROOT
 from tgo.data.world.scene import draw_scene
 from tgo.pipeline import layout
 from tgo.pipeline.cards import model_card
-from tgo.trainer import lora_weights
+from tgo.pipeline.generators import load_generator
 
 pytestmark = pytest.mark.slow
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -42,9 +42,8 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (root / "data").mkdir()
     (root / "data/world").symlink_to(ROOT / "data/world")
     shutil.copytree(ROOT / "data/world/diffusion", root / layout.TUNED)
-    unet = UNet2DConditionModel.from_pretrained(root / layout.TUNED, subfolder="unet")
-    unet.add_adapter(LoraConfig(r=2, lora_alpha=2, target_modules=["to_q"]))
-    lora_weights.write(lora_weights.take(unet), root / layout.TUNED)
+    family = load_generator(finished_run.make_settings().generator)
+    adapters.write(family, root / layout.TUNED, rank=2)
     rng = np.random.default_rng(0)
     scenes = [draw_scene(rng) for _ in range(2)]
     finished_run.write_scored(root / layout.SCORED, scenes, rng, 0.5, 1)
@@ -79,8 +78,8 @@ def test_blocks_of_a_page_run(page: Path, names: dict[str, Any]) -> None:
 
 def test_the_block_of_a_model_card_runs(names: dict[str, Any]) -> None:
     settings = finished_run.make_settings()
-    for adapters in (None, layout.LORA):
-        text = model_card.render(settings, None, pipeline="StableDiffusionPipeline", lora=adapters)
+    for lora in (None, layout.LORA):
+        text = model_card.render(settings, None, pipeline="StableDiffusionPipeline", lora=lora)
         (block,) = blocks(text)
         exec(compile(block.replace("FOLDER OR REPOSITORY", "models/tuned"), "card", "exec"), names)
         assert names["image"].size == (64, 64)

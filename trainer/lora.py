@@ -8,12 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 
 from tgo.pipeline.errors import InputError
+from tgo.pipeline.generators import adapters
+from tgo.pipeline.generators.adapters import Adapters
 from tgo.pipeline.seeds import sample_seed
 
 if TYPE_CHECKING:
@@ -48,41 +50,68 @@ def add(network: nn.Module, lora: Lora, family: Family, seed: int) -> None:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(sample_seed(seed, "adapters", 0))
         inject_adapter_in_model(config, network, adapter_name=NAME)
+    for layer in _layers(network):
+        _activate(layer, trained=True)
+    for parameter in network.parameters():
+        if parameter.requires_grad:  # peft gives them the type of the weights
+            parameter.data = parameter.data.float()
 
 
 @contextmanager
 def switched_off(network: nn.Module) -> Iterator[None]:
-    """Inside, ``network`` computes what it did before it had adapters."""
+    """Inside, ``network`` computes what it did before training put adapters into it.
+
+    Those that its model came with stay on.
+    """
     layers = _layers(network)
     for layer in layers:
-        layer.enable_adapters(False)  # type: ignore[operator]
+        _activate(layer, trained=False)
     try:
         yield
     finally:
         for layer in layers:
-            layer.enable_adapters(True)  # type: ignore[operator]
+            _activate(layer, trained=True)
 
 
-@torch.no_grad()
-def load(network: nn.Module, weights: Mapping[str, Tensor]) -> None:
-    """Give the adapters of ``network`` these weights, by parameter name."""
-    parameters = dict(network.named_parameters())
-    for name, value in weights.items():
-        parameters[name].copy_(value)
+def take(network: nn.Module, weights: Mapping[str, Tensor]) -> Adapters:
+    """The adapters of ``network`` with the given weights, apart from it; it stays as it is.
 
+    B is multiplied by ``alpha / rank``, and alpha set to the rank: every reader then applies them
+    at the strength they were trained at, those as well that know of no alpha.
 
-def merge(network: nn.Module) -> None:
-    """Make every adapted layer a plain one with ``W + (alpha / rank) B A``, in place."""
-    for layer in _layers(network):
-        layer.merge()  # type: ignore[operator]
-    adapted = {id(layer) for layer in _layers(network)}
-    for parent in list(network.modules()):
-        for name, child in list(parent.named_children()):
-            if id(child) in adapted:
-                setattr(parent, name, child.get_base_layer())  # type: ignore[operator]
+    Args:
+        network: Has the adapters.
+        weights: Their values by parameter name.
+
+    Returns:
+        Names, values and configuration as they go into a file.
+    """
+    config = network.peft_config[NAME].to_dict()  # type: ignore[index,union-attr]
+    scale = config["lora_alpha"] / config["r"]
+    config["lora_alpha"] = config["r"]
+    return Adapters(
+        {
+            name.replace(f".{NAME}.", "."): value.detach().cpu()
+            * (scale if ".lora_B." in name else 1.0)
+            for name, value in weights.items()
+        },
+        {key: sorted(value) if isinstance(value, set) else value for key, value in config.items()},
+    )
 
 
 def _layers(network: nn.Module) -> list[nn.Module]:
     from peft.tuners.tuners_utils import BaseTunerLayer
 
     return [module for module in network.modules() if isinstance(module, BaseTunerLayer)]
+
+
+def _activate(layer: Any, *, trained: bool) -> None:
+    """Have an adapted layer compute its model's own adapters, if any, and perhaps the trained."""
+    if NAME not in layer.lora_A:
+        return
+    if adapters.NAME not in layer.lora_A:
+        layer.enable_adapters(trained)
+        return
+    layer.set_adapter([adapters.NAME, *[NAME] * trained])
+    for part in (layer.lora_A, layer.lora_B):
+        part[adapters.NAME].requires_grad_(False)

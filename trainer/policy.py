@@ -41,7 +41,6 @@ class PolicyAndReference:
         self._earlier: list[Tensor] | None = None
         if train.lora is not None:
             lora.add(network, train.lora, family, train.seed)
-            self._halve(network, ranks)
         else:
             if needs_reference:
                 self._reference = copy.deepcopy(network).requires_grad_(False)
@@ -125,8 +124,7 @@ class PolicyAndReference:
         if not self._half or ranks.sharded:  # FSDP wants one type in each of its parts
             return
         for module in network.modules():
-            frozen = not any(parameter.requires_grad for parameter in module.parameters())
-            if isinstance(module, _CAST) and frozen:
+            if isinstance(module, _CAST):
                 module.to(torch.bfloat16)
 
     def exchange(self, others: list[Tensor]) -> None:

@@ -72,7 +72,7 @@ def run(settings: Settings, paths: Paths | None = None) -> Path:
     ):
         check_settings(train, ranks)
         rows = load_rows(paths, objective)
-        family = _load_family(settings, rows, ranks.device)
+        family = _load_family(settings, rows, ranks)
         condition_negatives(rows, paths, objective, family, ranks)
         rows, held = apart(rows, train)
         stream = make_stream(rows, train, ranks)
@@ -108,10 +108,16 @@ def run(settings: Settings, paths: Paths | None = None) -> Path:
     return paths.tuned
 
 
-def _load_family(settings: Settings, rows: LabelledRows, device: torch.device) -> Family:
-    """The model to train, in float32 whatever type it samples in, checked against the latents."""
-    exact = settings.generator.model_copy(update={"dtype": "float32"})
-    family = load_generator(exact, device=str(device))
+def _load_family(settings: Settings, rows: LabelledRows, ranks: Ranks) -> Family:
+    """The model to train, checked against the latents, whatever type it samples in.
+
+    What is trained is float32. Under adapters the model is frozen, so it is read in the type that
+    computes, and in no other; FSDP, whose parts have one type, wants that of the adapters.
+    """
+    frozen = settings.train.lora is not None and not ranks.sharded
+    dtype = settings.train.precision if frozen else "float32"
+    generator = settings.generator.model_copy(update={"dtype": dtype})
+    family = load_generator(generator, device=str(ranks.device))
     if tuple(family.latent_shape) != rows.latent_shape:
         raise InputError(
             f"generator.model: {settings.generator.model} works on latents of shape "

@@ -15,6 +15,8 @@ from typing import Any
 from tgo.pipeline.cards.licence import licence_of
 from tgo.pipeline.cards.threshold_facts import threshold_facts
 from tgo.pipeline.config.settings import Settings
+from tgo.pipeline.generators.base_model import adapted_model, base_of
+from tgo.pipeline.layout import LORA
 from tgo.pipeline.storage import label_record
 from tgo.pipeline.storage.results import FACTS, GOLD, TRUTH, UTILITY, shown
 from tgo.pipeline.templates import template
@@ -26,12 +28,15 @@ NAME = "README.md"
 def write(folder: Path, settings: Settings, threshold: Path) -> None:
     """Write the card of a tuned model into its folder; ``threshold`` may be missing."""
     facts = label_record.read(threshold) if threshold.is_file() else None
-    text = render(settings, facts, pipeline=pipeline_of(folder))
+    lora = LORA if base_of(folder) else None
+    text = render(settings, facts, pipeline=pipeline_of(folder), lora=lora)
     (folder / NAME).write_text(text, encoding="utf-8")
 
 
 def pipeline_of(folder: Path) -> str:
-    """The diffusers class that loads a model folder."""
+    """The diffusers class that loads a model folder, or the base model of adapters."""
+    if base := base_of(folder):
+        return base.pipeline
     index = json.loads((folder / "model_index.json").read_text(encoding="utf-8"))
     return str(index["_class_name"])
 
@@ -67,7 +72,7 @@ def render(
     import diffusers
     from huggingface_hub import ModelCardData
 
-    source = settings.generator.model if lora else settings.compared_base
+    source = adapted_model(settings.generator.model) if lora else settings.compared_base
     base = _public(source)
     stock = getattr(diffusers, pipeline, None)
     tags = ["diffusers", "tgo", settings.train.objective, *(["lora"] if lora else [])]

@@ -25,6 +25,7 @@ from tgo.pipeline.evaluation import (
     verdict,
 )
 from tgo.pipeline.evaluation.paired_images import Pairs
+from tgo.pipeline.generators.base_model import is_model
 from tgo.pipeline.seeds import evaluation_seed
 from tgo.pipeline.sources import prompts
 from tgo.pipeline.sources.prompts import Prompt
@@ -109,7 +110,7 @@ def _compare(
     sets = prompt_sets(settings, split)
     dotted = settings.evaluate.judge
     judge = load_judge(dotted) if dotted and split == "tests" else None
-    if not (tuned_model / "model_index.json").is_file():
+    if not is_model(tuned_model):
         raise InputError(f"{tuned_model}: holds no trained model; run `tgo train` first")
     base = settings.evaluate.base
     models = {BASE: Path(base) if base else None, name: tuned_model}

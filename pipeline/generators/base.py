@@ -9,13 +9,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, ClassVar, NamedTuple, Protocol, Self, runtime_checkable
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Protocol, Self, runtime_checkable
 
 import torch
 from torch import Tensor, nn
 
 from tgo.pipeline.errors import InputError
 from tgo.pipeline.generators.text_encoders import TextEncoders
+
+if TYPE_CHECKING:
+    from tgo.pipeline.generators.adapters import Adapters
 
 Conditions = dict[str, Tensor]
 """What a prompt gives the network, by name (`embeddings`, `pooled`, `mask`, ...).
@@ -121,7 +124,11 @@ class Family(Protocol):
         ...
 
     def save(self, network: nn.Module, folder: Path) -> None:
-        """Write a folder that the family and its library load again, with `network` in it."""
+        """Fill a folder that the family and its library load again, with `network` in it."""
+        ...
+
+    def save_adapters(self, trained: Adapters, folder: Path) -> None:
+        """Fill a folder that the family loads again, of adapters and the name of their base."""
         ...
 
 

@@ -10,6 +10,8 @@ from typing import Any, ClassVar, Self
 import torch
 from torch import nn
 
+from tgo.pipeline.generators import adapters
+from tgo.pipeline.generators.adapters import Adapters
 from tgo.pipeline.generators.model_folder import ModelFolder
 from tgo.pipeline.generators.text_encoders import TextEncoders
 
@@ -57,6 +59,7 @@ class FolderFamily:
 
     def __init__(self, folder: ModelFolder, options: LoadOptions) -> None:
         self._parts = self.parts_in(folder)
+        folder.require_base(self._parts)
         folder.check(self._parts)
         self._folder = folder
         self._steps, self._guidance_scale = options.steps, options.guidance_scale
@@ -113,5 +116,16 @@ class FolderFamily:
         }
 
     def save(self, network: nn.Module, folder: Path) -> None:
-        """Write `folder` with this model's other parts untouched and `network` as safetensors."""
+        """Fill `folder` with this model's other parts untouched and `network` as safetensors."""
         self._folder.save_with(self.network_part, network, folder)
+
+    def save_adapters(self, trained: Adapters, folder: Path) -> None:
+        """Fill `folder` with adapters alone and the name of their base model.
+
+        Those that this model came with are in it, too.
+        """
+        part, earlier = self.network_part, self._folder.adapters
+        if earlier is not None:
+            trained = adapters.stacked(adapters.read(earlier, part), trained)
+        folder.mkdir(parents=True, exist_ok=True)
+        adapters.write(trained, part, self._folder.base(self._parts), folder)

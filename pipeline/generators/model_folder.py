@@ -12,8 +12,10 @@ import torch
 
 from tgo.pipeline import documents
 from tgo.pipeline.errors import InputError
-from tgo.pipeline.generators import components
+from tgo.pipeline.generators import adapters, components
 from tgo.pipeline.generators import quantization as quantizing
+from tgo.pipeline.generators.base_model import AGAIN, BaseModel, base_of
+from tgo.pipeline.layout import BASE_MODEL, LORA
 from tgo.rewards import weight_files
 from tgo.rewards.checksum import file_sha256
 
@@ -26,18 +28,27 @@ _TRAVEL = ("LICENSE*", "LICENCE*", "NOTICE*", "license*")
 class ModelFolder:
     """A folder in the layout that `DiffusionPipeline.save_pretrained` writes.
 
+    Or one of adapters: it stands for its base model with them.
+
     Args:
         source: path of a folder, or a hub repository id.
 
     Attributes:
-        path: where it lies on this machine.
+        path: where it lies on this machine; of adapters, where their base does.
+        adapters: the folder of the adapters that its network is read with; None of a whole model.
         name: the last part of its path or hub id.
         index: what its model_index.json says: `[library, class]` of each part, and settings.
         remedy: what to do where a file of it is missing or damaged.
     """
 
     def __init__(self, source: str) -> None:
-        self.path, self.name = _local(source), Path(source).name
+        given = _local(source)
+        self._base = base_of(given)
+        self.adapters = None if self._base is None else given
+        self._source = source if self._base is None else self._base.source
+        self.path = given if self._base is None else _base_folder(given, self._base)
+        self.name = Path(self._source).name
+        self._checksums: dict[tuple[str, ...], str] = {}
         self.remedy = _WORLD if "data/world" in self.path.as_posix() else _OTHERS
         index = self.path / "model_index.json"
         if not index.exists():
@@ -46,8 +57,42 @@ class ModelFolder:
             )
         self.index: dict[str, Any] = self._json(index)
 
+    def base(self, parts: tuple[str, ...]) -> BaseModel:
+        """What adapters that are trained on this model are for: it, or what its own are for."""
+        return self._base or BaseModel(
+            self._source, self._files_sha256(parts), str(self.index.get("_class_name"))
+        )
+
+    def require_base(self, parts: tuple[str, ...]) -> None:
+        """InputError unless the base of adapters is the one that they were trained on."""
+        if self._base is None or self._files_sha256(parts) == self._base.sha256:
+            return
+        raise InputError(
+            f"{self.adapters}: its adapters are for {self._source} as it was when they were "
+            f"trained, and {self.path} has other files now; bring those back, or {AGAIN}"
+        )
+
     def sha256(self, parts: tuple[str, ...]) -> str:
-        """One checksum over names and bytes of every file in the folders of `parts`."""
+        """One checksum over names and bytes of every file in the folders of `parts`.
+
+        And over the adapters, where there are any.
+
+        Raises InputError: the base of the adapters is not the one that they were trained on.
+        """
+        if self.adapters is None:
+            return self._files_sha256(parts)
+        self.require_base(parts)
+        with components.reading(self.adapters / LORA, AGAIN):
+            both = f"{self._files_sha256(parts)}\n{file_sha256(self.adapters / LORA)}\n"
+        return hashlib.sha256(both.encode()).hexdigest()
+
+    def _files_sha256(self, parts: tuple[str, ...]) -> str:
+        """The checksum of the whole model's files, computed once."""
+        if parts not in self._checksums:
+            self._checksums[parts] = self._hash_files(parts)
+        return self._checksums[parts]
+
+    def _hash_files(self, parts: tuple[str, ...]) -> str:
         total = hashlib.sha256()
         for part in sorted(parts):
             for path in sorted((self.path / part).rglob("*")):
@@ -111,17 +156,19 @@ class ModelFolder:
         where = device or torch.device("cpu")
         options = quantizing.options(quantization, library, dtype or torch.float32, where)
         options |= {"torch_dtype" if library == "diffusers" else "dtype": dtype}
-        return components.load_network(self.path / part, kind, self.remedy, **options)
+        network = components.load_network(self.path / part, kind, self.remedy, **options)
+        if self.adapters is not None and part in adapters.PARTS:
+            fuse = not quantizing.is_quantized(network)
+            adapters.add_to(network, self.adapters, part, fuse=fuse)
+        return network
 
     def save_with(self, part: str, network: Any, folder: Path) -> None:
-        """Write `folder`: this one's other parts untouched, and `network` as `part` (safetensors).
+        """Fill `folder`: this one's other parts untouched, and `network` as `part` (safetensors).
 
         Only what model_index.json names is copied, and the licence: a whole-model checkpoint that
         lies beside it holds the weights from before training.
         """
-        if folder.exists():
-            shutil.rmtree(folder)
-        folder.mkdir(parents=True)
+        folder.mkdir(parents=True, exist_ok=True)
         shutil.copy(self.path / "model_index.json", folder)
         for name, entry in self.index.items():
             if name != part and isinstance(entry, list) and (self.path / name).is_dir():
@@ -144,6 +191,16 @@ def _forget_where_it_came_from(path: Path) -> None:
     config = json.loads(path.read_text(encoding="utf-8"))
     if config.pop("_name_or_path", None) is not None:
         path.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+
+
+def _base_folder(adapted: Path, base: BaseModel) -> Path:
+    try:
+        return _local(base.source)
+    except InputError as error:
+        raise InputError(
+            f"{adapted}: its base model {base.source} is not here; bring it back, or write where "
+            f"the same files lie now into {adapted / BASE_MODEL}"
+        ) from error
 
 
 def _local(source: str) -> Path:

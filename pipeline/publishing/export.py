@@ -22,7 +22,8 @@ from tgo.pipeline.cards import model_card
 from tgo.pipeline.config.settings import Settings
 from tgo.pipeline.errors import InputError
 from tgo.pipeline.evaluation import verdict
-from tgo.pipeline.generators import model_sha256
+from tgo.pipeline.generators import load_generator, model_sha256
+from tgo.pipeline.generators.base_model import base_of, is_model
 from tgo.pipeline.publishing import lora_formats, private_paths
 from tgo.pipeline.publishing.lora_formats import Format
 from tgo.pipeline.storage import label_record, results
@@ -69,7 +70,7 @@ def run(
             be written.
     """
     tuned = layout.TUNED
-    if not (tuned / "model_index.json").is_file():
+    if not is_model(tuned):
         raise InputError(f"{tuned}: holds no trained model; run `tgo train` first")
     lora = _wants_adapters(tuned, kind, format)
     if lora:
@@ -94,7 +95,7 @@ def run(
                 family = settings.generator.family
                 lora_formats.write(tuned / layout.LORA, folder / name, format, family)
             else:
-                _copy_model(tuned, folder)
+                _write_model(settings, tuned, folder)
             (folder / model_card.NAME).write_text(card, encoding="utf-8")
             _evidence(params, folder / EVIDENCE, metrics, threshold)
     except (OSError, shutil.Error) as error:
@@ -128,6 +129,21 @@ def _adapters_name(settings: Settings, format: Format) -> str:
     return lora_formats.file_name(format, model_card.model_name(settings))
 
 
+def _write_model(settings: Settings, tuned: Path, folder: Path) -> None:
+    """The whole model: a copy, or the base model with the adapters added to its weights.
+
+    Those are of the type in which the model samples, so that they are the evaluated ones.
+    """
+    if base_of(tuned) is None:
+        _copy_model(tuned, folder)
+    else:
+        whole = {"quantization": None, "offload": False}
+        family = load_generator(settings.generator.model_copy(update=whole), tuned)
+        family.save(family.network, folder)
+    for path in sorted(folder.rglob("*.json")):
+        private_paths.clean_config(path)
+
+
 def _copy_model(tuned: Path, folder: Path) -> None:
     """The parts that model_index.json names, and nothing else that lies beside them."""
     index = json.loads((tuned / "model_index.json").read_text(encoding="utf-8"))
@@ -135,8 +151,6 @@ def _copy_model(tuned: Path, folder: Path) -> None:
         if not part.startswith("_") and (tuned / part).is_dir():
             shutil.copytree(tuned / part, folder / part)
     shutil.copyfile(tuned / "model_index.json", folder / "model_index.json")
-    for path in sorted(folder.rglob("*.json")):
-        private_paths.clean_config(path)
 
 
 def _check_same(settings: Settings, metrics: Mapping[str, Any]) -> None:

@@ -15,6 +15,7 @@ from tgo.pipeline.config.settings import Settings
 from tgo.pipeline.documents import read_json
 from tgo.pipeline.errors import InputError
 from tgo.pipeline.generators import PIPELINES
+from tgo.pipeline.generators.base_model import adapted_model
 from tgo.pipeline.installation import EXTRAS
 from tgo.pipeline.storage import origin, shards
 
@@ -41,7 +42,7 @@ def problems(settings: Settings) -> Iterator[str]:
 
 def _model(settings: Settings) -> None:
     """The generator's folder is of the family, and has the parts that it names."""
-    folder, family = Path(settings.generator.model), settings.generator.family
+    folder, family = Path(adapted_model(settings.generator.model)), settings.generator.family
     if not folder.is_dir():
         return
     index = read_json(folder / "model_index.json", "name the folder of a whole model")

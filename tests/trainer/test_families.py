@@ -17,12 +17,13 @@ from tests.stage_one import PROMPTS as TRAINING
 from tests.stage_one import score_into
 from tests.trainer.miniature import Place, make_settings
 from tests.trainer.test_train import CrashError, crash_at
+from tgo.pipeline import layout
 from tgo.pipeline.config.settings import Settings
 from tgo.pipeline.generators import load_generator
 from tgo.pipeline.labelling import label
 from tgo.pipeline.scoring.sampling import decode_png
 from tgo.pipeline.storage import shards
-from tgo.trainer import lora, lora_weights, train
+from tgo.trainer import train
 
 LORA = {"rank": 4, "alpha": 8, "targets": None}
 KINDS = [
@@ -97,32 +98,31 @@ def test_a_family_trains_adapters_in_little_memory(kind: str, place: Place) -> N
         "gradient_checkpointing": checkpointing,
     }
     tuned = trained(kind, place, "adapters", lora=LORA, learning_rate=1e-2, **options)
-    if kind in MASKED:  # their pipelines load no adapters, but their networks do
-        generator = settings_of(kind, place.root / "model").generator
-        network = load_generator(generator).network
-        network.load_lora_adapter(tuned, weight_name=lora_weights.LORA)  # type: ignore[operator]
-        lora.merge(network)
-        merged = load_generator(generator, tuned).network.state_dict()
-        for name, value in network.state_dict().items():
-            torch.testing.assert_close(merged[name], value)
-        return
-    from diffusers import DiffusionPipeline
-
-    stock = DiffusionPipeline.from_pretrained(place.root / "model")
-    stock.load_lora_weights(tuned, weight_name=lora_weights.LORA)
-    stock.fuse_lora()
-    stock.unload_lora_weights()
-    part = "unet" if hasattr(stock, "unet") else "transformer"
-    merged = getattr(DiffusionPipeline.from_pretrained(tuned), part).state_dict()
-    before = getattr(DiffusionPipeline.from_pretrained(place.root / "model"), part).state_dict()
+    assert {path.name for path in tuned.iterdir()} == {"README.md", layout.LORA, layout.BASE_MODEL}
+    generator = settings_of(kind, place.root / "model").generator
+    base, ours = (load_generator(generator, model).network for model in (None, tuned))
+    before, merged = ({**network.state_dict()} for network in (base, ours))
     assert any(not torch.equal(merged[name], value) for name, value in before.items())
-    for name, value in getattr(stock, part).state_dict().items():
+    if kind in MASKED:  # their pipelines load no adapters, but their networks do
+        base.load_lora_adapter(tuned, weight_name=layout.LORA)  # type: ignore[operator]
+        base.fuse_lora()  # type: ignore[operator]
+        base.unload_lora()  # type: ignore[operator]
+        stock = base
+    else:
+        from diffusers import DiffusionPipeline
+
+        pipeline = DiffusionPipeline.from_pretrained(place.root / "model")
+        pipeline.load_lora_weights(tuned, weight_name=layout.LORA)
+        pipeline.fuse_lora()
+        pipeline.unload_lora_weights()
+        stock = pipeline.unet if hasattr(pipeline, "unet") else pipeline.transformer
+    for name, value in stock.state_dict().items():
         torch.testing.assert_close(merged[name], value)
 
 
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
 def test_adapters_train_on_weights_of_8_bits(kind: str, place: Place, precision: str) -> None:
-    """The frozen base is quantised; the saved adapters are merged into the unquantised one."""
+    """The frozen base is quantised; the adapters are loaded onto the unquantised one as well."""
     if kind not in ("sd15", "flux2"):
         pytest.skip("two kinds of networks are enough")
     pytest.importorskip("torchao")
@@ -158,6 +158,6 @@ def test_adapters_resume_to_the_bit_with_other_workers(
             run("crashed", 2)
     tuned = run("crashed", 1)
     files = [path.relative_to(whole) for path in whole.rglob("*") if path.is_file()]
-    assert Path(lora_weights.LORA) in files
+    assert Path(layout.LORA) in files
     for file in files:
         assert (tuned / file).read_bytes() == (whole / file).read_bytes(), file

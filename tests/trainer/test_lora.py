@@ -1,45 +1,26 @@
 from __future__ import annotations
 
 import json
-import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
+from tests import adapters
 from tests.trainer.miniature import make_settings
 from tgo.pipeline.generators import load_generator
-from tgo.trainer import lora_weights
+from tgo.pipeline.layout import BASE_MODEL, LORA
 
 PROMPT = "a red circle"
 RANK, ALPHA = 4, 12  # not equal: their ratio must be part of what is written
 
 
-def adapted(network: torch.nn.Module, targets: list[str]) -> torch.nn.Module:
-    """A network with random adapters, as peft puts them in."""
-    from peft import LoraConfig, inject_adapter_in_model
-
-    config = LoraConfig(r=RANK, lora_alpha=ALPHA, target_modules=targets)
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        inject_adapter_in_model(config, network)
-        for name, parameter in network.named_parameters():
-            if "lora_" in name:
-                parameter.data.normal_(0, 0.3)
-    return network
-
-
 @pytest.fixture
 def folder(model: Path, tmp_path: Path) -> Path:
-    """A copy of the base model with a file of random adapters beside it."""
-    copy = tmp_path / "tuned"
-    shutil.copytree(model, copy)
-    network = load_generator(make_settings(model).generator).network
-    lora_weights.write(
-        lora_weights.take(adapted(network, ["to_q", "to_k", "to_v", "to_out.0"])), copy
-    )
-    return copy
+    """Random adapters of the base model."""
+    family = load_generator(make_settings(model).generator)
+    return adapters.write(family, tmp_path / "tuned", rank=RANK, alpha=ALPHA, std=0.3)
 
 
 def test_a_stock_pipeline_with_the_file_draws_what_our_policy_does(
@@ -49,7 +30,7 @@ def test_a_stock_pipeline_with_the_file_draws_what_our_policy_does(
 
     generator = make_settings(model).generator
     family = load_generator(generator)
-    family.network = adapted(family.network, ["to_q", "to_k", "to_v", "to_out.0"])
+    adapters.put_into(family.network, rank=RANK, alpha=ALPHA, std=0.3)
     empty = {name: value[0] for name, value in family.encode_prompts([""]).items()}
     latents = family.sample(family.encode_prompts([PROMPT]), empty, family.initial_noise([5]))
     ours = family.decode(latents)[0].permute(1, 2, 0).numpy()
@@ -68,7 +49,7 @@ def test_a_stock_pipeline_with_the_file_draws_what_our_policy_does(
         return made.images[0]
 
     before = stock()
-    pipe.load_lora_weights(folder, weight_name=lora_weights.LORA)
+    pipe.load_lora_weights(folder, weight_name=LORA)
     np.testing.assert_allclose(stock(), ours / 255, atol=1 / 255)
     assert np.abs(before - ours / 255).max() > 0.02
 
@@ -76,7 +57,7 @@ def test_a_stock_pipeline_with_the_file_draws_what_our_policy_does(
 def test_the_file_has_diffusers_names_and_the_scale(folder: Path) -> None:
     from safetensors import safe_open
 
-    with safe_open(folder / lora_weights.LORA, framework="pt") as file:
+    with safe_open(folder / LORA, framework="pt") as file:
         names = list(file.keys())
         told = json.loads(file.metadata()["lora_adapter_metadata"])
     assert all(name.startswith("unet.") and name.endswith(".weight") for name in names)
@@ -84,9 +65,10 @@ def test_the_file_has_diffusers_names_and_the_scale(folder: Path) -> None:
 
 
 def test_the_same_adapters_are_the_same_bytes(model: Path, folder: Path, tmp_path: Path) -> None:
-    again = tmp_path / "again"
-    shutil.copytree(model, again)
-    network = load_generator(make_settings(model).generator).network
-    targets = ["to_out.0", "to_v", "to_k", "to_q"]
-    lora_weights.write(lora_weights.take(adapted(network, targets)), again)
-    assert (again / lora_weights.LORA).read_bytes() == (folder / lora_weights.LORA).read_bytes()
+    family = load_generator(make_settings(model).generator)
+    other = adapters.TARGETS[::-1]
+    again = adapters.write(
+        family, tmp_path / "again", rank=RANK, alpha=ALPHA, std=0.3, targets=other
+    )
+    for name in (LORA, BASE_MODEL):
+        assert (again / name).read_bytes() == (folder / name).read_bytes()

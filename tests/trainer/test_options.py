@@ -12,9 +12,10 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from tests.trainer.miniature import Place, make_settings
-from tests.trainer.test_train import CrashError, crash_at, make_learner, run, same
+from tests.trainer.test_train import WHOLE, CrashError, crash_at, make_learner, run, same
 from tgo.pipeline.config.settings import Settings
 from tgo.pipeline.errors import InputError
+from tgo.pipeline.generators import load_generator
 from tgo.pipeline.generators.base import Family
 from tgo.trainer import train
 from tgo.trainer.dataset import LabelledRows
@@ -101,7 +102,7 @@ def test_adapters_learn_alone_and_off_they_leave_the_reference(model: Path, plac
     assert not torch.equal(terms.log_likelihood, terms.reference)  # type: ignore[arg-type]
 
 
-def test_merged_adapters_compute_what_was_trained(
+def test_fused_adapters_compute_what_was_trained(
     model: Path, place: Place, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     kept: list[Learner] = []
@@ -113,8 +114,9 @@ def test_merged_adapters_compute_what_was_trained(
 
     monkeypatch.setattr(train, "save_model", keeping)
     settings = make_settings(model, lora=LORA, steps=3, learning_rate=0.01)
-    weights = run(settings, place)["weights"]
-    base = load_file(model / "unet" / "diffusion_pytorch_model.safetensors")
+    folder = run(settings, place)["folder"]
+    weights = load_generator(settings.generator, folder).network.state_dict()
+    base = load_file(model / WHOLE)
     assert weights.keys() == base.keys()
     assert {n.split(".")[-2] for n in base if not torch.equal(weights[n], base[n])} == {
         "to_q", "to_k", "to_v", "0",

@@ -17,6 +17,7 @@ from tgo.pipeline.config.settings import Settings
 from tgo.pipeline.errors import InputError
 from tgo.pipeline.generators import load_generator
 from tgo.pipeline.generators.base import LogLikelihood, concatenate
+from tgo.pipeline.layout import LORA
 from tgo.pipeline.storage.locks import hold
 from tgo.trainer import train
 from tgo.trainer.dataset import LabelledRows
@@ -26,6 +27,8 @@ from tgo.trainer.noise import NetworkInputs
 from tgo.trainer.objectives import OBJECTIVES, load_objective
 from tgo.trainer.stream import Stream
 
+WHOLE = "unet/diffusion_pytorch_model.safetensors"
+
 
 def run(settings: Settings, place: Place, name: str = "run") -> dict[str, Any]:
     """Train and return what a run leaves: weights, log lines and text."""
@@ -33,7 +36,7 @@ def run(settings: Settings, place: Place, name: str = "run") -> dict[str, Any]:
     folder = train.run(settings, paths)
     text = paths.log.read_text()
     return {
-        "weights": load_file(folder / "unet" / "diffusion_pytorch_model.safetensors"),
+        "weights": load_file(folder / (LORA if settings.train.lora else WHOLE)),
         "lines": [json.loads(line) for line in text.splitlines()],
         "text": text,
         "folder": folder,

@@ -10,21 +10,20 @@ import pytest
 import torch
 from diffusers import StableDiffusionPipeline, UNet2DConditionModel
 from huggingface_hub import ModelCard
-from peft import LoraConfig
 from safetensors.torch import load_file
 
+from tests import adapters
 from tests.pipeline.finished_run import make_settings, write_run
 from tgo.pipeline import layout
 from tgo.pipeline.cards import model_card
 from tgo.pipeline.config.settings import Settings
 from tgo.pipeline.errors import InputError
-from tgo.pipeline.generators import model_sha256
+from tgo.pipeline.generators import load_generator, model_sha256
 from tgo.pipeline.publishing import export, lora_formats
 from tgo.pipeline.storage.atomic import write_json
 from tgo.pipeline.storage.ownership import MARKER
 from tgo.pipeline.training_log import sample_strips
 from tgo.pipeline.wording import minus
-from tgo.trainer import lora_weights
 
 
 @pytest.fixture
@@ -35,10 +34,7 @@ def finished(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tiny_generator: Pa
     write_run(settings)
     shutil.copytree(tiny_generator, layout.TUNED)
     model_card.write(layout.TUNED, settings, layout.THRESHOLD)
-    metrics = json.loads(layout.EVALUATION.read_text())
-    found = model_sha256(settings.generator, layout.TUNED)
-    metrics["generator"]["tuned_sha256"] = found
-    write_json(layout.EVALUATION, metrics)
+    now_evaluated(settings)
     Path("params.yaml").write_text("seed: 0\n")
     return settings
 
@@ -122,12 +118,20 @@ def test_the_card_tells_how_each_kind_of_model_loads(pipeline: str, lora: bool, 
 def test_adapters_go_alone_unless_all_is_asked_for(finished: Settings) -> None:
     with pytest.raises(InputError, match=r"pytorch_lora_weights\.safetensors: is missing"):
         run(finished, kind="lora")
-    write_adapters(layout.TUNED)
+    write_adapters(finished)
     names = {path.name for path in run(finished).iterdir()}
     assert names == {"README.md", "tgo", layout.LORA, MARKER}
-    full = {path.name for path in run(finished, kind="full").iterdir()}
-    assert "unet" in full
-    assert layout.LORA not in full
+    for dtype in ("float32", "bfloat16"):
+        generator = finished.generator.model_copy(update={"dtype": dtype})
+        full = run(finished.model_copy(update={"generator": generator}), kind="full")
+        assert {"unet", "vae"} <= {path.name for path in full.iterdir()}
+        assert not (full / layout.LORA).exists()
+        found, evaluated = (
+            load_generator(generator, folder).network.state_dict()
+            for folder in (full, layout.TUNED)
+        )
+        assert all(torch.equal(found[name], value) for name, value in evaluated.items())
+        assert {value.dtype for value in found.values()} == {getattr(torch, dtype)}
 
 
 def test_sample_images_go_along(finished: Settings) -> None:
@@ -167,18 +171,18 @@ def test_scores_of_another_model_are_refused(finished: Settings) -> None:
         run(finished)
 
 
-def write_adapters(folder: Path, rank: int = 4, alpha: float = 16.0) -> None:
-    """Random adapters of a model folder's network, as training writes them."""
-    unet = UNet2DConditionModel.from_pretrained(folder, subfolder="unet")
-    # peft takes any number, and so does `train.lora.alpha`
-    config = LoraConfig(r=rank, lora_alpha=alpha, target_modules=["to_q", "to_out.0"])  # type: ignore[arg-type]
-    unet.add_adapter(config)
-    generator = torch.Generator().manual_seed(0)
-    with torch.no_grad():
-        for name, parameter in unet.named_parameters():
-            if "lora_" in name:
-                parameter.copy_(torch.randn(parameter.shape, generator=generator) / 8)
-    lora_weights.write(lora_weights.take(unet), folder)
+def write_adapters(settings: Settings) -> None:
+    """Random adapters as the tuned model, as if it were what was evaluated."""
+    shutil.rmtree(layout.TUNED)
+    adapters.write(load_generator(settings.generator), layout.TUNED, rank=4, alpha=16.0)
+    now_evaluated(settings)
+
+
+def now_evaluated(settings: Settings) -> None:
+    """Have the scores be those of the tuned model as it is."""
+    metrics = json.loads(layout.EVALUATION.read_text())
+    metrics["generator"]["tuned_sha256"] = model_sha256(settings.generator, layout.TUNED)
+    write_json(layout.EVALUATION, metrics)
 
 
 def moved(folder: Path, adapters: Path) -> torch.Tensor:
@@ -198,7 +202,7 @@ def moved(folder: Path, adapters: Path) -> torch.Tensor:
 
 def test_adapters_are_read_alike_wherever_they_go(finished: Settings) -> None:
     base = Path(finished.generator.model)
-    write_adapters(layout.TUNED)
+    write_adapters(finished)
     wanted = moved(base, layout.TUNED / layout.LORA)
     assert wanted.abs().max() > 1e-3
     for format in ("diffusers", "comfyui", "kohya"):
@@ -224,7 +228,9 @@ def test_programs_that_do_not_know_a_family_are_named(finished: Settings) -> Non
         lora_formats.check("kohya", "amused")
     with pytest.raises(InputError, match=r"pytorch_lora_weights\.safetensors: is missing"):
         run(finished, format="kohya")
+    write_adapters(finished)
     (layout.TUNED / layout.LORA).write_bytes(b"damaged")
+    now_evaluated(finished)
     with pytest.raises(InputError, match="is damaged, or no adapters"):
         run(finished, format="comfyui")
 

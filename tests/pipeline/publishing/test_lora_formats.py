@@ -11,17 +11,17 @@ import pytest
 import torch
 from diffusers import DiffusionPipeline, FluxPipeline
 from diffusers.loaders.lora_base import LORA_ADAPTER_METADATA_KEY
-from peft import LoraConfig
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from tests import family_models
+from tests import adapters, family_models
 from tests.families import FAMILY_OF
 from tgo.pipeline.errors import InputError
+from tgo.pipeline.generators.adapters import write
+from tgo.pipeline.generators.base_model import BaseModel
 from tgo.pipeline.layout import LORA
 from tgo.pipeline.publishing import lora_formats
 from tgo.pipeline.publishing.lora_formats import Format
-from tgo.trainer import lora_weights
 
 KINDS = ["sd15", "sdxl", "sd3", "flux", "chroma", "flux2", "qwenimage", "zimage", "wan"]
 FEED_FORWARD = {
@@ -89,18 +89,13 @@ def kind(request: pytest.FixtureRequest) -> str:
 
 @pytest.fixture(scope="module")
 def tuned(kind: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The random model of a family, with a file of random adapters beside it."""
+    """Random adapters of a family's random model."""
     folder = family_models.write(kind, tmp_path_factory.mktemp(kind) / "model")
     trained = network(DiffusionPipeline.from_pretrained(folder))
-    targets = ["to_q", "to_k", "to_v", "to_out.0", *FEED_FORWARD[kind]]
-    # peft takes any number, and so does `train.lora.alpha`
-    trained.add_adapter(LoraConfig(r=4, lora_alpha=6.0, target_modules=targets))  # type: ignore[arg-type]
-    generator = torch.Generator().manual_seed(0)
-    with torch.no_grad():
-        for name, parameter in trained.named_parameters():
-            if "lora_" in name:
-                parameter.copy_(torch.randn(parameter.shape, generator=generator) / 4)
-    lora_weights.write(lora_weights.take(trained), folder)
+    targets = [*adapters.TARGETS, *FEED_FORWARD[kind]]
+    adapters.put_into(trained, alpha=6.0, targets=targets)
+    part = "unet" if FAMILY_OF.get(kind, kind) in ("diffusion", "sdxl") else "transformer"
+    write(adapters.taken(trained), part, BaseModel(str(folder), "", ""), folder)
     return folder
 
 
