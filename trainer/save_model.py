@@ -63,12 +63,9 @@ def save_model(
 
 
 def _loaded_again(settings: Settings, averages: Mapping[str, Tensor]) -> nn.Module:
-    """The network with the averaged weights in it, where that which was trained has them in parts.
-
-    Returns:
-        A network in float32.
-    """
+    """The network in float32 with averaged weights, where that which was trained lies in parts."""
     exact = {"dtype": "float32", "quantization": None, "offload": False}
-    network = load_generator(settings.generator.model_copy(update=exact)).network
+    generator = settings.generator.model_copy(update=exact)
+    network = load_generator(generator, lazy=True).network
     network.load_state_dict(dict(averages), strict=False)
     return network

@@ -117,7 +117,7 @@ def _load_family(settings: Settings, rows: LabelledRows, ranks: Ranks) -> Family
     frozen = settings.train.lora is not None and not ranks.sharded
     dtype = settings.train.precision if frozen else "float32"
     generator = settings.generator.model_copy(update={"dtype": dtype})
-    family = load_generator(generator, device=str(ranks.device))
+    family = load_generator(generator, device=str(ranks.device), lazy=True)
     if tuple(family.latent_shape) != rows.latent_shape:
         raise InputError(
             f"generator.model: {settings.generator.model} works on latents of shape "

@@ -66,19 +66,29 @@ def family_class(name: str) -> type[FolderFamily]:
 
 
 def load_generator(
-    settings: Generator, model: Path | None = None, *, device: str = "cpu"
+    settings: Generator, model: Path | None = None, *, device: str = "cpu", lazy: bool = False
 ) -> Family:
     """Load the model of `settings`, or another one (such as the tuned) of its family and sampler.
 
-    Raises InputError: names the folder or file that is missing, damaged or does not fit.
+    Args:
+        settings: the model and how it samples.
+        model: another folder than theirs.
+        device: where it is to be.
+        lazy: whether a VAE is read when it is first used: training may never need it.
+
+    Returns:
+        The model, ready to sample.
+
+    Raises:
+        InputError: names the folder or file that is missing, damaged or does not fit.
     """
     from tgo.pipeline.generators.folder_family import LoadOptions
     from tgo.pipeline.generators.model_folder import ModelFolder
 
     folder = ModelFolder(str(model or settings.model))
     _require_family(folder, settings.family)
-    names = {field.name for field in fields(LoadOptions)} - {"device"}
-    options = LoadOptions(**settings.model_dump(include=names), device=device)
+    names = {field.name for field in fields(LoadOptions)} - {"device", "lazy"}
+    options = LoadOptions(**settings.model_dump(include=names), device=device, lazy=lazy)
     family: Any = family_class(settings.family)(folder, options)
     if family.is_few_step:
         logging.getLogger(__name__).warning(FEW_STEP_ADVICE, folder.path)

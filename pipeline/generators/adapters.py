@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
@@ -84,14 +84,22 @@ def add_to(network: nn.Module, folder: Path, part: str, *, fuse: bool) -> None:
     Raises:
         InputError: the adapters are missing, damaged or of another network.
     """
-    model: Any = network
+    from peft import LoraConfig, inject_adapter_in_model
+
+    found, model = read(folder, part), cast(Any, network)
+    where = next(network.parameters()).device
     with reading(folder / LORA, AGAIN):
-        # low_cpu_mem_usage takes the file's numbers as they are, not in the type of the weights
-        model.load_lora_adapter(
-            folder, weight_name=LORA, prefix=part, adapter_name=NAME, low_cpu_mem_usage=True
-        )
-        if NAME not in getattr(model, "peft_config", {}):
-            raise ValueError(f"has none for the {part}")
+        config = LoraConfig(**found.config)
+        # without numbers: peft would draw some, in the type of the weights
+        inject_adapter_in_model(config, model, adapter_name=NAME, low_cpu_mem_usage=True)
+        weights = {
+            f"{name.removesuffix('.weight')}.{NAME}.weight": value.to(where)
+            for name, value in found.weights.items()
+        }
+        wrong = network.load_state_dict(weights, strict=False, assign=True).unexpected_keys
+        wrong += [name for name, value in network.named_parameters() if value.is_meta]
+        if wrong:
+            raise ValueError(f"does not fit the {part}: {wrong[0]}")
         if fuse:
             model.fuse_lora()
             model.unload_lora()

@@ -137,7 +137,7 @@ class Flux2(Flow):
 
     def _statistics(self, like: Tensor) -> tuple[Tensor, Tensor]:
         """The running statistics of the VAE's batch normalisation, [4 C, 1, 1]."""
-        norm, epsilon = self._vae.bn, self._vae.config.batch_norm_eps
+        norm, epsilon = self._vae.bn, self._vae_config.batch_norm_eps
         mean = norm.running_mean.view(-1, 1, 1)
         deviation = torch.sqrt(norm.running_var.view(-1, 1, 1) + epsilon)
         return mean.to(like), deviation.to(like)

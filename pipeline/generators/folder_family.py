@@ -32,6 +32,7 @@ class LoadOptions:
         quantization: "int8" or "nf4" for weights of fewer bits in network and text encoders.
         offload: whether text encoders and VAE wait in the CPU's memory until they are used.
         vae_tiling: whether large images are decoded and encoded in tiles that overlap.
+        lazy: whether a VAE is read when it is first used: training may never need it.
     """
 
     steps: int
@@ -42,6 +43,7 @@ class LoadOptions:
     quantization: str | None = None
     offload: bool = False
     vae_tiling: bool = False
+    lazy: bool = False
 
 
 class FolderFamily:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from functools import cached_property
 from typing import Any, ClassVar
 
 import torch
@@ -55,10 +56,10 @@ class Latent(FolderFamily):
         self._require_sampler(folder.class_name("scheduler"))
         self._scheduler = folder.load("scheduler")
         self._check_sampler()
-        self._vae = folder.load("vae", self._vae_dtype())
-        self._tile(options.vae_tiling)
-        if not self._offload:
-            self._vae.to(self._device)
+        self._vae_config: Any = folder.full_config("vae")
+        self._tiled = options.vae_tiling
+        if not options.lazy:
+            self._vae  # noqa: B018
         network = folder.load(
             self.network_part,
             self._dtype,
@@ -71,7 +72,7 @@ class Latent(FolderFamily):
         self.latent_shape: tuple[int, ...] = self._shape_of(self._side(options.resolution))
 
     def describe(self) -> dict[str, Any]:
-        tiling = {"vae_tiling": True} if getattr(self._vae, "use_tiling", False) else {}
+        tiling = {"vae_tiling": True} if self._tiled else {}
         return super().describe() | {"sampler": type(self._scheduler).__name__} | tiling
 
     def initial_noise(self, seeds: Sequence[int], dtype: torch.dtype | None = None) -> Tensor:
@@ -139,15 +140,18 @@ class Latent(FolderFamily):
             if self._offload:
                 self._vae.to("cpu")
 
-    def _tile(self, wanted: bool) -> None:
-        if not wanted:
-            return
+    @cached_property
+    def _vae(self) -> Any:
+        """The autoencoder, read when it is first used."""
+        vae = self._folder.load("vae", self._vae_dtype())
         try:
-            self._vae.enable_tiling()
+            if self._tiled:
+                vae.enable_tiling()
         except (AttributeError, NotImplementedError):
             raise InputError(
-                f"generator.vae_tiling: {type(self._vae).__name__} has no tiles; set it to false"
+                f"generator.vae_tiling: {type(vae).__name__} has no tiles; set it to false"
             ) from None
+        return vae if self._offload else vae.to(self._device)
 
     samplers: ClassVar[tuple[str, ...]]
     """Schedulers that draw no noise after the first, so that an image depends on its seed alone."""
@@ -181,7 +185,7 @@ class Latent(FolderFamily):
 
     def _vae_channels(self) -> int:
         """Channels of the latents, by the VAE."""
-        config = self._vae.config
+        config = self._vae_config
         return int(config.get("latent_channels") or config.get("z_dim"))
 
     def _default_side(self) -> int:
@@ -209,7 +213,7 @@ class Latent(FolderFamily):
 
     def _scale(self) -> int:
         """Image pixels a side of one latent pixel."""
-        return int(2 ** (len(self._vae.config.block_out_channels) - 1))
+        return int(2 ** (len(self._vae_config.block_out_channels) - 1))
 
     def _side(self, resolution: int | None) -> int:
         if resolution is None:
@@ -236,16 +240,16 @@ class Latent(FolderFamily):
     def _unscaled(self, latents: Tensor) -> Tensor:
         """What the VAE decodes, from latents [B, *latent_shape]."""
         mean, deviation = self._statistics(latents)
-        return latents * deviation / self._vae.config.get("scaling_factor", 1) + mean
+        return latents * deviation / self._vae_config.get("scaling_factor", 1) + mean
 
     def _scaled(self, latents: Tensor) -> Tensor:
         """Latents [B, *latent_shape] from what the VAE encodes; undoes `_unscaled`."""
         mean, deviation = self._statistics(latents)
-        return (latents - mean) * self._vae.config.get("scaling_factor", 1) / deviation
+        return (latents - mean) * self._vae_config.get("scaling_factor", 1) / deviation
 
     def _statistics(self, like: Tensor) -> tuple[Tensor | float, Tensor | float]:
         """Mean and deviation of the VAE's latents: one a channel where it states them so."""
-        config = self._vae.config
+        config = self._vae_config
         channels = [config.get("latents_mean"), config.get("latents_std")]
         if None in channels:
             return config.get("shift_factor") or 0, 1

@@ -105,6 +105,13 @@ class ModelFolder:
         """The settings of a network, from its config.json."""
         return self._json(self.path / part / "config.json")
 
+    def full_config(self, part: str) -> Any:
+        """The settings of a network, with those that its config.json leaves to its class."""
+        kind = components.component_class(self.index.get(part), self.path, part)
+        path = self.path / part / "config.json"
+        with components.reading(path, self.remedy), torch.device("meta"):
+            return kind.from_config(self.config(part)).config
+
     def class_name(self, part: str) -> str:
         """The class that model_index.json names for `part`, whether it can be loaded or not."""
         entry = self.index.get(part)

@@ -81,7 +81,7 @@ class QwenImage(PackedFlow):
         return packing.unpacked(velocity, self.latent_shape)
 
     def _scale(self) -> int:
-        return int(2 ** len(self._vae.config.temperal_downsample))
+        return int(2 ** len(self._vae_config.temperal_downsample))
 
     def _unscaled(self, latents: Tensor) -> Tensor:
         return super()._unscaled(latents).unsqueeze(2)  # one frame

@@ -65,7 +65,7 @@ class Sana(Flow):
         return torch.float32
 
     def _scale(self) -> int:
-        return int(2 ** (len(self._vae.config.encoder_block_out_channels) - 1))
+        return int(2 ** (len(self._vae_config.encoder_block_out_channels) - 1))
 
 
 @cache

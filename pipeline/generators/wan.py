@@ -55,7 +55,7 @@ class Wan(Flow):
         return (self._channels(), 1, side, side)
 
     def _scale(self) -> int:
-        return int(self._vae.config.scale_factor_spatial)
+        return int(self._vae_config.scale_factor_spatial)
 
     def _pixels_of(self, images: Tensor) -> Tensor:
         return images.unsqueeze(2)

@@ -137,8 +137,8 @@ def _write_model(settings: Settings, tuned: Path, folder: Path) -> None:
     if base_of(tuned) is None:
         _copy_model(tuned, folder)
     else:
-        whole = {"quantization": None, "offload": False}
-        family = load_generator(settings.generator.model_copy(update=whole), tuned)
+        whole = settings.generator.model_copy(update={"quantization": None})
+        family = load_generator(whole, tuned, lazy=True)
         family.save(family.network, folder)
     for path in sorted(folder.rglob("*.json")):
         private_paths.clean_config(path)

@@ -13,6 +13,7 @@ from safetensors.torch import load_file
 
 from tests.trainer import parallel, test_train
 from tests.trainer.miniature import Place, make_settings
+from tgo.pipeline.layout import LORA as LORA_FILE
 
 LORA = {"rank": 2, "alpha": 4.0, "targets": None}
 CASES: dict[str, tuple[int, dict[str, Any]]] = {
@@ -40,7 +41,9 @@ def lines_of(place: Place, name: str) -> list[dict[str, Any]]:
 
 
 def weights_of(place: Place, name: str) -> dict[str, torch.Tensor]:
-    return load_file(place.paths(name).tuned / "unet/diffusion_pytorch_model.safetensors")
+    tuned = place.paths(name).tuned
+    adapters = tuned / LORA_FILE
+    return load_file(adapters if adapters.exists() else tuned / test_train.WHOLE)
 
 
 def assert_alike(place: Place, left: str, right: str) -> None:
