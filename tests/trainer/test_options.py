@@ -145,8 +145,12 @@ def test_bfloat16_starts_at_the_reference_and_keeps_master_weights(
     learner.step(1, batch)
     assert {p.dtype for p in learner._parameters} == {torch.float32}
     assert {v.dtype for v in learner.state()["ema"].values()} == {torch.float32}
-    kept = learner._networks.network if lora else learner._networks._reference
-    assert any(p.dtype == torch.bfloat16 for p in kept.parameters())  # type: ignore[union-attr]
+    if lora is None:
+        kept = learner._networks._reference
+        assert any(p.dtype == torch.bfloat16 for p in kept.parameters())  # type: ignore[union-attr]
+    else:
+        frozen = [p for p in learner._networks.network.parameters() if not p.requires_grad]
+        assert {p.dtype for p in frozen} == {torch.bfloat16}
 
 
 def test_gradient_checkpointing_changes_no_gradient(model: Path, place: Place) -> None:

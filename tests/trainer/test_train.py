@@ -75,8 +75,8 @@ def make_learner(settings: Settings, place: Place) -> tuple[Learner, Stream]:
         rows=objective.rows,
         per_row_value=objective.per_row_value,
     )
-    family = load_generator(settings.generator)
     ranks = Ranks(torch.device("cpu"))
+    family = train._load_family(settings, rows, ranks)
     learner = Learner(family, objective, settings.train, rows.unconditional, ranks)
     return learner, Stream(rows, seed=0, batch_size=settings.train.batch_size)
 

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-import gc
 import logging
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+from diffusers import StableDiffusion3Pipeline
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from tests.families import PROMPTS, SEEDS, Loaded, case, load, sample
 from tests.trainer.miniature import make_settings
@@ -71,20 +73,38 @@ def test_what_cannot_be_quantised_is_refused(
         load("flux", folders("flux"), quantization="int8")
 
 
+class Float32(TorchDispatchMode):
+    """How many float32 tensors of the shapes of weights operators gave."""
+
+    def __init__(self, shapes: set[torch.Size]) -> None:
+        super().__init__()
+        self.made, self._shapes = 0, shapes
+
+    def __torch_dispatch__(
+        self, function: Any, types: Any, arguments: Any = (), options: Any = None
+    ) -> Any:
+        found = function(*arguments, **(options or {}))
+        for each in found if isinstance(found, list | tuple) else [found]:
+            exact = isinstance(each, torch.Tensor) and each.dtype == torch.float32
+            self.made += exact and not each.is_meta and each.shape in self._shapes
+        return found
+
+
 def test_weights_are_read_in_their_type_and_never_in_float32(
-    folders: Callable[[str], Path],
+    folders: Callable[[str], Path], tmp_path: Path
 ) -> None:
-    family = load("sd3", folders("sd3"), dtype="bfloat16")
-    family.encode_prompts(PROMPTS)
-    gc.collect()
-    large = [
-        tuple(found.shape)
-        for found in gc.get_objects()
-        if isinstance(found, torch.nn.Parameter) and found.dtype == torch.float32
-        for network in (family.network, family._vae)
-        if any(found is parameter for parameter in network.parameters())
-    ]
-    assert not large
+    stock = StableDiffusion3Pipeline.from_pretrained(folders("sd3"), torch_dtype=torch.float16)
+    stock.save_pretrained(tmp_path)  # so that whatever is float32 was made
+    network = load("sd3", tmp_path).network
+    shapes = {value.shape for value in network.parameters() if value.ndim > 1}
+    with Float32(shapes) as exact:
+        load("sd3", tmp_path)
+    assert exact.made > 50
+    with Float32(shapes) as read:
+        family = load("sd3", tmp_path, dtype="bfloat16")
+        family.encode_prompts(PROMPTS)
+    assert read.made == 0
+    assert {value.dtype for value in family.network.parameters()} == {torch.bfloat16}
 
 
 def test_parts_leave_the_device_between_uses(
