@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -11,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 
+from tests import adapters
 from tests.models import write_random_diffusion
 from tests.pipeline import finished_run
 from tests.rewards.miniatures import write_random_panel
@@ -18,7 +20,7 @@ from tgo.pipeline import layout
 from tgo.pipeline.config.settings import Settings
 from tgo.pipeline.errors import InputError
 from tgo.pipeline.evaluation import evaluate, paired_images, pairs_table
-from tgo.pipeline.generators import load_generator
+from tgo.pipeline.generators import load_generator, model_sha256
 from tgo.pipeline.seeds import evaluation_seed, sample_seed
 from tgo.pipeline.storage import shards
 
@@ -219,6 +221,19 @@ def test_stage_compares_and_repeats_itself_to_the_byte(chosen: Settings) -> None
     evaluate.run(chosen)
     assert contents(layout.EVALUATED) == before
     assert layout.EVALUATION.read_bytes() == text
+
+
+def test_adapters_are_compared_as_the_whole_model_is(chosen: Settings) -> None:
+    folder = adapters.write(load_generator(chosen.generator), layout.TUNED)
+    found = evaluate.run(chosen)
+    assert found["generator"]["tuned_sha256"] == model_sha256(chosen.generator, folder)
+    assert found["generator"]["tuned_sha256"] != found["generator"]["base_sha256"]
+    whole = load_generator(chosen.generator, layout.TUNED)
+    shutil.rmtree(layout.TUNED)
+    whole.save(whole.network, layout.TUNED)
+    again = evaluate.run(chosen)
+    assert [again[name] for name in ("seen", "hard")] == [found[name] for name in ("seen", "hard")]
+    assert found["seen"]["clip"]["difference"] != 0
 
 
 def test_without_any_reward_model_the_judge_compares(chosen: Settings) -> None:

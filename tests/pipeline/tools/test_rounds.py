@@ -16,6 +16,7 @@ from tgo.pipeline.config.settings import Settings
 from tgo.pipeline.errors import InputError
 from tgo.pipeline.evaluation import evaluate
 from tgo.pipeline.generators import model_sha256
+from tgo.pipeline.generators.base_model import base_of
 from tgo.pipeline.labelling import label
 from tgo.pipeline.page import report, rounds_table, run_files
 from tgo.pipeline.scoring import score
@@ -55,6 +56,25 @@ def first(finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Se
     shutil.copytree(finished, tmp_path / "project")
     monkeypatch.chdir(tmp_path / "project")
     return settings.load(layout.PARAMS)
+
+
+@pytest.mark.slow
+def test_rounds_of_adapters_share_the_first_base(first: Settings) -> None:
+    tuned = model_sha256(first.generator, layout.TUNED)
+    change(Path(), {"train": {"lora": {"rank": 2, "alpha": 2, "targets": None}}})
+    repro()
+    adapted = settings.load(layout.PARAMS)
+    base, one = base_of(layout.TUNED), model_sha256(adapted.generator, layout.TUNED)
+    assert base is not None
+    assert base.source == first.generator.model
+    rounds.close(adapted, layout.PARAMS)
+    repro()
+    second = settings.load(layout.PARAMS)
+    assert model_sha256(second.generator) == one  # it drew the images
+    assert base_of(layout.TUNED) == base
+    assert len({tuned, one, model_sha256(second.generator, layout.TUNED)}) == 3
+    facts = run_files.read(second).facts
+    assert facts["base_sha256"] == base.sha256
 
 
 @pytest.mark.slow
