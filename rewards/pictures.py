@@ -5,14 +5,14 @@ from __future__ import annotations
 import io
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import cache
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 import torch
-from PIL import Image, UnidentifiedImageError
+from PIL import ExifTags, Image, UnidentifiedImageError
 from torch import Tensor
 
 from tgo.rewards.errors import PictureError
@@ -33,6 +33,9 @@ decoders are little tested."""
 
 _RESIZED_ALIKE = ("RGB", "L")
 """Modes in which resizing before or after the conversion to RGB gives the same bytes."""
+
+_ON_ITS_SIDE = (5, 6, 7, 8)
+"""Orientations of EXIF that turn an image by a quarter."""
 
 _DEEP = ("I", "F", "I;16", "I;16L", "I;16B", "I;16N")
 
@@ -79,6 +82,28 @@ def open_image(source: bytes | str | Path | Image.Image) -> Image.Image:
         _refuse_unsuitable(image)
         image.load()
     return image
+
+
+def shown_size(source: bytes | str | Path) -> tuple[int, int]:
+    """Width and height of an image as viewers show it, without decoding its pixels.
+
+    Args:
+        source: the encoded image's bytes, or its path.
+
+    Returns:
+        Pixels, exchanged where its EXIF tag says that it lies on its side.
+
+    Raises:
+        PictureError: it is no image.
+    """
+    with _one_kind_of_error(), warnings.catch_warnings():
+        warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+        with _open(source) as image:
+            width, height = image.size
+            turned = False
+            with suppress(ValueError, TypeError, KeyError, SyntaxError, ZeroDivisionError):
+                turned = image.getexif().get(ExifTags.Base.Orientation) in _ON_ITS_SIDE
+    return (height, width) if turned else (width, height)
 
 
 @contextmanager

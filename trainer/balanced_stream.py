@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from tgo.pipeline.errors import InputError
 from tgo.trainer.shuffle import Position
-from tgo.trainer.stream import COLUMNS, START, Stream, joined
+from tgo.trainer.stream import COLUMNS, START, WINDOW, Stream, joined
 
 if TYPE_CHECKING:
     from tgo.trainer.dataset import LabelledRows
@@ -36,6 +36,7 @@ class BalancedStream:
         batch_size: int,
         workers: int = 0,
         pin: bool = False,
+        window: int = WINDOW,
         share: range | None = None,
     ) -> None:
         first = round(positives * batch_size)
@@ -57,20 +58,31 @@ class BalancedStream:
                     f"{sum(of_class.sizes)}; lower train.batch_size, or set positives to null"
                 )
             self._streams.append(
-                Stream(of_class, seed=seed, batch_size=size, workers=workers, pin=pin, share=ours)
+                Stream(
+                    of_class,
+                    seed=seed,
+                    batch_size=size,
+                    workers=workers,
+                    pin=pin,
+                    window=window,
+                    share=ours,
+                )
             )
-        batches = [
-            s.shuffle.rows_per_epoch // n for s, n in zip(self._streams, self._sizes, strict=True)
-        ]
-        self._batches, self._clock = batches, batches.index(max(batches))
+        self._batches = [stream.batches_per_epoch for stream in self._streams]
+        self.batches_per_epoch = max(self._batches)
+        self._clock = self._batches.index(self.batches_per_epoch)
+
+    def position(self, epoch: int, batches: int) -> Position:
+        """Where the stream is after so many batches of an epoch."""
+        return self._streams[self._clock].position(epoch, batches)
 
     def batches(self, position: Position = START) -> Generator[Batch]:
         """Batches from ``position`` on, through all epochs; close it to end its threads."""
         done = position.epoch * self._batches[self._clock]
         done += position.cursor // self._sizes[self._clock]
         good, bad = (
-            stream.batches(Position(done // count, done % count * size))
-            for stream, count, size in zip(self._streams, self._batches, self._sizes, strict=True)
+            stream.batches(stream.position(*divmod(done, count)))
+            for stream, count in zip(self._streams, self._batches, strict=True)
         )
         with closing(good), closing(bad):
             while True:

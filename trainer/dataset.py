@@ -86,9 +86,8 @@ class LabelledRows:
         self._negative_tables = 0
         self.unit = 2 if rows.endswith("pairs") else 1
         """Rows that are drawn together."""
-        layout = read_metadata(self._paths[0])["tgo.latents"]
-        self.latent_shape: tuple[int, ...] = tuple(layout["shape"])
-        self.latent_dtype = np.dtype(layout["dtype"])
+        self.latent_dtype = np.dtype(read_metadata(self._paths[0])["tgo.latents"]["dtype"])
+        self._shapes: list[tuple[int, ...]] = []  # of latents, by shard
         self.groups: list[RowGroup] = []
         digest = hashlib.sha256()
         for shard, path in enumerate(self._paths):
@@ -119,6 +118,27 @@ class LabelledRows:
     def unconditional(self) -> Conditions:
         """The empty prompt's conditions ``[...]``, as stored."""
         return self._tables[0].unconditional
+
+    @property
+    def latent_shapes(self) -> set[tuple[int, ...]]:
+        """The shapes of latents that the shards hold."""
+        return set(self._shapes)
+
+    @property
+    def latent_shape(self) -> tuple[int, ...]:
+        """The one shape of these rows' latents; see `by_shape`."""
+        (shape,) = {self._shapes[group.shard] for group in self.groups}
+        return shape
+
+    def by_shape(self) -> list[LabelledRows]:
+        """The rows of each shape of latents, which keep their numbers."""
+        found = []
+        for shape in dict.fromkeys(self._shapes[group.shard] for group in self.groups):
+            part = copy.copy(self)
+            part.groups = [group for group in self.groups if self._shapes[group.shard] == shape]
+            part.sizes = [len(group.places) // self.unit for group in part.groups]
+            found.append(part)
+        return found
 
     def latents(self, number: int) -> np.ndarray:
         """Latents ``[n, *latent_shape]`` of the usable rows of row group ``number``, as stored."""
@@ -166,7 +186,9 @@ class LabelledRows:
             raise InputError(f"{labels_path}: weight is NaN or infinite; run `tgo label` again")
         prompt = self._tables[shard].find(rows["prompt_id"].combine_chunks())
         sizes = _row_group_sizes(path)
-        images = read_metadata(path)["tgo.fingerprint"]["images"]  # scores may change: not used
+        metadata = read_metadata(path)
+        self._shapes.append(tuple(metadata["tgo.latents"]["shape"]))
+        images = metadata["tgo.fingerprint"]["images"]  # scores may change: not used
         digest(canonical([images, sizes, rows["id"].to_pylist()]).encode())
         digest(label.tobytes() + weight.tobytes())
         targets = label
@@ -201,7 +223,7 @@ class LabelledRows:
 
     def of_class(self, positive: bool) -> LabelledRows:
         """The rows with a target of at least 0.5, or those below; numbered after one another."""
-        first = 0 if positive else self._count(True)
+        first = self.groups[0].first + (0 if positive else self._count(True))
         return self._part(lambda group: (group.target >= 0.5) == positive, first)
 
     def apart(self, share: float) -> tuple[LabelledRows, LabelledRows]:

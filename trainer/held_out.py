@@ -8,16 +8,18 @@ step.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from tgo.pipeline.errors import InputError
 from tgo.trainer.metrics import Statistics, summary
-from tgo.trainer.noise import InputBuilder, NoiseSampler
+from tgo.trainer.noise import InputBuilder, NetworkInputs, NoiseSampler
 from tgo.trainer.objectives import Terms
-from tgo.trainer.stream import Stream
+from tgo.trainer.stream import Batch, Stream
 
 if TYPE_CHECKING:
     from tgo.pipeline.config.train_settings import Train
@@ -87,18 +89,28 @@ class HeldOut:
         units = max(1, min(budget, sum(rows.sizes)))
         self.images = units * unit
         """How many are judged with each log line."""
-        self._batch = next(
-            Stream(rows, seed=train.seed, batch_size=self.images).batches()
-        )._replace(start=0)
-        share = -(-units // ranks.size) * unit
-        self._first = min(ranks.rank * share, self.images - share)
         size = max(unit, train.batch_size // (train.gradient_accumulation_steps * ranks.size))
-        ends = range(self._first, self._first + share, size)
-        alike = train.model_copy(update={"batch_size": self.images, "prompt_dropout": 0.0})
-        sampler = NoiseSampler(family, alike, unit=unit)
-        builder = InputBuilder(sampler, train.draws, rows.unconditional, ranks.device, None)
-        parts = [self._batch.part(at, min(at + size, self._first + share)) for at in ends]
-        self._inputs = [builder.build(0, part)[0] for part in parts]
+        self._columns: list[Batch] = []  # all rows, a batch for each size of image
+        self._inputs: list[NetworkInputs] = []  # of this process's share
+        places: list[Tensor] = []
+        done = 0
+        buckets = rows.by_shape()
+        for bucket, count in zip(buckets, _apportioned(units, buckets), strict=True):
+            if not count:
+                continue
+            batch = next(Stream(bucket, seed=train.seed, batch_size=count * unit).batches())
+            share = -(-count // ranks.size) * unit
+            first = min(ranks.rank * share, count * unit - share)
+            alike = train.model_copy(update={"batch_size": count * unit, "prompt_dropout": 0.0})
+            sampler = NoiseSampler(family, alike, unit=unit)
+            builder = InputBuilder(sampler, train.draws, rows.unconditional, ranks.device, None)
+            for at in range(first, first + share, size):
+                part = batch._replace(start=0).part(at, min(at + size, first + share))
+                self._inputs.append(builder.build(0, part)[0])
+            self._columns.append(batch)
+            places.append(torch.arange(done + first, done + first + share))
+            done += count * unit
+        self._places = torch.cat(places).to(ranks.device)
         self._before = [learner.likelihood(inputs) for inputs in self._inputs]
         self._reference = None
         if objective.needs_reference:
@@ -119,11 +131,12 @@ class HeldOut:
 
     def _judge(self, now: list[LogLikelihood]) -> dict[str, float]:
         values = self._gathered([self._learner.mean_over_draws(each.values) for each in now])
-        batch = self._batch.to(self._ranks.device)
-        distance = self._distance(now) if self._reference is not None else None
-        terms = Terms(
-            values, self._reference, batch.target, batch.weight, distance, batch.per_row_value
+        target, weight, per_row_value = (
+            torch.cat([getattr(batch, name) for batch in self._columns]).to(self._ranks.device)
+            for name in ("target", "weight", "per_row_value")
         )
+        distance = self._distance(now) if self._reference is not None else None
+        terms = Terms(values, self._reference, target, weight, distance, per_row_value)
         statistics = Statistics(self._ranks.device)
         outcome = self._learner.outcome(terms)
         statistics.add(1, terms, outcome, torch.zeros((), device=self._ranks.device))
@@ -142,8 +155,14 @@ class HeldOut:
     def _gathered(self, parts: list[Tensor]) -> Tensor:
         """All rows' values ``[images]`` from this process's share of them."""
         mine = torch.cat(parts)
-        here = slice(self._first, self._first + len(mine))
         both = torch.zeros(2, self.images, device=mine.device)  # values; who gave them
-        both[0, here], both[1, here] = mine, 1
+        both[0, self._places], both[1, self._places] = mine, 1
         values, givers = self._ranks.sum(both)
         return values / givers
+
+
+def _apportioned(units: int, buckets: Sequence[LabelledRows]) -> list[int]:
+    """How many of the units each bucket gives, by how many it has."""
+    ends = np.cumsum([0, *(sum(bucket.sizes) for bucket in buckets)])
+    shares: list[int] = np.diff((2 * ends * units + ends[-1]) // (2 * ends[-1])).tolist()
+    return shares

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import signal
 import time
+from collections import Counter
 from contextlib import closing
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -17,12 +18,13 @@ from tgo.trainer.checkpoints import Checkpoint
 from tgo.trainer.metrics import DivergedError, summary
 from tgo.trainer.optimizers import learning_rates
 from tgo.trainer.shuffle import Position
-from tgo.trainer.speed import UNKNOWN, Speed, peak
+from tgo.trainer.speed import Speed, peak
 from tgo.trainer.stream import START
 
 if TYPE_CHECKING:
     from tgo.pipeline.config.train_settings import Train
     from tgo.trainer.balanced_stream import BalancedStream
+    from tgo.trainer.bucketed_stream import BucketedStream
     from tgo.trainer.checkpoints import Checkpoints
     from tgo.trainer.distributed import Ranks
     from tgo.trainer.held_out import HeldOut
@@ -57,7 +59,8 @@ class TrainingLoop:
         self._checkpoints, self._log, self._samples = checkpoints, log, samples
         self._step, self._position = 0, START
         self._rate = learning_rates(train)
-        self._speed = UNKNOWN
+        self._flops: dict[torch.Size, float | None] = {}  # of an image, by shape of latents
+        self._seen: Counter[torch.Size] = Counter()  # batches since the last line, by shape
 
     def continue_from(self, checkpoint: Checkpoint) -> None:
         """Take up the state of an earlier process."""
@@ -67,7 +70,7 @@ class TrainingLoop:
         self._learner.statistics.reset(checkpoint.progress["sums"])
         logger.info("train: continuing after step %d of %d", self._step, self._train.steps)
 
-    def run(self, stream: Stream | BalancedStream, stop: StopRequest) -> None:
+    def run(self, stream: Stream | BalancedStream | BucketedStream, stop: StopRequest) -> None:
         """Do the steps that are left, logging and saving on the way.
 
         Args:
@@ -99,24 +102,35 @@ class TrainingLoop:
             self._write_log_line()
 
     def _take_step(self, batch: Batch) -> None:
-        if self._speed is UNKNOWN and not self._ranks.sharded:
-            self._measure_flops(batch)
+        shape = batch.latents.shape[1:]
+        if shape not in self._flops and not self._ranks.sharded:
+            self._measure_flops(shape, batch)
+        self._seen[shape] += 1
         self._step += 1
         self._learner.step(self._step, batch)
         self._learner.end_of_batch(batch.position.epoch)
         self._position = batch.position
 
-    def _measure_flops(self, batch: Batch) -> None:
+    def _measure_flops(self, shape: torch.Size, batch: Batch) -> None:
         began = time.monotonic()
-        one = peak(self._ranks.device)
         try:
-            flops = self._learner.flops(batch)
+            self._flops[shape] = self._learner.flops(batch)
         except torch.OutOfMemoryError:  # activations are all held for this, whatever is set
             torch.cuda.empty_cache()
-            flops = None
+            self._flops[shape] = None
             logger.warning("train: too little memory to count FLOPs: the log has no tflops and mfu")
-        self._speed = Speed(flops, None if one is None else one * self._ranks.size)
         self._log.pause(time.monotonic() - began)
+
+    def _speed(self) -> Speed:
+        """What the images since the last log line cost, on the mean."""
+        one = peak(self._ranks.device)
+        known = [self._flops.get(shape) for shape in self._seen]
+        flops = None
+        if known and None not in known:
+            total = sum((self._flops[shape] or 0) * count for shape, count in self._seen.items())
+            flops = total / self._seen.total()
+        self._seen.clear()
+        return Speed(flops, None if one is None else one * self._ranks.size)
 
     def _draw_samples(self) -> None:
         """Sample images where they are due; their time is not training's."""
@@ -140,7 +154,7 @@ class TrainingLoop:
             **(self._held_out.judge() if self._held_out else {}),
         }
         line["unhealthy"] = health.unhealthy([*self._log.lines, line])
-        timing = self._log.write(line, int(sums["steps"]) * size, self._speed)
+        timing = self._log.write(line, int(sums["steps"]) * size, self._speed())
         self._stop_if_collapsed()
         shown = {key: values.get(key) for key in ("loss", "margin", "accuracy")}
         shown |= {"img/s": timing["images_per_second"], "mfu": timing["mfu"]}

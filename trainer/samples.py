@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from tgo.pipeline.generators.sizes import choose
 from tgo.pipeline.scoring import sampling
 from tgo.pipeline.seeds import evaluation_seed
 from tgo.pipeline.sources import prompts
@@ -61,6 +62,7 @@ class Samples:
         seed = evaluation_seed(settings.seed)
         self._rows = sampling.rows_of(wanted, seed=seed, images_per_prompt=1)
         self._texts = [prompt.text for prompt in wanted]
+        self._sizes = [choose(prompt.id, list(family.latent_shapes)) for prompt in wanted]
         self._batch_size = min(len(wanted), settings.score.batch_size)
         self._writer = ThreadPoolExecutor(1, "tgo-samples")
         self._pending: list[Future[None]] = []
@@ -78,11 +80,19 @@ class Samples:
 
     def draw(self, step: int, learner: Learner) -> None:
         """Make the images after ``step`` steps; a thread encodes and writes them."""
+        made = {}
         with learner.averaging():
-            given = (self._family, self._rows, self._conditions, self._batch_size)
-            sampled = list(sampling.sample(*given))
-        images = torch.cat([sampling.decode(self._family, batch) for batch in sampled])
-        shown = images.permute(0, 2, 3, 1).numpy()
+            for size in dict.fromkeys(self._sizes):
+                rows = [
+                    row for row, own in zip(self._rows, self._sizes, strict=True) if own == size
+                ]
+                given = (self._family, rows, self._conditions, self._batch_size, size)
+                made[size] = list(sampling.sample(*given))
+        images = {
+            size: iter(torch.cat([sampling.decode(self._family, batch) for batch in batches]))
+            for size, batches in made.items()
+        }
+        shown = [next(images[size]).permute(1, 2, 0).numpy() for size in self._sizes]
         self._pending.append(self._writer.submit(sample_strips.write, self._folder, step, shown))
         self._loggers.pictures(step, dict(zip(self._texts, shown, strict=True)))
 
@@ -100,7 +110,9 @@ class Samples:
     def _facts(self, settings: Settings) -> dict[str, Any]:
         """All that decides the images beside the weights."""
         generator = settings.generator.model_dump(include={"steps", "guidance_scale"})
-        return {"prompts": self._texts, "seeds": [row.seed for row in self._rows], **generator}
+        several = {"sizes": self._sizes} if len(self._family.latent_shapes) > 1 else {}
+        seeds = [row.seed for row in self._rows]
+        return {"prompts": self._texts, "seeds": seeds, **several, **generator}
 
     def _keep(self, facts: dict[str, Any], done: int) -> None:
         """Leave in the folder what belongs to this run and nothing else."""

@@ -96,7 +96,3 @@ class Speed:
             "tflops": None if used is None else round(used / 1e12, 4),
             "mfu": None if used is None or self.peak is None else round(used / self.peak, 4),
         }
-
-
-UNKNOWN = Speed(None, None)
-"""Before anything was counted."""

@@ -132,9 +132,15 @@ class Stream:
                 "that the scores give; lower it or make more images a prompt"
             )
         self.shuffle = Shuffle(rows.sizes, seed=seed, batch_size=self._units, window=window)
+        self.batches_per_epoch = self.shuffle.rows_per_epoch // self._units
         self._rows = rows
         self._workers = workers
         self._pin = pin
+
+    def position(self, epoch: int, batches: int) -> Position:
+        """Where the stream is after so many batches of an epoch."""
+        last = batches == self.batches_per_epoch
+        return Position(epoch + 1, 0) if last else Position(epoch, batches * self._units)
 
     def batches(self, position: Position = START) -> Generator[Batch]:
         """Batches from ``position`` on, through all epochs; close it to end its threads."""

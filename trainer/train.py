@@ -118,11 +118,13 @@ def _load_family(settings: Settings, rows: LabelledRows, ranks: Ranks) -> Family
     dtype = settings.train.precision if frozen else "float32"
     generator = settings.generator.model_copy(update={"dtype": dtype})
     family = load_generator(generator, device=str(ranks.device), lazy=True)
-    if tuple(family.latent_shape) != rows.latent_shape:
+    known = set(family.latent_shapes.values())
+    if unknown := rows.latent_shapes - known:
+        made = ", ".join(map(str, sorted(known)))
         raise InputError(
-            f"generator.model: {settings.generator.model} works on latents of shape "
-            f"{tuple(family.latent_shape)}, the scored shards hold {rows.latent_shape}; "
-            "run `tgo score` with this model"
+            f"generator.model: {settings.generator.model} works on latents of shape {made}, the "
+            f"scored shards hold {min(unknown)}; run `tgo score` with this model and "
+            "generator.resolution"
         )
     return family
 

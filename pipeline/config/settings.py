@@ -24,6 +24,7 @@ from tgo.pipeline.config.train_settings import Train
 from tgo.pipeline.documents import parse_yaml, read_yaml
 from tgo.pipeline.errors import InputError
 from tgo.pipeline.generators import FAMILIES
+from tgo.pipeline.generators.sizes import Size, sizes_of
 from tgo.rewards import registry
 
 
@@ -44,8 +45,9 @@ class Generator(Group):
 
     family: str = Field(description=f"a model family: {', '.join(FAMILIES)}")
     model: Source
-    resolution: int | None = Field(
-        ge=1, description="pixels a side of an image, or null for what the model makes"
+    resolution: int | list[list[int]] | None = Field(
+        description="pixels a side of an image, [[width, height], ...] for images of several "
+        "shapes, or null for what the model makes"
     )
     steps: Count
     guidance_scale: float = Field(
@@ -60,6 +62,29 @@ class Generator(Group):
     offload: bool = Field(description="true or false")
     vae_tiling: bool = Field(description="true or false")
     compile: bool = Field(description="true or false")
+
+    @property
+    def sizes(self) -> tuple[Size, ...]:
+        """The sizes of images that are named; none where `resolution` is null."""
+        return sizes_of(self.resolution)
+
+    @field_validator("resolution", mode="before")
+    @classmethod
+    def _known_sizes(cls, resolution: Any) -> Any:
+        """Whole numbers, and no two sizes of one shape: a picture could choose neither."""
+        told = resolution if isinstance(resolution, list) else [[resolution] * 2]
+        if resolution is not None and not (told and all(map(_is_size, told))):
+            wanted = cls.model_fields["resolution"].description
+            raise ValueError(f"generator.resolution = {resolution!r} must be {wanted}")
+        first: dict[float, Size] = {}
+        for size in sizes_of(resolution):
+            other = first.setdefault(size.width / size.height, size)
+            if other is not size:
+                raise ValueError(
+                    f"generator.resolution: {other} and {size} are of one shape, and a picture "
+                    "chooses its size by its shape; keep one of them"
+                )
+        return resolution
 
     @field_validator("family")
     @classmethod
@@ -245,6 +270,15 @@ class Settings(Group):
                 "score.prompts x score.images_per_prompt; lower it or make more images"
             )
         return self
+
+
+def _is_size(value: Any) -> bool:
+    """Whether it is [width, height]."""
+    return (
+        isinstance(value, list)
+        and len(value) == 2
+        and all(type(side) is int and side >= 1 for side in value)
+    )
 
 
 def _of_the_world(source: str) -> bool:

@@ -33,6 +33,6 @@ class Amused(Masked):
             tokens,
             encoder_hidden_states=conditions["embeddings"].to(self._device, dtype),
             pooled_text_emb=conditions["pooled"].to(self._device, dtype),
-            micro_conds=self._micro_conditions.to(dtype).expand(len(tokens), -1),
+            micro_conds=self._told_of(tokens, dtype),
         )
         return logits.float()

@@ -7,7 +7,7 @@ every family.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Protocol, Self, runtime_checkable
 
@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from tgo.pipeline.errors import InputError
+from tgo.pipeline.generators.sizes import Size
 from tgo.pipeline.generators.text_encoders import TextEncoders
 
 if TYPE_CHECKING:
@@ -48,7 +49,8 @@ class Family(Protocol):
     """A text-to-image model of one family, loaded on one device.
 
     Latents are what the network sees and training consumes: `latent_dtype` [B, *latent_shape] when
-    stored. Methods accept tensors on any device and bring them to the model's own.
+    stored. Where there are images of several sizes a batch holds one of them, and its tensors say
+    which. Methods accept tensors on any device and bring them to the model's own.
     """
 
     name: ClassVar[str]
@@ -56,7 +58,8 @@ class Family(Protocol):
     """The policy: what is trained."""
     text_encoders: TextEncoders
     """What reads prompts."""
-    latent_shape: tuple[int, ...]
+    latent_shapes: Mapping[Size, tuple[int, ...]]
+    """Of one image's latents, by the sizes of images that the settings name."""
     latent_dtype: torch.dtype
 
     @classmethod
@@ -78,10 +81,11 @@ class Family(Protocol):
         """
         ...
 
-    def initial_noise(self, seeds: Sequence[int]) -> Tensor:
+    def initial_noise(self, seeds: Sequence[int], size: Size | None = None) -> Tensor:
         """What makes sampling random, [B, ...] on the CPU, each sample from a generator of its own.
 
-        For most families the noise [B, *latent_shape] that the first step starts from.
+        For most families the noise [B, *latent_shape] that the first step starts from, for images
+        of `size`, or of the first of `latent_shapes`.
         """
         ...
 
@@ -100,7 +104,7 @@ class Family(Protocol):
         """Latents of images uint8 RGB [B, 3, H, W], as stored: `latent_dtype` on the CPU.
 
         The family's own image encoder, without randomness: the same image gives the same latents.
-        H and W are those that `decode` gives; InputError says so of any others.
+        H and W are those of one of `latent_shapes`; InputError says so of any others.
         """
         ...
 
@@ -151,7 +155,9 @@ class Regressor(Protocol):
 class NoiseLevels(Protocol):
     """A family that corrupts by Gaussian noise of a chosen level."""
 
-    def initial_noise(self, seeds: Sequence[int], dtype: torch.dtype | None = None) -> Tensor:
+    def initial_noise(
+        self, seeds: Sequence[int], size: Size | None = None, *, dtype: torch.dtype | None = None
+    ) -> Tensor:
         """As of `Family`; `dtype` is that of the model that samples, if it is not this one's."""
         ...
 
@@ -196,9 +202,10 @@ def with_unconditional(conditions: Conditions, unconditional: Conditions) -> Con
         }
 
 
-def require_image_size(images: Tensor, expected: tuple[int, ...]) -> None:
-    """InputError unless images [B, 3, H, W] have the height and width `expected`."""
-    found = tuple(images.shape[-2:])
-    if found != expected:
-        found_size, wanted = (" x ".join(map(str, size)) for size in (found, expected))
-        raise InputError(f"images: are {found_size} pixels, the model makes {wanted}; resize them")
+def require_image_size(images: Tensor, expected: Collection[Size]) -> None:
+    """InputError unless images [B, 3, H, W] are of one of the sizes `expected`."""
+    height, width = images.shape[-2:]
+    found = Size(width, height)
+    if found not in expected:
+        wanted = ", ".join(map(str, expected))
+        raise InputError(f"images: are {found} pixels, the model makes {wanted}; resize them")

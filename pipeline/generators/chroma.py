@@ -57,7 +57,7 @@ class Chroma(PackedFlow):
             timestep=timesteps.to(noisy.dtype) / STEPS,
             encoder_hidden_states=embeddings,
             txt_ids=embeddings.new_zeros(embeddings.shape[1], 3),
-            img_ids=self._image_ids.to(noisy.dtype),
+            img_ids=self._image_ids[noisy.shape[-2:]].to(noisy.dtype),
             attention_mask=mask,
         ).sample
-        return packing.unpacked(velocity, self.latent_shape)
+        return packing.unpacked(velocity, noisy.shape[1:])

@@ -7,6 +7,7 @@ A timestep is ``1000 sigma``, float32.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any, ClassVar
 
 import torch
@@ -41,7 +42,7 @@ class Flow(Latent):
         guided = self._guidance_scale > 1 and not self.guidance_distilled
         given, empty = (self._ready(part, self._dtype) for part in (conditions, unconditional))
         latents = noise.to(self._device, self._noise_dtype())
-        for timestep in self._timesteps():
+        for timestep in self._timesteps(latents.shape[1:]):
             velocity = (
                 self._guided(latents, timestep, given, empty)
                 if guided
@@ -82,7 +83,7 @@ class Flow(Latent):
         image may take its place.
         """
         sigma = torch.randn(len(latents), generator=generator).sigmoid()
-        shift = self._shift()
+        shift = self._shift(latents.shape[1:])
         sigma = shift * sigma / (1 + (shift - 1) * sigma)
         noise = torch.randn(latents.shape, generator=generator)
         return Corruption(STEPS * sigma, noise)
@@ -120,12 +121,12 @@ class Flow(Latent):
     def _guide(self, baseline: Tensor, conditional: Tensor) -> Tensor:
         return baseline + self._guidance_scale * (conditional - baseline)
 
-    def _timesteps(self) -> Tensor:
-        """Set the scheduler for one run; its timesteps."""
+    def _timesteps(self, shape: Sequence[int]) -> Tensor:
+        """Set the scheduler for one run on latents of a shape; its timesteps."""
         scheduler = self._scheduler
         options: dict[str, Any] = {}
         if scheduler.config.get("use_dynamic_shifting"):
-            options["mu"] = self._mu()
+            options["mu"] = self._mu(shape)
         if self.sigmas_from_one:
             options["sigmas"] = torch.linspace(1, 1 / self._steps, self._steps).tolist()
         scheduler.set_timesteps(self._steps, device=self._device, **options)
@@ -133,21 +134,21 @@ class Flow(Latent):
         timesteps: Tensor = scheduler.timesteps
         return timesteps
 
-    def _mu(self) -> float:
+    def _mu(self, shape: Sequence[int]) -> float:
         """How much more noise larger images need: linear in their number of tokens."""
-        tokens = math.prod(self.latent_shape[-2:]) / self.patch**2
+        tokens = math.prod(shape[-2:]) / self.patch**2
         config = self._scheduler.config
         few, many = config.get("base_image_seq_len", 256), config.get("max_image_seq_len", 4096)
         low, high = config.get("base_shift", 0.5), config.get("max_shift", 1.15)
         slope = (high - low) / (many - few)
         return float(tokens * slope + low - slope * few)
 
-    def _shift(self) -> float:
+    def _shift(self, shape: Sequence[int]) -> float:
         """The shift s of sigmas, ``s sigma / (1 + (s - 1) sigma)``, that the sampler uses."""
         config = self._scheduler.config
         if config.get("use_dynamic_shifting"):
             linear = config.get("time_shift_type") == "linear"
-            return self._mu() if linear else math.exp(self._mu())
+            return self._mu(shape) if linear else math.exp(self._mu(shape))
         return float(config.get("shift") or config.get("flow_shift") or 1)
 
     def _check_sampler(self) -> None:

@@ -70,6 +70,6 @@ class Flux(PackedFlow):
             pooled_projections=conditions["pooled"],
             encoder_hidden_states=embeddings,
             txt_ids=embeddings.new_zeros(embeddings.shape[1], 3),
-            img_ids=self._image_ids.to(dtype),
+            img_ids=self._image_ids[noisy.shape[-2:]].to(dtype),
         ).sample
-        return packing.unpacked(velocity, self.latent_shape)
+        return packing.unpacked(velocity, noisy.shape[1:])

@@ -40,8 +40,12 @@ class Flux2(Flow):
         self._guidance = (
             torch.full((1,), self._guidance_scale, device=self._device) if reads_guidance else None
         )
-        axes = [torch.arange(n) for n in (1, *self.latent_shape[1:], 1)]
-        self._image_ids = torch.cartesian_prod(*axes).to(self._device)  # frame, row, column, token
+        self._image_ids = {  # frame, row, column, token
+            shape[1:]: torch.cartesian_prod(*(torch.arange(n) for n in (1, *shape[1:], 1))).to(
+                self._device
+            )
+            for shape in self.latent_shapes.values()
+        }
 
     @property
     def is_few_step(self) -> bool:
@@ -105,15 +109,15 @@ class Flux2(Flow):
             guidance=None if self._guidance is None else self._guidance.expand(len(noisy)),
             encoder_hidden_states=embeddings,
             txt_ids=words,
-            img_ids=self._image_ids,
+            img_ids=self._image_ids[noisy.shape[2:]],
         ).sample
         return velocity.transpose(1, 2).reshape(noisy.shape)
 
-    def _mu(self) -> float:
+    def _mu(self, shape: Sequence[int]) -> float:
         """Its pipeline's own fit, of tokens and steps."""
         from diffusers.pipelines.flux2.pipeline_flux2 import compute_empirical_mu
 
-        return float(compute_empirical_mu(math.prod(self.latent_shape[1:]), self._steps))
+        return float(compute_empirical_mu(math.prod(shape[1:]), self._steps))
 
     def _vae_channels(self) -> int:
         return 4 * super()._vae_channels()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Self
@@ -13,6 +14,7 @@ from torch import nn
 from tgo.pipeline.generators import adapters
 from tgo.pipeline.generators.adapters import Adapters
 from tgo.pipeline.generators.model_folder import ModelFolder
+from tgo.pipeline.generators.sizes import Resolution, Size
 from tgo.pipeline.generators.text_encoders import TextEncoders
 
 FEW_STEP_NAMES = {"turbo", "schnell", "lightning", "lcm", "hyper", "sprint", "dmd"}
@@ -28,7 +30,8 @@ class LoadOptions:
         guidance_scale: classifier-free guidance; 1 switches it off.
         dtype: name of a torch type, the one that network and text encoders compute in.
         device: torch device that holds the model.
-        resolution: pixels a side of an image; None for what the model was trained at.
+        resolution: pixels a side of an image, or [width, height] of each size there is; None for
+            what the model was trained at.
         quantization: "int8" or "nf4" for weights of fewer bits in network and text encoders.
         offload: whether text encoders and VAE wait in the CPU's memory until they are used.
         vae_tiling: whether large images are decoded and encoded in tiles that overlap.
@@ -39,7 +42,7 @@ class LoadOptions:
     guidance_scale: float
     dtype: str
     device: str
-    resolution: int | None = None
+    resolution: Resolution = None
     quantization: str | None = None
     offload: bool = False
     vae_tiling: bool = False
@@ -57,7 +60,7 @@ class FolderFamily:
     network_part: ClassVar[str] = "transformer"
     """Which of the parts is the network that is trained."""
     network: nn.Module
-    latent_shape: tuple[int, ...]
+    latent_shapes: Mapping[Size, tuple[int, ...]]
 
     def __init__(self, folder: ModelFolder, options: LoadOptions) -> None:
         self._parts = self.parts_in(folder)
@@ -99,13 +102,21 @@ class FolderFamily:
         return (*cls.parts, *named)
 
     @property
+    def latent_shape(self) -> tuple[int, ...]:
+        """That of images of the first size."""
+        return next(iter(self.latent_shapes.values()))
+
+    @property
     def is_few_step(self) -> bool:
         """Whether the model was distilled to sample in a few steps, as far as can be told."""
         words = set(re.split(r"[\W_\d]+", self._folder.name.lower()))
         return not words.isdisjoint(FEW_STEP_NAMES)
 
     def describe(self) -> dict[str, Any]:
-        """Everything beside seeds and prompts that decides an image, as plain JSON values."""
+        """Everything beside seeds and prompts that decides an image, as plain JSON values.
+
+        Where there are several sizes, its own is left out.
+        """
         return {
             "family": self.name,
             "model_sha256": self._folder.sha256(self._parts),
@@ -113,7 +124,7 @@ class FolderFamily:
             "guidance_scale": self._guidance_scale,
             "device": self._device.type,
             "dtype": str(self._dtype).removeprefix("torch."),
-            "latent_shape": list(self.latent_shape),
+            **({"latent_shape": list(self.latent_shape)} if len(self.latent_shapes) == 1 else {}),
             **({"quantization": self._quantization} if self._quantization else {}),
         }
 

@@ -26,6 +26,7 @@ from tgo.pipeline.generators.base import (
 from tgo.pipeline.generators.folder_family import FolderFamily, LoadOptions
 from tgo.pipeline.generators.model_folder import ModelFolder
 from tgo.pipeline.generators.quantization import place
+from tgo.pipeline.generators.sizes import Size, sizes_of
 
 NOISY_SAMPLERS = (
     "DDPMParallelScheduler",
@@ -69,22 +70,26 @@ class Latent(FolderFamily):
         self.network = place(network, self._device)
         self._config: Any = self.network.config
         self._check_channels()
-        self.latent_shape: tuple[int, ...] = self._shape_of(self._side(options.resolution))
+        sizes = sizes_of(options.resolution) or (self._default_size(),)
+        self.latent_shapes = {size: self._shape_for(size) for size in sizes}
 
     def describe(self) -> dict[str, Any]:
         tiling = {"vae_tiling": True} if self._tiled else {}
         return super().describe() | {"sampler": type(self._scheduler).__name__} | tiling
 
-    def initial_noise(self, seeds: Sequence[int], dtype: torch.dtype | None = None) -> Tensor:
+    def initial_noise(
+        self, seeds: Sequence[int], size: Size | None = None, *, dtype: torch.dtype | None = None
+    ) -> Tensor:
         """Standard normal numbers in the space of the latents, as `corrupt` draws them.
 
         In the type that sampling starts from, or another: to rounding the numbers are the same.
         """
+        shape = self.latent_shape if size is None else self.latent_shapes[size]
         # as diffusers draws it for `generator=[...]`, so stock pipelines make the same image
         return torch.stack(
             [
                 torch.randn(
-                    self.latent_shape,
+                    shape,
                     generator=torch.Generator().manual_seed(seed),
                     dtype=dtype or self._noise_dtype(),
                 )
@@ -96,14 +101,15 @@ class Latent(FolderFamily):
     def decode(self, latents: Tensor) -> Tensor:
         latents = self._unscaled(latents.to(self._device, self._vae.dtype))
         with self._vae_on_device():
-            images = self._vae.decode(latents).sample.reshape(len(latents), 3, *self._size())
+            decoded = self._vae.decode(latents).sample
+        images = decoded.reshape(len(latents), 3, *decoded.shape[-2:])
         # in the order of diffusers' image processor, so that roundings agree to the bit
         return ((images * 0.5 + 0.5).clamp(0, 1).float() * 255).round().to(torch.uint8).cpu()
 
     @torch.inference_mode()
     def encode(self, images: Tensor) -> Tensor:
         """The mode of the autoencoder's posterior, scaled as the network sees it."""
-        require_image_size(images, self._size())
+        require_image_size(images, self.latent_shapes)
         pixels = images.to(self._device, self._vae.dtype) / 127.5 - 1
         with self._vae_on_device():
             encoded = self._vae.encode(self._pixels_of(pixels))
@@ -199,8 +205,8 @@ class Latent(FolderFamily):
         side = sides.pop()
         if sides or not isinstance(side, int):
             raise InputError(
-                f"{self._folder.path / self.network_part}/config.json: sample_size is {said}, but "
-                "images here are square; set generator.resolution to their side in pixels"
+                f"{self._folder.path / self.network_part}/config.json: sample_size is {said}, "
+                "not the side of a square; set generator.resolution to [[width, height]] in pixels"
             )
         return side
 
@@ -208,27 +214,27 @@ class Latent(FolderFamily):
         """Channels of the latents."""
         return int(self._config.in_channels)
 
-    def _shape_of(self, side: int) -> tuple[int, ...]:
-        return (self._channels(), side, side)
+    def _shape_of(self, height: int, width: int) -> tuple[int, ...]:
+        """Of latents that are so many latent pixels high and wide."""
+        return (self._channels(), height, width)
 
     def _scale(self) -> int:
         """Image pixels a side of one latent pixel."""
         return int(2 ** (len(self._vae_config.block_out_channels) - 1))
 
-    def _side(self, resolution: int | None) -> int:
-        if resolution is None:
-            return self._default_side()
-        unit = self._scale() * self.patch
-        if resolution % unit:
-            raise InputError(
-                f"generator.resolution: {resolution} is no multiple of {unit}, as this model needs"
-            )
-        return resolution // self._scale()
+    def _default_size(self) -> Size:
+        side = self._scale() * self._default_side()
+        return Size(side, side)
 
-    def _size(self) -> tuple[int, int]:
-        """Height and width of the images."""
-        height, width = self.latent_shape[-2:]
-        return self._scale() * height, self._scale() * width
+    def _shape_for(self, size: Size) -> tuple[int, ...]:
+        """Of the latents of images of a size; InputError where the model can make none."""
+        unit = self._scale() * self.patch
+        for pixels in size:
+            if pixels % unit:
+                raise InputError(
+                    f"generator.resolution: {pixels} is no multiple of {unit}, as this model needs"
+                )
+        return self._shape_of(size.height // self._scale(), size.width // self._scale())
 
     def _noise_dtype(self) -> torch.dtype:
         """The type in which the stock pipeline draws noise and keeps what is being denoised."""

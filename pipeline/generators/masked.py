@@ -31,6 +31,7 @@ from tgo.pipeline.generators.masking import (
     least_confident,
 )
 from tgo.pipeline.generators.model_folder import ModelFolder
+from tgo.pipeline.generators.sizes import Size, sizes_of
 
 AESTHETIC_SCORE = 6.0  # what the published pipelines tell the network of every image
 
@@ -38,7 +39,7 @@ AESTHETIC_SCORE = 6.0  # what the published pipelines tell the network of every 
 class Masked(FolderFamily):
     """What masked families share; see `Family` for the methods. Latents are tokens [H, W].
 
-    A family adds how its network is loaded, called, and how many tokens a side its images have.
+    A family adds how its network is loaded, called, and how many tokens a side it was made for.
     """
 
     parts = ("scheduler", "text_encoder", "tokenizer", "transformer", "vqvae")
@@ -54,25 +55,38 @@ class Masked(FolderFamily):
                 )
         self._vqvae = self._load_vqvae()
         self.network = self._load_network().to(self._device)
-        side = self._side()
-        self.latent_shape: tuple[int, ...] = (side, side)
-        self._pixels = side * 2 ** (len(self._vqvae.config.block_out_channels) - 1)
-        if options.resolution not in (None, self._pixels):
-            raise InputError(
-                f"generator.resolution: {folder.path} makes images of {self._pixels} pixels a "
-                "side and no others; set it to null"
+        scale = 2 ** (len(self._vqvae.config.block_out_channels) - 1)  # pixels a side of a token
+        side = scale * self._side()
+        sizes = sizes_of(options.resolution) or (Size(side, side),)
+        self.latent_shapes = {size: self._shape_for(size, scale) for size in sizes}
+        self._micro_conditions = {
+            shape: torch.tensor(
+                [[size.width, size.height, 0, 0, AESTHETIC_SCORE]], device=self._device
             )
-        self._micro_conditions = torch.tensor(
-            [[self._pixels, self._pixels, 0, 0, AESTHETIC_SCORE]], device=self._device
-        )
+            for size, shape in self.latent_shapes.items()
+        }
         self._mask = self._mask_token()
 
     def _load_network(self) -> nn.Module:
         raise NotImplementedError
 
     def _side(self) -> int:
-        """Tokens a side of an image."""
+        """Tokens a side of the images that the network was made for."""
         raise NotImplementedError
+
+    def _shape_for(self, size: Size, scale: int) -> tuple[int, ...]:
+        config: Any = self.network.config
+        unit = scale * (2 if config.downsample else 1)
+        for pixels in size:
+            if pixels % unit:
+                raise InputError(
+                    f"generator.resolution: {pixels} is no multiple of {unit}, as this model needs"
+                )
+        return (size.height // scale, size.width // scale)
+
+    def _told_of(self, tokens: Tensor, dtype: torch.dtype) -> Tensor:
+        """What the network is told of images of these tokens [B, H, W]: size, crop, a score."""
+        return self._micro_conditions[tokens.shape[1:]].to(dtype).expand(len(tokens), -1)
 
     def _logits(
         self, network: nn.Module, tokens: Tensor, conditions: Conditions, timesteps: Tensor
@@ -91,13 +105,14 @@ class Masked(FolderFamily):
         read = self.text_encoders.part("text_encoder")(tokens, output_hidden_states=True)
         return {"embeddings": read.hidden_states[-2].float(), "pooled": read.text_embeds.float()}
 
-    def initial_noise(self, seeds: Sequence[int]) -> Tensor:
+    def initial_noise(self, seeds: Sequence[int], size: Size | None = None) -> Tensor:
         """All the randomness of sampling: uniform numbers [B, steps, 2, H, W] on the CPU.
 
         Two for every step and token, the first decides which token is drawn, the second whether
         it stays; each sample has a generator of its own.
         """
-        shape = (self._steps, 2, *self.latent_shape)
+        tokens = self.latent_shape if size is None else self.latent_shapes[size]
+        shape = (self._steps, 2, *tokens)
         return torch.stack(
             [torch.rand(shape, generator=torch.Generator().manual_seed(seed)) for seed in seeds]
         )
@@ -109,7 +124,7 @@ class Masked(FolderFamily):
         if guided:
             conditions = with_unconditional(conditions, unconditional)
         draws = noise.to(self._device)
-        hidden = torch.ones(len(noise), *self.latent_shape, dtype=torch.bool, device=self._device)
+        hidden = torch.ones(len(noise), *noise.shape[3:], dtype=torch.bool, device=self._device)
         tokens = torch.full_like(hidden, 0, dtype=torch.int64)
         broken = torch.zeros(len(noise), dtype=torch.bool, device=self._device)
         counts = hidden_counts(self._steps, hidden[0].numel())
@@ -140,7 +155,7 @@ class Masked(FolderFamily):
     @torch.inference_mode()
     def encode(self, images: Tensor) -> Tensor:
         """Tokens int32 [B, H, W], each the nearest of the codebook to its latent."""
-        require_image_size(images, (self._pixels, self._pixels))
+        require_image_size(images, self.latent_shapes)
         pixels = images.to(self._device, self._vqvae.dtype) / 255
         latents = self._vqvae.encode(pixels).latents
         _, _, (_, _, tokens) = self._vqvae.quantize(latents)

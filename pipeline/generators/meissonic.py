@@ -32,6 +32,6 @@ class Meissonic(Masked):
             encoder_hidden_states=conditions["embeddings"].to(self._device, dtype),
             pooled_projections=conditions["pooled"].to(self._device, dtype),
             timesteps=timesteps,
-            micro_conds=self._micro_conditions.to(dtype).expand(len(tokens), -1),
+            micro_conds=self._told_of(tokens, dtype),
         )
         return logits.float()

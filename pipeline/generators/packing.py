@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
@@ -18,7 +20,7 @@ def packed(latents: Tensor) -> Tensor:
     return squares.permute(0, 2, 4, 1, 3, 5).flatten(3).flatten(1, 2)
 
 
-def unpacked(tokens: Tensor, shape: tuple[int, ...]) -> Tensor:
+def unpacked(tokens: Tensor, shape: Sequence[int]) -> Tensor:
     """Latents [B, C, H, W] from tokens [B, H/2 W/2, 4 C]; undoes `packed`.
 
     Args:
@@ -55,8 +57,12 @@ class PackedFlow(Flow):
         )
         return conditional, baseline
 
-    def _places(self) -> Tensor:
-        """Image index, row and column of each token, float32 [H/2 W/2, 3]."""
-        rows, columns = (side // SIDE for side in self.latent_shape[1:])
-        places = torch.cartesian_prod(*(torch.arange(float(n)) for n in (1, rows, columns)))
-        return places.to(self._device)
+    def _places(self) -> dict[tuple[int, ...], Tensor]:
+        """Image index, row and column of each token, float32 [H/2 W/2, 3], by [H, W]."""
+        sides = {shape[-2:] for shape in self.latent_shapes.values()}
+        return {
+            (height, width): torch.cartesian_prod(
+                *(torch.arange(float(n)) for n in (1, height // SIDE, width // SIDE))
+            ).to(self._device)
+            for height, width in sides
+        }

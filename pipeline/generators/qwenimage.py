@@ -61,7 +61,7 @@ class QwenImage(PackedFlow):
         )
         combined = baseline + self._guidance_scale * (conditional - baseline)
         kept, now = (torch.norm(part, dim=-1, keepdim=True) for part in (conditional, combined))
-        return packing.unpacked(combined * (kept / now), self.latent_shape)
+        return packing.unpacked(combined * (kept / now), latents.shape[1:])
 
     def _predict(
         self, network: nn.Module, noisy: Tensor, timesteps: Tensor, conditions: Conditions
@@ -70,7 +70,7 @@ class QwenImage(PackedFlow):
         mask = conditions["mask"]
         longest = int(mask.sum(dim=1).max())
         mask = mask[:, :longest]
-        rows, columns = (side // self.patch for side in self.latent_shape[1:])
+        rows, columns = (side // self.patch for side in noisy.shape[2:])
         velocity = network(
             hidden_states=packing.packed(noisy),
             timestep=timesteps.to(noisy.dtype) / STEPS,
@@ -78,7 +78,7 @@ class QwenImage(PackedFlow):
             encoder_hidden_states_mask=None if bool(mask.all()) else mask,
             img_shapes=[[(1, rows, columns)]] * len(noisy),
         ).sample
-        return packing.unpacked(velocity, self.latent_shape)
+        return packing.unpacked(velocity, noisy.shape[1:])
 
     def _scale(self) -> int:
         return int(2 ** len(self._vae_config.temperal_downsample))

@@ -8,10 +8,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import pad
 
+from tgo.pipeline.errors import InputError
 from tgo.pipeline.generators.base import Conditions
 from tgo.pipeline.generators.flow import Flow
 from tgo.pipeline.generators.folder_family import LoadOptions
 from tgo.pipeline.generators.model_folder import ModelFolder
+from tgo.pipeline.generators.sizes import Size
 
 T5_TOKENS = 256
 
@@ -38,6 +40,15 @@ class StableDiffusion3(Flow):
     def __init__(self, folder: ModelFolder, options: LoadOptions) -> None:
         super().__init__(folder, options)
         self._width = int(self._config.joint_attention_dim)
+
+    def _shape_for(self, size: Size) -> tuple[int, ...]:
+        most = self._scale() * self._config.patch_size * self._config.pos_embed_max_size
+        if max(size) > most:
+            raise InputError(
+                f"generator.resolution: {max(size)} is more than the {most} pixels that this model "
+                "has positions for"
+            )
+        return super()._shape_for(size)
 
     @torch.no_grad()
     def encode_prompts(self, prompts: Sequence[str]) -> Conditions:

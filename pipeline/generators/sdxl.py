@@ -17,7 +17,7 @@ from tgo.pipeline.generators.model_folder import ModelFolder
 class StableDiffusionXL(Diffusion):
     """`stabilityai/stable-diffusion-xl-base-1.0` and models of its kind.
 
-    The network is told that every image has the size that the model makes, and is not cropped.
+    The network is told that an image was of the size it has, and is not cropped.
     """
 
     name = "sdxl"
@@ -26,9 +26,13 @@ class StableDiffusionXL(Diffusion):
 
     def __init__(self, folder: ModelFolder, options: LoadOptions) -> None:
         super().__init__(folder, options)
-        size = self._size()
         # original size, corner of the crop, target size
-        self._time_ids = torch.tensor([*size, 0, 0, *size], device=self._device)
+        self._time_ids = {
+            shape[-2:]: torch.tensor(
+                [size.height, size.width, 0, 0, size.height, size.width], device=self._device
+            )
+            for size, shape in self.latent_shapes.items()
+        }
 
     @torch.no_grad()
     def encode_prompts(self, prompts: Sequence[str]) -> Conditions:
@@ -53,7 +57,7 @@ class StableDiffusionXL(Diffusion):
     def _predict(
         self, network: nn.Module, noisy: Tensor, timesteps: Tensor, conditions: Conditions
     ) -> Tensor:
-        time_ids = self._time_ids.to(noisy.dtype).expand(len(noisy), -1)
+        time_ids = self._time_ids[noisy.shape[-2:]].to(noisy.dtype).expand(len(noisy), -1)
         added = {"text_embeds": conditions["pooled"], "time_ids": time_ids}
         prediction: Tensor = network(
             noisy,

@@ -51,8 +51,8 @@ class Wan(Flow):
     def _default_side(self) -> int:
         return 60  # 480 pixels, the shorter side of what it was trained on
 
-    def _shape_of(self, side: int) -> tuple[int, ...]:
-        return (self._channels(), 1, side, side)
+    def _shape_of(self, height: int, width: int) -> tuple[int, ...]:
+        return (self._channels(), 1, height, width)
 
     def _scale(self) -> int:
         return int(self._vae_config.scale_factor_spatial)

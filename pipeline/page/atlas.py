@@ -29,17 +29,24 @@ class Atlas:
     columns: int
     width: int
     height: int
+    sizes: list[tuple[int, int]] | None = None
+    """Width and height of each picture, where not all of them fill their tile."""
 
 
 def pack(pictures: Sequence[Image.Image]) -> Atlas:
-    """Pictures of one size, at least one, as an atlas; the same bytes for the same pictures."""
-    width, height = pictures[0].size
+    """At least one picture as an atlas; the same bytes for the same pictures.
+
+    A tile has room for the widest and the highest of them.
+    """
+    sizes = [picture.size for picture in pictures]
+    width, height = (max(sides) for sides in zip(*sizes, strict=True))
     columns = min(math.ceil(math.sqrt(len(pictures) * height / width)), _LARGEST // width)
     rows = math.ceil(len(pictures) / columns)
     sheet = Image.new("RGB", (columns * width, rows * height))
     for place, picture in enumerate(pictures):
         sheet.paste(picture, (place % columns * width, place // columns * height))
-    return Atlas(data_uri(sheet), columns, width, height)
+    alike = len(set(sizes)) == 1
+    return Atlas(data_uri(sheet), columns, width, height, None if alike else sizes)
 
 
 def thumbnail(image: bytes) -> Image.Image:
@@ -58,10 +65,16 @@ def data_uri(picture: Image.Image) -> str:
 
 
 def strip(images: Iterable[np.ndarray]) -> str:
-    """Images uint8 ``[H, W, 3]`` side by side, reduced, as a link."""
+    """Images uint8 ``[H, W, 3]`` side by side, reduced, as a link; nothing below the lower ones."""
     small = []
     for image in images:
         picture = Image.fromarray(image)
         picture.thumbnail((THUMBNAIL, THUMBNAIL), Image.Resampling.LANCZOS)
-        small.append(np.asarray(picture))
-    return data_uri(Image.fromarray(np.concatenate(small, axis=1)))
+        small.append(picture)
+    width, height = sum(each.width for each in small), max(each.height for each in small)
+    sheet = Image.new("RGBA", (width, height))
+    left = 0
+    for picture in small:
+        sheet.paste(picture, (left, 0))
+        left += picture.width
+    return data_uri(sheet)

@@ -16,9 +16,10 @@ import torch
 from PIL import Image, ImageOps
 from torch import Tensor
 
+from tgo.pipeline.generators.sizes import Size, nearest
 from tgo.pipeline.scoring import sampling
 from tgo.rewards.errors import PictureError
-from tgo.rewards.pictures import open_image
+from tgo.rewards.pictures import open_image, shown_size
 
 if TYPE_CHECKING:
     from tgo.pipeline.generators.base import Family
@@ -40,11 +41,14 @@ class Fitted(NamedTuple):
     error: str = ""
 
 
-def size_of(family: Family) -> tuple[int, int]:
-    """Height and width of the model's images in pixels, by decoding one."""
-    blank = torch.zeros(1, *family.latent_shape, dtype=family.latent_dtype)
-    height, width = family.decode(blank).shape[-2:]
-    return height, width
+def choose_size(data: bytes, sizes: Sequence[Size]) -> Size:
+    """The size whose shape is nearest to a picture's; the first where it is no picture."""
+    if len(sizes) == 1:
+        return sizes[0]
+    try:
+        return nearest(*shown_size(data), sizes)
+    except PictureError:
+        return sizes[0]
 
 
 def stored_type(family: Family) -> np.dtype:
@@ -57,7 +61,7 @@ def encode(
     pictures: Pictures,
     locations: Sequence[Location],
     *,
-    size: tuple[int, int],
+    size: Size,
     batch_size: int,
     threads: int,
 ) -> Iterator[Encoded]:
@@ -69,22 +73,21 @@ def encode(
             yield from _encode(family, fitted, batch_size)
 
 
-def fit(pictures: Pictures, location: Location, size: tuple[int, int]) -> Fitted:
-    """A picture as its rater saw it, cut to the model's shape around its middle and resized.
+def fit(pictures: Pictures, location: Location, size: Size) -> Fitted:
+    """A picture as its rater saw it, cut to a size's shape around its middle and resized.
 
     Args:
         pictures: What reads it.
         location: Where it lies.
-        size: Height and width in pixels.
+        size: What it becomes.
 
     Returns:
-        uint8 [3, height, width], or the reason why there is no picture.
+        uint8 [3, H, W], or the reason why there is no picture.
     """
-    height, width = size
     try:
         image = as_seen(open_image(pictures.read(location)))
-        if image.size != (width, height):
-            image = ImageOps.fit(image, (width, height), Image.Resampling.LANCZOS)
+        if image.size != size:
+            image = ImageOps.fit(image, size, Image.Resampling.LANCZOS)
     except PictureError as error:
         return Fitted(None, str(error))
     except OSError as error:

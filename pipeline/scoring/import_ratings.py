@@ -202,21 +202,32 @@ def plan(
     embeddings_folder: Path,
     rows_per_shard: int,
 ) -> list[RatedShard]:
-    """The shards of rated pictures with their fingerprints; reads every picture."""
-    parts = split(images, rows_per_shard)
+    """The shards of rated pictures with their fingerprints, size after size; reads each picture."""
+    seen = {image: job.look(image) for image in images}
+    parts = [
+        (size, part)
+        for size in job.sizes
+        for part in split([image for image in images if seen[image].size == size], rows_per_shard)
+    ]
     paths = [folder / shards.shard_name(index, len(parts)) for index in range(len(parts))]
     return [
-        RatedShard(path, embeddings.path_for(embeddings_folder, path), part, job.images_part(part))
-        for path, part in zip(paths, parts, strict=True)
+        RatedShard(
+            path,
+            embeddings.path_for(embeddings_folder, path),
+            part,
+            job.images_part({image: seen[image].digest for image in part}, size),
+            size,
+        )
+        for path, (size, part) in zip(paths, parts, strict=True)
     ]
 
 
 def split(images: Sequence[RatedImage], rows_per_shard: int) -> list[list[RatedImage]]:
     """Parts of at most `rows_per_shard` rows; a prompt crosses them only if it has more."""
-    parts: list[list[RatedImage]] = [[]]
+    parts: list[list[RatedImage]] = []
     for start, end in _runs(images):
         while start < end:
-            room = rows_per_shard - len(parts[-1])
+            room = rows_per_shard - len(parts[-1]) if parts else 0
             if room == 0 or (parts[-1] and end - start > room):
                 parts.append([])
                 continue

@@ -6,13 +6,14 @@ import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
 
 from tgo.pipeline.config.label_settings import RATING, RATING_ERROR
 from tgo.pipeline.generators.base import Family
+from tgo.pipeline.generators.sizes import Size
 from tgo.pipeline.scoring import import_images, sampling
 from tgo.pipeline.sources.prompts import id_of
 from tgo.pipeline.sources.ratings import RatedImage, Ratings
@@ -31,6 +32,15 @@ class RatedShard:
     embeddings: Path
     rows: Sequence[RatedImage]
     images: Mapping[str, Any]
+    size: Size
+    """That of all its pictures."""
+
+
+class Seen(NamedTuple):
+    """What is known of a picture before any is decoded."""
+
+    digest: str | None  # sha256 of its bytes; None where they cannot be read
+    size: Size
 
 
 class Job:
@@ -41,7 +51,8 @@ class Job:
 
         self._family, self._ratings = family, ratings
         self._batch_size, self._threads = batch_size, threads
-        self._size = import_images.size_of(family)
+        self.sizes = list(family.latent_shapes)
+        """Those that pictures may have."""
         described = family.describe()
         self._encoder = {
             "format": fingerprint.FORMAT,
@@ -74,12 +85,25 @@ class Job:
         self.readable = 0
         """Pictures whose bytes could be read so far."""
 
-    def images_part(self, rows: Sequence[RatedImage]) -> dict[str, Any]:
-        """All that decides a shard's pictures, latents and embeddings; reads every picture."""
+    def look(self, image: RatedImage) -> Seen:
+        """Read a picture's bytes: its checksum, and the size that it will have."""
+        try:
+            data = self._ratings.pictures.read(image.location)
+        except OSError:
+            return Seen(None, self.sizes[0])
+        self.readable += 1
+        size = import_images.choose_size(data, self.sizes)
+        return Seen(hashlib.sha256(data).hexdigest(), size)
+
+    def images_part(self, digests: Mapping[RatedImage, str | None], size: Size) -> dict[str, Any]:
+        """All that decides a shard's pictures, latents and embeddings; checksums by picture."""
         total = hashlib.sha256()
-        for image in rows:
-            total.update(canonical([*image[:4], self._digest(image)]).encode())
-        return self._encoder | {"rows": total.hexdigest()}
+        for image, digest in digests.items():
+            total.update(canonical([*image[:4], digest]).encode())
+        part = fingerprint.of_shape(
+            self._encoder, self._family.latent_shapes[size], several_sizes=self._several
+        )
+        return part | {"rows": total.hexdigest()}
 
     def rewards_part(self, shard: RatedShard) -> dict[str, Any]:
         """All that decides a shard's ratings and the columns that were kept."""
@@ -96,13 +120,13 @@ class Job:
                 self._family,
                 self._ratings.pictures,
                 [image.location for image in shard.rows],
-                size=self._size,
+                size=shard.size,
                 batch_size=self._batch_size,
                 threads=self._threads,
             )
         )
         columns = _origin(shard.rows, encoded) | self._rated_columns(shard.rows)
-        columns["latents"] = _latents(encoded, self._family)
+        columns["latents"] = self._latents(encoded, shard.size)
         self._write(shard, columns, shard.images, digest)
 
     def update_ratings(self, shard: RatedShard) -> None:
@@ -125,29 +149,33 @@ class Job:
             **kept,
         }
 
-    def _digest(self, image: RatedImage) -> str | None:
-        try:
-            data = self._ratings.pictures.read(image.location)
-        except OSError:
-            return None
-        self.readable += 1
-        return hashlib.sha256(data).hexdigest()
+    @property
+    def _several(self) -> bool:
+        return len(self.sizes) > 1
 
     def _embed(self, shard: RatedShard) -> str:
         texts = list(dict.fromkeys(image.prompt for image in shard.rows))
         embedded = sampling.embed(self._family, texts, self._batch_size)
         return embeddings.write(shard.embeddings, embedded, [id_of(text) for text in texts])
 
+    def _latents(self, rows: Sequence[import_images.Encoded], size: Size) -> pa.Array:
+        family = self._family
+        blank = np.zeros(family.latent_shapes[size], import_images.stored_type(family))
+        latents = np.stack([blank if row.latents is None else row.latents for row in rows])
+        missing = np.array([row.latents is None for row in rows])
+        return shards.latents_column(latents, missing, several_sizes=self._several)
+
     def _write(
         self, shard: RatedShard, columns: dict[str, Any], images: Mapping[str, Any], embedded: str
     ) -> None:
+        shape = self._family.latent_shapes[shard.size]
         schema = shards.scored_schema(
             [RATING, RATING_ERROR],
-            self._family.latent_shape,
+            shape,
             {
                 "tgo.fingerprint": {"images": images, "rewards": self.rewards_part(shard)},
                 "tgo.latents": {
-                    "shape": self._family.latent_shape,
+                    "shape": shape,
                     "dtype": str(self._family.latent_dtype).removeprefix("torch."),
                 },
                 "tgo.rewards": self._facts,
@@ -156,6 +184,7 @@ class Job:
             },
             counts=[origin.COUNT],
             texts=self._ratings.keep,
+            several_sizes=self._several,
         )
         table = pa.table({name: columns[name] for name in schema.names}, schema=schema)
         shards.write_shard(shard.path, table)
@@ -177,12 +206,3 @@ def _origin(images: Sequence[RatedImage], rows: Sequence[import_images.Encoded])
             for image, row in zip(images, rows, strict=True)
         ],
     }
-
-
-def _latents(rows: Sequence[import_images.Encoded], family: Family) -> pa.Array:
-    """Latents as fixed-size lists, null where there are none."""
-    blank = np.zeros(family.latent_shape, import_images.stored_type(family))
-    latents = np.stack([blank if row.latents is None else row.latents for row in rows])
-    flat = latents.reshape(len(rows), -1)
-    missing = pa.array([row.latents is None for row in rows])
-    return pa.FixedSizeListArray.from_arrays(pa.array(flat.ravel()), flat.shape[1], mask=missing)

@@ -139,7 +139,9 @@ def plan_run(
     if job.tables.names:
         rows = sampling.rows_of(chosen, seed=job.seed, images_per_prompt=job.images_per_prompt)
         job.tables.check_ids(row.id for row in rows)
-    planned = shard_plan.plan_shards(folder, embeddings_folder, chosen, per_shard, images, rewards)
+    planned = shard_plan.plan_shards(
+        folder, embeddings_folder, chosen, per_shard, images, rewards, job.family.latent_shapes
+    )
     return Run(job, planned, folder)
 
 

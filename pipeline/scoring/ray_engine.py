@@ -20,6 +20,7 @@ from tqdm import tqdm
 from tgo.pipeline import layout
 from tgo.pipeline.config.settings import Settings
 from tgo.pipeline.errors import InputError
+from tgo.pipeline.generators.sizes import Size
 from tgo.pipeline.scoring import local_engine, shard_plan
 from tgo.pipeline.scoring.local_engine import Run, Summary
 from tgo.pipeline.scoring.shard_builder import ShardBuilder, ShardResult
@@ -137,9 +138,10 @@ def _actors(ray: Any, settings: Settings, shards: int) -> tuple[Any, Any]:
 
 def _count_shards(settings: Settings) -> int:
     rules = settings.score
-    chosen = prompts.read(settings.prompts.train, rules.prompts)
+    chosen = prompts.read(settings.prompts.train, rules.skip + rules.prompts)[rules.skip :]
     per_shard = rules.rows_per_shard // rules.images_per_prompt
-    return -(-len(chosen) // per_shard)
+    one = Size(1, 1)  # whichever the model makes
+    return len(shard_plan.split(chosen, per_shard, settings.generator.sizes or [one]))
 
 
 @contextmanager

@@ -22,6 +22,7 @@ from tgo.pipeline.storage.embeddings import Embeddings, stored
 
 if TYPE_CHECKING:
     from tgo.pipeline.generators.base import Family
+    from tgo.pipeline.generators.sizes import Size
     from tgo.pipeline.sources.prompts import Prompt
     from tgo.rewards.panel import Panel
 
@@ -79,21 +80,25 @@ def embed(family: Family, texts: Sequence[str], batch_size: int) -> Embeddings:
 
 
 def sample(
-    family: Family, rows: Sequence[Row], embeddings: Embeddings, batch_size: int
+    family: Family,
+    rows: Sequence[Row],
+    embeddings: Embeddings,
+    batch_size: int,
+    size: Size | None = None,
 ) -> Iterator[Sampled]:
-    """Sample rows, batch by batch.
+    """Sample rows, batch by batch, as images of one size (the model's first for None).
 
     Latents are rounded to their stored type before decoding, so image and latents always agree.
     """
-    for padded, size in _batches(list(rows), batch_size):
+    for padded, count in _batches(list(rows), batch_size):
         conditions = select_rows(embeddings.prompts, [row.prompt_index for row in padded])
-        noise = family.initial_noise([row.seed for row in padded])
+        noise = family.initial_noise([row.seed for row in padded], size)
         sampled = family.sample(conditions, embeddings.unconditional, noise).cpu()
         latents = sampled.to(family.latent_dtype)
         # both: integers cannot say it, and float16 has less room than what was sampled
         usable = (sampled.isfinite() & latents.isfinite()).flatten(1).all(dim=1)
         latents = torch.where(usable.view(-1, *[1] * (latents.ndim - 1)), latents, 0)
-        yield Sampled(latents, usable[:size].numpy())
+        yield Sampled(latents, usable[:count].numpy())
 
 
 def decode(family: Family, sampled: Sampled) -> Tensor:

@@ -98,7 +98,7 @@ class ShardBuilder:
         """From nothing: embeddings, images, scores."""
         embedded, digest = self._embed(shard)
         rows, size = self._job.rows(shard), self._job.batch_size
-        batches = sampling.sample(self._job.family, rows, embedded, size)
+        batches = sampling.sample(self._job.family, rows, embedded, size, shard.size)
         with (
             writing(shard.path, self._schema(shard, digest)) as writer,
             self._workers.finished(),
@@ -127,7 +127,10 @@ class ShardBuilder:
         pngs = self._workers.each(sampling.encode_png, images)
         columns = _origin(rows, sampled.usable) | {
             "image": _image_column(rows, pngs),
-            "latents": _latents_column(sampled.latents[: len(rows)].numpy()),
+            "latents": shards.latents_column(
+                sampled.latents[: len(rows)].numpy(),
+                several_sizes=len(self._job.family.latent_shapes) > 1,
+            ),
             **_score_columns(scores, sampled.usable),
             **self._tabled(rows, self._job.tables.names),
         }
@@ -201,16 +204,18 @@ class ShardBuilder:
         facts |= self._job.tables.describe()
         family = self._job.family
         dtype = str(family.latent_dtype).removeprefix("torch.")
+        shape = family.latent_shapes[shard.size]
         return shards.scored_schema(
             names,
-            family.latent_shape,
+            shape,
             {
                 "tgo.fingerprint": {"images": shard.images, "rewards": shard.rewards},
-                "tgo.latents": {"shape": family.latent_shape, "dtype": dtype},
+                "tgo.latents": {"shape": shape, "dtype": dtype},
                 "tgo.rewards": {name: facts[name] for name in names},
                 "tgo.embeddings": {"sha256": embeddings_sha256},
                 "tgo.versions": fingerprint.versions(),
             },
+            several_sizes=len(family.latent_shapes) > 1,
         )
 
 
@@ -234,8 +239,3 @@ def _score_columns(scores: Scores, usable: np.ndarray) -> dict[str, pa.Array]:
 
 def _image_column(rows: Sequence[sampling.Row], pngs: Sequence[bytes]) -> list[dict[str, Any]]:
     return [{"bytes": png, "path": f"{row.id}.png"} for row, png in zip(rows, pngs, strict=True)]
-
-
-def _latents_column(latents: np.ndarray) -> pa.Array:
-    flat = latents.reshape(len(latents), -1)
-    return pa.FixedSizeListArray.from_arrays(pa.array(flat.ravel()), flat.shape[1])

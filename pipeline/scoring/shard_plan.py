@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from tgo.pipeline.errors import DamagedError, InputError
+from tgo.pipeline.generators.sizes import Size, choose
 from tgo.pipeline.sources.prompts import Prompt
 from tgo.pipeline.storage import aside, embeddings, fingerprint, manifest, shards
 from tgo.pipeline.storage.atomic import remove_partials
@@ -47,6 +48,8 @@ class PlannedShard:
     prompts: Sequence[Prompt]
     images: Mapping[str, Any]
     rewards: Mapping[str, Mapping[str, Any]]
+    size: Size
+    """That of all its images."""
 
     @property
     def number(self) -> int:
@@ -74,19 +77,40 @@ def plan_shards(
     per_shard: int,
     images: Mapping[str, Any],
     rewards: Mapping[str, Mapping[str, Any]],
+    shapes: Mapping[Size, tuple[int, ...]],
 ) -> list[PlannedShard]:
-    """Shards of `per_shard` prompts each, the last with what remains."""
-    parts = [prompts[start : start + per_shard] for start in range(0, len(prompts), per_shard)]
+    """Shards of `per_shard` prompts each, the last of each size with what remains.
+
+    `shapes` are those of latents by size of image; `images` says nothing of them.
+    """
+    parts = split(prompts, per_shard, list(shapes))
+    several = len(shapes) > 1
     paths = [folder / shards.shard_name(index, len(parts)) for index in range(len(parts))]
     return [
         PlannedShard(
             path,
             embeddings.path_for(embeddings_folder, path),
             part,
-            {**images, **fingerprint.prompts_part(part)},
+            fingerprint.of_shape(images, shapes[size], several_sizes=several)
+            | fingerprint.prompts_part(part),
             rewards,
+            size,
         )
-        for path, part in zip(paths, parts, strict=True)
+        for path, (size, part) in zip(paths, parts, strict=True)
+    ]
+
+
+def split(
+    prompts: Sequence[Prompt], per_shard: int, sizes: Sequence[Size]
+) -> list[tuple[Size, list[Prompt]]]:
+    """The prompts of each shard and the size of their images, size after size."""
+    chosen: dict[Size, list[Prompt]] = {size: [] for size in sizes}
+    for prompt in prompts:
+        chosen[choose(prompt.id, sizes)].append(prompt)
+    return [
+        (size, some[start : start + per_shard])
+        for size, some in chosen.items()
+        for start in range(0, len(some), per_shard)
     ]
 
 

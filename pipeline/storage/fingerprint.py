@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from tgo.rewards.panel import Panel
 
 FORMAT = 2  # raise it when the meaning or layout of a shard's columns changes
+LISTS_FORMAT = 3  # the same, where latents are lists of any length (images of several sizes)
 ROOT = Path(__file__).parents[2]
 """The folder that is the package `tgo`: `pipeline`, `trainer`, `rewards` and `data.world`."""
 LIBRARIES = ("torch", "diffusers", "transformers", "open_clip_torch", "pyarrow", "pillow")
@@ -56,6 +57,19 @@ def images_part(
         "threads": torch.get_num_threads(),
         "code": code_sha256("tgo.pipeline.scoring.sampling", type(family).__module__),
     }
+
+
+def of_shape(
+    images: Mapping[str, Any], shape: Sequence[int], *, several_sizes: bool
+) -> dict[str, Any]:
+    """The image part for a shard whose latents have this shape.
+
+    Where there are several sizes, another one more changes nothing of a shard.
+    """
+    if not several_sizes:
+        return dict(images)
+    generator = images["generator"] | {"latent_shape": list(shape)}
+    return {**images, "format": LISTS_FORMAT, "generator": generator}
 
 
 def prompts_part(prompts: Sequence[Prompt]) -> dict[str, str]:

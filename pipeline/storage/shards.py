@@ -102,6 +102,8 @@ def scored_schema(
     metadata: Mapping[str, Any],
     counts: Sequence[str] = (),
     texts: Sequence[str] = (),
+    *,
+    several_sizes: bool = False,
 ) -> pa.Schema:
     """Arrow schema of a scored shard.
 
@@ -114,6 +116,8 @@ def scored_schema(
         metadata: Goes into the file as canonical JSON values.
         counts: Further columns of whole numbers.
         texts: Further columns of text.
+        several_sizes: Whether other shards of the folder hold images of other sizes. Their
+            schemas must agree, so latents are then lists of any length.
 
     Returns:
         The schema, with `datasets` features and the metadata in it.
@@ -124,13 +128,38 @@ def scored_schema(
     kinds: dict[str, Any] = dict.fromkeys(FIXED_COLUMNS, text)
     kinds |= {"replicate": Value("int32"), "seed": Value("int64"), "image": Image()}
     stored = metadata.get("tgo.latents", {}).get("dtype", "float16")
-    kinds["latents"] = List(Value(stored), length=int(np.prod(latent_shape)))
+    length = -1 if several_sizes else int(np.prod(latent_shape))
+    kinds["latents"] = List(Value(stored), length=length)
     kinds |= {reward: Value("float32") for reward in rewards}
     kinds |= {count: Value("int32") for count in counts} | dict.fromkeys(texts, text)
     schema = Features(kinds).arrow_schema
     own = {key: canonical(value) for key, value in metadata.items()}
     schema = annotated(schema, metadata.get("tgo.rewards", {}))
     return schema.with_metadata({**schema.metadata, **own})
+
+
+def latents_column(
+    latents: np.ndarray, missing: np.ndarray | None = None, *, several_sizes: bool = False
+) -> pa.Array:
+    """The column `latents` of a scored shard.
+
+    Args:
+        latents: ``[n, *latent_shape]`` in their stored type.
+        missing: bool ``[n]``, which rows have none.
+        several_sizes: As of `scored_schema`.
+
+    Returns:
+        Their values as lists, row by row.
+    """
+    flat = latents.reshape(len(latents), -1)
+    mask = None if missing is None else pa.array(missing)
+    if not several_sizes:
+        return pa.FixedSizeListArray.from_arrays(pa.array(flat.ravel()), flat.shape[1], mask=mask)
+    there = np.ones(len(flat), bool) if missing is None else ~missing
+    ends = np.cumsum([0, *there]) * flat.shape[1]
+    return pa.ListArray.from_arrays(
+        pa.array(ends, pa.int32()), pa.array(flat[there].ravel()), mask=mask
+    )
 
 
 def annotated(schema: pa.Schema, facts: Mapping[str, Any]) -> pa.Schema:
@@ -300,20 +329,31 @@ def read_latents(
     column = table["latents"].combine_chunks()
     if rows is not None and pc.any(column.take(pa.array(rows)).is_null()).as_py():
         raise InputError(f"{path}: a labelled row has no latents; run `tgo label` again")
-    # not flatten(), which leaves out missing rows and shifts all that follow
-    size = column.type.list_size
-    values = column.values.slice(column.offset * size, len(column) * size)
-    bare = pa.Array.from_buffers(
-        values.type, len(values), [None, values.buffers()[1]], offset=values.offset
-    )
-    shape = json.loads(table.schema.metadata[b"tgo.latents"])["shape"]
-    latents = bare.to_numpy().reshape(len(column), *shape)
+    latents = _unpacked(column, json.loads(table.schema.metadata[b"tgo.latents"])["shape"])
     if rows is not None:
         return latents[rows]
     if column.null_count:
         latents = latents.copy()
         latents[np.asarray(column.is_null())] = np.nan if latents.dtype.kind == "f" else 0
     return latents
+
+
+def _unpacked(column: pa.Array, shape: Sequence[int]) -> np.ndarray:
+    """Latents ``[n, *shape]`` of a column; any numbers where a row has none."""
+    if not pa.types.is_fixed_size_list(column.type):
+        known = np.asarray(column.is_valid())
+        values = column.flatten().to_numpy(zero_copy_only=False)
+        latents = np.zeros((len(column), *shape), values.dtype)
+        latents[known] = values.reshape(-1, *shape)
+        return latents
+    # not flatten(), which leaves out missing rows and shifts all that follow
+    size = column.type.list_size
+    values = column.values.slice(column.offset * size, len(column) * size)
+    bare = pa.Array.from_buffers(
+        values.type, len(values), [None, values.buffers()[1]], offset=values.offset
+    )
+    unpacked: np.ndarray = bare.to_numpy().reshape(len(column), *shape)
+    return unpacked
 
 
 def _require(path: Path, columns: Sequence[str], schema: pa.Schema) -> None:

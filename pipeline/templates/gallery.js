@@ -30,10 +30,11 @@
 
   function draw(canvas, pair, side) {
     const sheet = sheets[pair.set][side], image = images[pair.set][side];
-    canvas.width = sheet.width;
-    canvas.height = sheet.height;
+    const [width, height] = sheet.sizes ? sheet.sizes[pair.row] : [sheet.width, sheet.height];
+    canvas.width = width;
+    canvas.height = height;
     const x = pair.row % sheet.columns * sheet.width, y = Math.floor(pair.row / sheet.columns) * sheet.height;
-    canvas.getContext("2d").drawImage(image, x, y, sheet.width, sheet.height, 0, 0, sheet.width, sheet.height);
+    canvas.getContext("2d").drawImage(image, x, y, width, height, 0, 0, width, height);
   }
 
   function compare(pair, large) {

@@ -1,6 +1,6 @@
 """Sample images of a training run on disk: one strip a step, the prompts side by side.
 
-prompts.json          the prompts, their seeds and the sampler
+prompts.json          the prompts, their seeds and the sampler; of several sizes those of the images
 step-00000100.png     the images after 100 steps, in the order of the prompts
 result.json           the checksum of the model that the run led to, once it is there
 """
@@ -10,7 +10,7 @@ from __future__ import annotations
 import io
 import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -64,10 +64,19 @@ def paths(folder: Path) -> list[tuple[int, Path]]:
     return [(int(name[1]), path) for name, path in found if name]
 
 
-def write(folder: Path, step: int, images: np.ndarray) -> None:
-    """Write the images uint8 ``[N, H, W, 3]`` of a step; the same bytes for the same images."""
+def write(folder: Path, step: int, images: Iterable[np.ndarray]) -> None:
+    """Write the images uint8 ``[H, W, 3]`` of a step; the same bytes for the same images.
+
+    Those that are less high than others have white below them.
+    """
+    row = list(images)
+    height = max(len(image) for image in row)
+    strip = [
+        np.pad(image, ((0, height - len(image)), (0, 0), (0, 0)), constant_values=255)
+        for image in row
+    ]
     buffer = io.BytesIO()
-    Image.fromarray(np.concatenate(list(images), axis=1)).save(buffer, "PNG")
+    Image.fromarray(np.concatenate(strip, axis=1)).save(buffer, "PNG")
     with replacing(folder / f"step-{step:08d}.png") as file:
         file.write(buffer.getvalue())
 
@@ -77,11 +86,15 @@ def read(folder: Path) -> Iterator[tuple[int, list[np.ndarray]]]:
 
     Raises InputError naming a strip that is damaged or is not of so many prompts.
     """
-    count = len(facts(folder).get("prompts", ()))
+    known = facts(folder)
+    count, sizes = len(known.get("prompts", ())), known.get("sizes")
     for step, path in paths(folder):
         try:
             with Image.open(path) as strip:
-                images = np.split(np.asarray(strip.convert("RGB")), count, axis=1)
+                pixels = np.asarray(strip.convert("RGB"))
+            images = np.split(pixels, np.cumsum([w for w, _ in sizes])[:-1] if sizes else count, 1)
+            if sizes:
+                images = [image[:height] for image, (_, height) in zip(images, sizes, strict=True)]
         except (OSError, ValueError, ZeroDivisionError) as error:
             raise InputError(f"{path}: is damaged ({error}); remove it") from None
         yield step, images

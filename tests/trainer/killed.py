@@ -17,7 +17,9 @@ def die(*_: Any, **__: Any) -> None:
     os.kill(os.getpid(), signal.SIGKILL)
 
 
-def killed_run(root: Path, model: Path, workers: int, where: str, number: int) -> None:
+def killed_run(
+    root: Path, model: Path, workers: int, where: str, number: int, **changes: Any
+) -> None:
     """Dies at `where`.
 
     In the middle of `step` ``number``, half through the `save` of its checkpoint, at `publish`,
@@ -43,6 +45,6 @@ def killed_run(root: Path, model: Path, workers: int, where: str, number: int) -
         checkpoints.Checkpoints._write = write  # type: ignore[method-assign]
     elif where == "publish":
         Diffusion.save = die  # type: ignore[method-assign]
-    settings = make_settings(model, workers=workers, steps=30, log_every=4)
+    settings = make_settings(model, workers=workers, steps=30, log_every=4, **changes)
     place = Place(root)
     train.run(settings, place.paths())

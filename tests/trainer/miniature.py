@@ -16,6 +16,9 @@ from tgo.pipeline.storage import embeddings, shards
 from tgo.trainer.paths import Paths
 
 SHAPE = (4, 8, 8)
+SIZES = [[16, 16], [20, 12], [12, 20]]
+SHAPES = [SHAPE, (4, 6, 10), (4, 10, 6)]
+"""Width and height of images of several sizes, and the shapes of their latents."""
 TOKENS, WIDTH = 12, 16
 IMAGES_PER_PROMPT = 4
 OBJECTIVES: dict[str, dict[str, Any]] = {
@@ -66,12 +69,18 @@ class Place:
 
 
 def write_rows(
-    root: Path, *, shard_rows: tuple[int, ...] = (80, 72, 8), excluded: int = 3, tokens: int = 0
+    root: Path,
+    *,
+    shard_rows: tuple[int, ...] = (80, 72, 8),
+    excluded: int = 3,
+    tokens: int = 0,
+    several_sizes: bool = False,
 ) -> Place:
     """Labelled shards whose positives are bright latents and whose negatives are dark ones.
 
     Every ``excluded``-th row is failed (no latents) and labelled -1. With ``tokens`` they are those
     of a masked model: latents are integers below it, and prompts have a pooled embedding, too.
+    With ``several_sizes`` each shard has the next of `SHAPES`.
     """
     random = np.random.default_rng(0)
     for index, count in enumerate(shard_rows):
@@ -80,7 +89,8 @@ def write_rows(
         failed = row % excluded == excluded - 1 if excluded else np.zeros(count, bool)
         label = np.where(failed, -1, random.integers(0, 2, count)).astype(np.int8)
         shift = np.where(label == 1, 1.0, -1.0)[:, None]
-        shape = SHAPE[1:] if tokens else SHAPE
+        shape = SHAPES[index] if several_sizes else SHAPE
+        shape = shape[1:] if tokens else shape
         latents = random.normal(0, 0.3, (count, int(np.prod(shape)))) + shift
         if tokens:
             latents = np.clip(np.round((latents + 2) * tokens / 4), 0, tokens - 1).astype(np.int32)
@@ -88,7 +98,8 @@ def write_rows(
             latents = latents.astype(np.float16)
         prompts = -(-count // IMAGES_PER_PROMPT)
         digest = _write_embeddings(root, name, index, prompts, pooled=bool(tokens))
-        shards.write_shard(root / "scored" / name, _scored(index, latents, shape, failed, digest))
+        table = _scored(index, latents, shape, failed, digest, several_sizes)
+        shards.write_shard(root / "scored" / name, table)
         labels = {
             "id": [f"p{index}.{r // IMAGES_PER_PROMPT}-{r % IMAGES_PER_PROMPT:03d}" for r in row],
             "score": np.where(failed, np.nan, label).astype(np.float32),
@@ -103,7 +114,12 @@ def write_rows(
 
 
 def _scored(
-    index: int, latents: np.ndarray, shape: tuple[int, ...], failed: np.ndarray, digest: str
+    index: int,
+    latents: np.ndarray,
+    shape: tuple[int, ...],
+    failed: np.ndarray,
+    digest: str,
+    several_sizes: bool,
 ) -> pa.Table:
     count = len(latents)
     metadata = {
@@ -111,7 +127,6 @@ def _scored(
         "tgo.fingerprint": {"images": "test"},
         "tgo.embeddings": {"sha256": digest},
     }
-    lists = [None if bad else row for row, bad in zip(latents, failed, strict=True)]
     prompts = [f"p{index}.{row // IMAGES_PER_PROMPT}" for row in range(count)]
     replicates = [row % IMAGES_PER_PROMPT for row in range(count)]
     return pa.table(
@@ -125,12 +140,10 @@ def _scored(
             "status": ["error" if bad else "ok" for bad in failed],
             "error": [""] * count,
             "image": [None] * count,
-            "latents": pa.array(
-                lists, pa.list_(pa.from_numpy_dtype(latents.dtype), latents.shape[1])
-            ),
+            "latents": shards.latents_column(latents, failed, several_sizes=several_sizes),
             "clip": np.zeros(count, np.float32),
         },
-        schema=shards.scored_schema(["clip"], shape, metadata),
+        schema=shards.scored_schema(["clip"], shape, metadata, several_sizes=several_sizes),
     )
 
 
@@ -149,7 +162,13 @@ def _write_embeddings(root: Path, shard: str, index: int, prompts: int, *, poole
     )
 
 
-def make_settings(model: Path, *, family: str = "diffusion", **train: Any) -> Settings:
+def make_settings(
+    model: Path,
+    *,
+    family: str = "diffusion",
+    resolution: list[list[int]] | None = None,
+    **train: Any,
+) -> Settings:
     """Settings of a short run on one thread; ``train`` replaces some of its keys."""
     values = {
         "objective": "tgo",
@@ -187,6 +206,7 @@ def make_settings(model: Path, *, family: str = "diffusion", **train: Any) -> Se
             "generator": {
                 "family": family,
                 "model": str(model),
+                "resolution": resolution,
                 "steps": 2,
                 "guidance_scale": 1.0,
                 "dtype": "float32",

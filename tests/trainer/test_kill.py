@@ -7,17 +7,22 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from tests.trainer.killed import killed_run
-from tests.trainer.miniature import Place, make_settings
+from tests.trainer.miniature import SIZES, Place, make_settings, write_rows
 from tests.trainer.parallel import forking
 from tests.trainer.test_train import run, same
 
 
-def killed(place: Place, model: Path, workers: int, where: str, number: int) -> int | None:
-    process = forking().Process(target=killed_run, args=(place.root, model, workers, where, number))
+def killed(
+    place: Place, model: Path, workers: int, where: str, number: int, **changes: Any
+) -> int | None:
+    process = forking().Process(
+        target=killed_run, args=(place.root, model, workers, where, number), kwargs=changes
+    )
     process.start()
     process.join()
     code: int | None = process.exitcode
@@ -52,6 +57,17 @@ def test_a_run_killed_anywhere_ends_with_the_same_bits(model: Path, place: Place
         "train_timing.jsonl",
         "tuned",
     ]
+
+
+@pytest.mark.slow
+def test_a_run_on_several_sizes_ends_with_the_same_bits(model: Path, tmp_path: Path) -> None:
+    place = write_rows(tmp_path, shard_rows=(80, 72, 32), several_sizes=True)
+    changes = {"resolution": SIZES, "held_out": 0.1}
+    whole = run(make_settings(model, steps=30, log_every=4, **changes), place, "whole")
+    for workers, where, number in ((0, "step", 8), (2, "save", 15), (1, "step", 23)):
+        assert killed(place, model, workers, where, number, **changes) == -signal.SIGKILL
+    assert killed(place, model, 3, "never", 0, **changes) == 0
+    assert same(run(make_settings(model, steps=30, log_every=4, **changes), place), whole)
 
 
 def torchrun(place: Place, model: Path, name: str, last: int) -> subprocess.CompletedProcess[str]:

@@ -112,7 +112,7 @@ def test_images_are_encoded_to_the_codes_they_decode_from(
     with torch.no_grad():
         posterior = vae.encode(images.float() / 127.5 - 1).latent_dist
     torch.testing.assert_close(found, (posterior.mode() * 0.5).half(), rtol=1e-2, atol=1e-3)
-    with pytest.raises(InputError, match="are 8 x 16 pixels, the model makes 16 x 16"):
+    with pytest.raises(InputError, match="are 16 x 8 pixels, the model makes 16 x 16"):
         family.encode(images[..., :8, :])
 
 

@@ -25,6 +25,7 @@ from tgo.pipeline.cli import app
 from tgo.pipeline.config import settings
 from tgo.pipeline.errors import InputError
 from tgo.pipeline.generators.diffusion import Diffusion
+from tgo.pipeline.generators.sizes import Size
 from tgo.pipeline.scoring import import_images, import_ratings
 from tgo.pipeline.sources import ratings
 from tgo.pipeline.sources.image_table import Source
@@ -211,7 +212,7 @@ def test_pictures_are_cut_around_their_middle(tmp_path: Path) -> None:
     wide = Image.new("RGB", (60, 20), "red")
     wide.paste((0, 0, 255), (20, 0, 40, 20))
     wide.save(tmp_path / "wide.png")
-    image = import_images.fit(ratings.Pictures(), tmp_path / "wide.png", (10, 10)).image
+    image = import_images.fit(ratings.Pictures(), tmp_path / "wide.png", Size(10, 10)).image
     assert image is not None
     assert image.shape == (3, 10, 10)
     assert image[2, 2:-2, 2:-2].min() > 250
@@ -226,13 +227,13 @@ def test_a_picture_is_what_its_rater_saw(tmp_path: Path) -> None:
         6  # rotated by 90 degrees: the left edge in the file is the upper edge on the screen
     )
     sideways.save(tmp_path / "turned.jpg", exif=exif, quality=100)
-    image = import_images.fit(ratings.Pictures(), tmp_path / "turned.jpg", (20, 10)).image
+    image = import_images.fit(ratings.Pictures(), tmp_path / "turned.jpg", Size(10, 20)).image
     assert image is not None
     assert image[0, 2].min() > 200
     assert image[2, -2].min() > 200
     clear = Image.new("RGBA", (8, 8), (0, 0, 0, 0))
     clear.save(tmp_path / "clear.png")
-    image = import_images.fit(ratings.Pictures(), tmp_path / "clear.png", (8, 8)).image
+    image = import_images.fit(ratings.Pictures(), tmp_path / "clear.png", Size(8, 8)).image
     assert image is not None
     assert image.min() == 255
 
