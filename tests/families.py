@@ -13,6 +13,7 @@ from tests.masked_models import write_random_amused, write_random_meissonic
 from tgo.pipeline.generators import family_class
 from tgo.pipeline.generators.base import Conditions, Corruption, Family, select_rows
 from tgo.pipeline.generators.latent import Latent
+from tgo.pipeline.generators.sizes import Size
 
 PROMPTS = ["a red circle", "a blue square on a dog"]
 SEEDS = [7, 2**62 + 1]
@@ -51,10 +52,12 @@ def load(kind: str, source: Path | str, **changes: Any) -> Loaded:
     return found
 
 
-def sample(family: Any, prompts: list[str], seeds: list[int]) -> torch.Tensor:
+def sample(
+    family: Any, prompts: list[str], seeds: list[int], size: Size | None = None
+) -> torch.Tensor:
     encoded = family.encode_prompts([*prompts, ""])
     given, empty = select_rows(encoded, slice(-1)), select_rows(encoded, -1)
-    latents: torch.Tensor = family.sample(given, empty, family.initial_noise(seeds))
+    latents: torch.Tensor = family.sample(given, empty, family.initial_noise(seeds, size))
     return latents
 
 

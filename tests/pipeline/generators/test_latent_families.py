@@ -15,11 +15,13 @@ import torch
 from tests.families import GUIDANCE, PROMPTS, SEEDS, Loaded, case, load, sample
 from tests.family_models import KINDS
 from tests.family_parts import resolution
+from tgo.pipeline.generators.base import Corruption, select_rows
+from tgo.pipeline.generators.sizes import Size
 from tgo.pipeline.scoring import sampling
 from tgo.pipeline.sources.prompts import Prompt
 
 
-def stock_images(kind: str, folder: Path) -> np.ndarray:
+def stock_images(kind: str, folder: Path, size: Size | None = None) -> np.ndarray:
     """The same images from diffusers' own pipeline, uint8 [B, H, W, 3]."""
     from diffusers import DiffusionPipeline
 
@@ -36,8 +38,8 @@ def stock_images(kind: str, folder: Path) -> np.ndarray:
         num_inference_steps=3,
         # its guidance scale 0 is what others call 1
         guidance_scale=GUIDANCE - 1 if kind == "zimage" else GUIDANCE,
-        height=resolution(kind),
-        width=resolution(kind),
+        height=size.height if size else resolution(kind),
+        width=size.width if size else resolution(kind),
         generator=[torch.Generator().manual_seed(seed) for seed in SEEDS],
         output_type="np",
         **special.get(kind, {}),
@@ -56,6 +58,41 @@ def test_the_stock_pipeline_gives_the_same_images(
     np.testing.assert_array_equal(
         images.permute(0, 2, 3, 1).numpy(), stock_images(kind, folders(kind))
     )
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_images_of_other_shapes_are_those_of_the_stock_pipeline(
+    kind: str, folders: Callable[[str], Path]
+) -> None:
+    side = resolution(kind)
+    sizes = [Size(side, side), Size(2 * side, side), Size(side, 2 * side)]
+    family = load(kind, folders(kind), resolution=sizes)
+    assert list(family.latent_shapes) == sizes
+    family.network.requires_grad_(True)  # as the stock pipeline's, or torch may round otherwise
+    for size in sizes[1:]:
+        latents = sample(family, PROMPTS, SEEDS, size)
+        images = family.decode(latents)
+        assert images.shape == (2, 3, size.height, size.width)
+        assert images.float().std() > 1
+        np.testing.assert_array_equal(
+            images.permute(0, 2, 3, 1).numpy(), stock_images(kind, folders(kind), size)
+        )
+        assert family.encode(images).shape == latents.shape == (2, *family.latent_shapes[size])
+        drawn = family.corrupt(latents, torch.Generator().manual_seed(5))
+        given = family.encode_prompts(PROMPTS)
+        found = family.log_likelihood(family.network, latents, given, drawn, temperature=1.0)
+        assert found.values.isfinite().all()
+        alone = [
+            family.log_likelihood(
+                family.network,
+                latents[row : row + 1],
+                select_rows(given, slice(row, row + 1)),
+                Corruption(*(part[row : row + 1] for part in drawn)),
+                temperature=1.0,
+            ).values
+            for row in range(2)
+        ]
+        torch.testing.assert_close(torch.cat(alone), found.values, rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -18,6 +18,7 @@ from tgo.pipeline.generators.amused import Amused
 from tgo.pipeline.generators.base import Conditions, Corruption, Regressor, select_rows
 from tgo.pipeline.generators.masked import Masked
 from tgo.pipeline.generators.meissonic import Meissonic
+from tgo.pipeline.generators.sizes import Resolution, Size
 
 PROMPTS = ["a red circle", "a blue square on a dog", "a green triangle above a yellow circle"]
 SEEDS = [7, 2**62 + 1, 0]
@@ -27,9 +28,21 @@ KINDS: dict[str, tuple[type[Masked], Callable[[Path], Path]]] = {
 }
 
 
-def load(folder: Path, kind: str, *, guidance_scale: float = 3.0, steps: int = 4) -> Masked:
+def load(
+    folder: Path,
+    kind: str,
+    *,
+    guidance_scale: float = 3.0,
+    steps: int = 4,
+    resolution: Resolution = None,
+) -> Masked:
     return KINDS[kind][0].load(
-        str(folder), steps=steps, guidance_scale=guidance_scale, dtype="float32", device="cpu"
+        str(folder),
+        steps=steps,
+        guidance_scale=guidance_scale,
+        dtype="float32",
+        device="cpu",
+        resolution=resolution,
     )
 
 
@@ -336,6 +349,25 @@ def test_gradient_checkpointing_works_or_is_refused(folder: Path, kind: str) -> 
         torch.testing.assert_close(one, other)
 
 
+def test_a_wide_image_is_told_of_as_such(folder: Path, kind: str, family: Masked) -> None:
+    (own,) = family.latent_shapes
+    wide = Size(2 * own.width, own.height)
+    other = load(folder, kind, resolution=[own, wide])
+    noise = other.initial_noise(SEEDS, wide)
+    assert noise.shape == (3, 4, 2, 8, 16)
+    read = other.encode_prompts([*PROMPTS, ""])
+    given, nothing = select_rows(read, slice(-1)), select_rows(read, -1)
+    tokens = other.sample(given, nothing, noise)
+    assert tokens.shape == (3, 8, 16)
+    images = other.decode(tokens)
+    assert images.shape == (3, 3, wide.height, wide.width)
+    assert other.encode(images).shape == tokens.shape
+    drawn = other.corrupt(tokens, torch.Generator().manual_seed(0))
+    found = other.log_likelihood(other.network, tokens, given, drawn, temperature=1.0)
+    assert found.values.isfinite().all()
+    assert torch.equal(sample(other, PROMPTS, SEEDS), sample(family, PROMPTS, SEEDS))
+
+
 def test_sides_are_multiples_of_what_the_network_reads(
     folder: Path, kind: str, family: Masked
 ) -> None:
@@ -348,15 +380,17 @@ def test_sides_are_multiples_of_what_the_network_reads(
         kinds.load(str(folder), resolution=own.width + 1, **options)
 
 
+@pytest.mark.parametrize("size", [None, Size(24, 16), Size(16, 32)])
 @pytest.mark.parametrize("guidance_scale", [1.0, 4.0])
 def test_the_stock_pipeline_gives_the_same_images_for_the_same_randomness(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, guidance_scale: float
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, guidance_scale: float, size: Size | None
 ) -> None:
     """Stock draws come from `multinomial` and `gumbel_noise`, which get our numbers here."""
     from diffusers import AmusedPipeline
     from diffusers.schedulers import scheduling_amused
 
-    family = load(write_random_amused(tmp_path / "m"), "amused", guidance_scale=guidance_scale)
+    folder = write_random_amused(tmp_path / "m")
+    family = load(folder, "amused", guidance_scale=guidance_scale, resolution=size and [size])
     noise = family.initial_noise(SEEDS)
     draws = iter(noise[:, :, 0].unbind(dim=1))
     again = iter(noise[:, :, 1].unbind(dim=1))
@@ -374,7 +408,12 @@ def test_the_stock_pipeline_gives_the_same_images_for_the_same_randomness(
     stock = AmusedPipeline.from_pretrained(tmp_path / "m")
     stock.set_progress_bar_config(disable=True)
     expected = stock(
-        PROMPTS, num_inference_steps=4, guidance_scale=guidance_scale, output_type="np"
+        PROMPTS,
+        height=size and size.height,
+        width=size and size.width,
+        num_inference_steps=4,
+        guidance_scale=guidance_scale,
+        output_type="np",
     ).images
     images = family.decode(sample(family, PROMPTS, SEEDS))
     np.testing.assert_array_equal(
