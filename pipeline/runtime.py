@@ -42,14 +42,26 @@ def ask_for_determinism() -> None:
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
 
 
-def require_compiler(key: str) -> None:
-    """InputError, naming the setting that wants it, unless torch.compile can generate code."""
+def require_compiler(key: str, shapes: int = 1) -> None:
+    """Let torch.compile make code for so many shapes of input.
+
+    Args:
+        key: the setting that wants it.
+        shapes: of latents; of more than a few torch would give up otherwise.
+
+    Raises:
+        InputError: there is no compiler.
+    """
+    import torch
+
     compiler = os.environ.get("CXX", "g++")
     if shutil.which(compiler) is None:
         raise InputError(
             f"params.yaml: {key} = true, but torch.compile finds no C++ compiler ({compiler}); "
             "install g++, name another one in CXX, or set it to false"
         )
+    limit = torch._dynamo.config.recompile_limit
+    torch._dynamo.config.recompile_limit = max(limit, 8 * shapes)  # its own for one shape
 
 
 def _quiet_libraries() -> None:

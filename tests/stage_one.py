@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from tgo.pipeline.generators.diffusion import Diffusion
+from tgo.pipeline.generators.sizes import Resolution
 from tgo.pipeline.scoring.local_engine import Summary, score_prompts
 from tgo.pipeline.sources.prompts import Prompt
 
@@ -13,9 +14,14 @@ PROMPTS = [Prompt(f"p{number}", f"a red circle {number}", "all") for number in r
 SIZES = {"seed": 0, "images_per_prompt": 2, "batch_size": 4, "rows_per_shard": 6}
 
 
-def load_family(folder: Path, steps: int = 2) -> Diffusion:
+def load_family(folder: Path, steps: int = 2, resolution: Resolution = None) -> Diffusion:
     return Diffusion.load(
-        str(folder), steps=steps, guidance_scale=2.0, dtype="float32", device="cpu"
+        str(folder),
+        steps=steps,
+        guidance_scale=2.0,
+        dtype="float32",
+        device="cpu",
+        resolution=resolution,
     )
 
 

@@ -63,7 +63,7 @@ def run(settings: Settings, paths: Paths | None = None) -> Path:
     objective = load_objective(train)
     device = torch.device(runtime.prepare(settings))
     if train.compile:
-        runtime.require_compiler("train.compile")
+        runtime.require_compiler("train.compile", len(settings.generator.sizes))
     if written_by_label(paths.labelled):
         check_labels(paths.scored, paths.labelled, settings.label)
     with (

@@ -11,6 +11,7 @@ from typing import Any
 from tgo.pipeline.config.label_settings import RATING
 from tgo.pipeline.storage import manifest, shards
 from tgo.pipeline.storage.atomic import replacing
+from tgo.pipeline.storage.fingerprint import LISTS_FORMAT
 from tgo.pipeline.templates import template
 from tgo.pipeline.wording import TITLES
 from tgo.rewards.checkpoint import UNPUBLISHED
@@ -61,9 +62,18 @@ def render(folder: Path) -> str:
         generator=_generator(metadata["tgo.fingerprint"]["images"]),
         rewards=metadata["tgo.rewards"],
         stand_ins=_stand_ins(metadata["tgo.rewards"]),
-        latents=metadata["tgo.latents"],
+        latents=metadata["tgo.latents"]["dtype"],
+        shapes=_shapes(paths, metadata),
         versions=metadata["tgo.versions"],
     )
+
+
+def _shapes(paths: list[Path], metadata: dict[str, Any]) -> list[str]:
+    """The shapes of latents: the first shard's, unless images are of several sizes."""
+    several = metadata["tgo.fingerprint"]["images"].get("format") == LISTS_FORMAT
+    found = [shards.read_metadata(path) for path in paths] if several else [metadata]
+    shapes = (each["tgo.latents"]["shape"] for each in found)
+    return list(dict.fromkeys(" x ".join(map(str, shape)) for shape in shapes))
 
 
 def _generator(images: dict[str, Any]) -> dict[str, Any]:

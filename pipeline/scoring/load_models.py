@@ -19,7 +19,7 @@ def load_family(settings: Settings, device: str, model: Path | None = None) -> F
 
     family = load_generator(settings.generator, model, device=device)
     if settings.generator.compile:
-        require_compiler("generator.compile")
+        require_compiler("generator.compile", len(settings.generator.sizes))
         family.network.compile(dynamic=False)
     return family
 

@@ -133,10 +133,11 @@ def reconcile(planned: Sequence[Planned], folder: Path) -> None:
     wanted = {shard.path: shard for shard in planned}
     for path in sorted(folder.glob("*.parquet")):
         _keep_or_set_aside(path, wanted.get(path), planned)
-    for shard in planned:
-        if not shard.path.exists():
-            _take_back(shard, folder)
-    manifest.restrict(folder, {path.name for path in wanted})
+    lacking = [shard for shard in planned if not shard.path.exists()]
+    # what the manifest says of these names is of shards that lay there before
+    manifest.restrict(folder, {path.name for path in wanted} - {s.path.name for s in lacking})
+    for shard in lacking:
+        _take_back(shard, folder)
     embedded = {shard.embeddings for shard in planned}
     for path in embeddings_folder.glob("shard-*.safetensors"):
         if path not in embedded and shards.is_name(f"{path.stem}.parquet"):

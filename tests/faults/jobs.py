@@ -49,6 +49,7 @@ def _score(
     made: Path | None = None,
     counted: Path | None = None,
     share: tuple[int, int] = (0, 1),
+    resolution: list[list[int]] | None = None,
     **sizes: int,
 ) -> None:
     """Run stage one; write shards begun to `made` and calls per kill place to `counted`."""
@@ -67,7 +68,7 @@ def _score(
         resource.setrlimit(resource.RLIMIT_FSIZE, (file_limit, file_limit))
         signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     try:
-        family, panel = load_family(generator), Panel.load(rewards)
+        family, panel = load_family(generator, resolution=resolution), Panel.load(rewards)
         score_into(root, family, panel, PROMPTS, share=Share(*share), **sizes)
     except InputError as error:
         assert log is not None

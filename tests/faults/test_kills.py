@@ -105,6 +105,16 @@ def test_killed_at_fifty_moments_it_ends_with_the_same_bytes(
     assert set(places) == {*FAULTS, "time"}, places
 
 
+def test_several_sizes_end_with_the_same_bytes(tmp_path: Path, models: Models) -> None:
+    several: dict[str, Any] = {"resolution": [[16, 16], [24, 16], [16, 24]], **SMALL}
+    assert jobs.finish(tmp_path / "whole", *models, **several) == 0
+    for fault in (Fault("sample", 3), Fault("write", 40), Fault("rename", 3), Fault("encode", 2)):
+        code = jobs.finish(tmp_path / "run", *models, fault=fault, **several)
+        assert code == -signal.SIGKILL, fault
+    assert jobs.finish(tmp_path / "run", *models, **several) == 0
+    assert contents(tmp_path / "run") == contents(tmp_path / "whole")
+
+
 def test_a_second_process_is_told_who_writes(tmp_path: Path, models: Models, whole: Whole) -> None:
     process = jobs.start(tmp_path / "run", *models, **SMALL)
     try:

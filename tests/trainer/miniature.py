@@ -89,8 +89,8 @@ def write_rows(
         failed = row % excluded == excluded - 1 if excluded else np.zeros(count, bool)
         label = np.where(failed, -1, random.integers(0, 2, count)).astype(np.int8)
         shift = np.where(label == 1, 1.0, -1.0)[:, None]
-        shape = SHAPES[index] if several_sizes else SHAPE
-        shape = shape[1:] if tokens else shape
+        whole = SHAPES[index] if several_sizes else SHAPE
+        shape = whole[1:] if tokens else whole
         latents = random.normal(0, 0.3, (count, int(np.prod(shape)))) + shift
         if tokens:
             latents = np.clip(np.round((latents + 2) * tokens / 4), 0, tokens - 1).astype(np.int32)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import io
 import json
 import re
 import shutil
@@ -12,6 +14,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from tests.pipeline import finished_run
 from tgo.pipeline import layout, wording
@@ -301,6 +304,17 @@ def test_large_pictures_are_reduced_for_the_page_and_lie_whole_beside_it(
     assert pictures.link == "figures/pictures"
     assert len(list((report.FULL / "seen").glob("*.jpg"))) == 4
     assert pictures.sheets()["seen"][0]["width"] == atlas.THUMBNAIL
+
+
+def test_pictures_of_several_sizes_keep_their_own() -> None:
+    wide, high = Image.new("RGB", (80, 48), "red"), Image.new("RGB", (48, 80), "blue")
+    sheet = atlas.pack([wide, high, wide])
+    assert (sheet.width, sheet.height, sheet.sizes) == (80, 80, [(80, 48), (48, 80), (80, 48)])
+    assert atlas.pack([wide, wide]).sizes is None
+    strip = atlas.strip([np.asarray(wide), np.asarray(high)])
+    shown = Image.open(io.BytesIO(base64.b64decode(strip.partition(",")[2])))
+    assert shown.size == (128, 80)
+    assert shown.convert("RGBA").getpixel((10, 70))[3] == 0  # type: ignore[index]
 
 
 # --- charts ---

@@ -19,7 +19,8 @@ from typer.testing import CliRunner
 
 from tests import workspace
 from tests.rated import BAD, COUNT, write_rated
-from tests.stage_one import contents, score_into
+from tests.rewards.awkward import colours
+from tests.stage_one import contents, load_family, score_into
 from tgo.pipeline import layout
 from tgo.pipeline.cli import app
 from tgo.pipeline.config import settings
@@ -27,6 +28,7 @@ from tgo.pipeline.errors import InputError
 from tgo.pipeline.generators.diffusion import Diffusion
 from tgo.pipeline.generators.sizes import Size
 from tgo.pipeline.scoring import import_images, import_ratings
+from tgo.pipeline.scoring.import_shards import Job
 from tgo.pipeline.sources import ratings
 from tgo.pipeline.sources.image_table import Source
 from tgo.pipeline.sources.prompts import id_of
@@ -217,6 +219,57 @@ def test_pictures_are_cut_around_their_middle(tmp_path: Path) -> None:
     assert image.shape == (3, 10, 10)
     assert image[2, 2:-2, 2:-2].min() > 250
     assert image[0, 2:-2, 2:-2].max() < 5
+
+
+def test_pictures_go_to_the_size_nearest_to_their_shape(
+    tiny_generator: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = tmp_path / "pictures"
+    source.mkdir()
+    shapes = [(40, 40), (62, 40), (40, 64), (44, 40), (90, 60), (31, 48)]
+    exif = Image.Exif()
+    exif[0x0112] = 6  # lies on its side: shown, it is high
+    for number, (width, height) in enumerate(shapes * 2):
+        picture = colours(height, width, seed=number)
+        picture.save(source / f"{number:02d}.png", exif=exif if number == 7 else None)
+    (source / "12.png").write_bytes(b"no picture")
+    lines = [f"{number:02d}.png,a red circle {number // 3},{number}" for number in range(13)]
+    (source / "metadata.csv").write_text("\n".join(["file_name,prompt,rating", *lines]))
+    sizes = [[16, 16], [24, 16], [16, 24]]
+    family = load_family(tiny_generator, resolution=sizes)
+    summary = import_into(tmp_path / "made", family, source, rows_per_shard=3)
+    assert (summary.shards, summary.images, summary.failed) == (5, 13, 1)
+    found: dict[Any, list[str]] = {}
+    for path in shards.shard_paths(tmp_path / "made/scored"):
+        table = shards.read_shard(path)
+        pictures = [row["bytes"] for row in table["image"].to_pylist() if row]
+        (size,) = {Image.open(io.BytesIO(data)).size for data in pictures}
+        found.setdefault(size, []).extend(table["id"].to_pylist())
+        latents = shards.read_latents(path)
+        assert latents.shape[1:] == family.latent_shapes[Size(*size)]
+        usable = np.array(table["status"].to_pylist()) == "ok"
+        assert np.isfinite(latents[usable]).all()
+        assert np.isnan(latents[~usable]).all()
+    assert found == {
+        (16, 16): [f"{n:02d}.png" for n in (0, 3, 6, 9, 12)],
+        (24, 16): [f"{n:02d}.png" for n in (1, 4, 10)],
+        (16, 24): [f"{n:02d}.png" for n in (2, 5, 7, 8, 11)],
+    }
+    finished = contents(tmp_path / "made")
+    make = Job.make
+    calls = iter(range(3))
+
+    def failing(job: Job, shard: Any) -> None:
+        if next(calls) == 2:
+            raise KeyboardInterrupt
+        make(job, shard)
+
+    monkeypatch.setattr(Job, "make", failing)
+    with pytest.raises(KeyboardInterrupt):
+        import_into(tmp_path / "again", family, source, rows_per_shard=3)
+    monkeypatch.undo()
+    assert import_into(tmp_path / "again", family, source, rows_per_shard=3).made == 3
+    assert contents(tmp_path / "again") == finished
 
 
 def test_a_picture_is_what_its_rater_saw(tmp_path: Path) -> None:

@@ -13,9 +13,11 @@ import torch
 from tests.stage_one import PROMPTS, contents, load_family, score_into
 from tgo.pipeline.errors import InputError
 from tgo.pipeline.generators.diffusion import Diffusion
+from tgo.pipeline.generators.sizes import Size, choose
 from tgo.pipeline.scoring import sampling
 from tgo.pipeline.scoring.worker_share import Share
 from tgo.pipeline.seeds import sample_seed
+from tgo.pipeline.sources.prompts import Prompt
 from tgo.pipeline.storage import aside, embeddings, fingerprint, manifest, shards
 from tgo.pipeline.storage.locks import hold
 from tgo.rewards.panel import Panel
@@ -68,6 +70,53 @@ def test_rows_are_what_the_contract_says(finished: Path, tiny_family: Diffusion)
     # latents decode to the stored image; batch size differs from the run's, so allow 1 level of 255
     decoded = tiny_family.decode(latents).numpy()
     assert np.abs(decoded.astype(int) - np.stack(images).astype(int)).max() <= 1
+
+
+def test_a_shard_holds_images_of_one_size(
+    tiny_generator: Path, tiny_panel: Panel, tmp_path: Path
+) -> None:
+    from datasets import load_dataset
+
+    sizes = [[16, 16], [24, 16], [16, 24]]
+    family = load_family(tiny_generator, resolution=sizes)
+    summary = score_into(tmp_path, family, tiny_panel)
+    paths = shards.shard_paths(scored(tmp_path))
+    assert summary.made == len(paths)
+    seen: dict[str, Size] = {}
+    for path in paths:
+        table = shards.read_shard(path)
+        pictures = [sampling.decode_png(row["bytes"]) for row in table["image"].to_pylist()]
+        (shape,) = {picture.shape for picture in pictures}
+        size = Size(shape[2], shape[1])
+        assert shards.read_metadata(path)["tgo.latents"]["shape"] == list(
+            family.latent_shapes[size]
+        )
+        decoded = family.decode(torch.from_numpy(shards.read_latents(path))).numpy()
+        assert np.abs(decoded.astype(int) - np.stack(pictures).astype(int)).max() <= 1
+        seen |= dict.fromkeys(table["prompt_id"].to_pylist(), size)
+    assert seen == {prompt.id: choose(prompt.id, list(family.latent_shapes)) for prompt in PROMPTS}
+    assert len(set(seen.values())) > 1
+    rows = load_dataset("parquet", data_files=[str(path) for path in paths])["train"]
+    assert len(rows) == 20
+    before = contents(tmp_path)
+    turned = load_family(tiny_generator, resolution=sizes[::-1])
+    assert score_into(tmp_path, turned, tiny_panel).made == 0  # shards change places
+    assert score_into(tmp_path, family, tiny_panel).made == 0
+    assert contents(tmp_path) == before
+
+
+def test_another_size_makes_only_its_own_images(
+    tiny_generator: Path, tiny_panel: Panel, tmp_path: Path
+) -> None:
+    wide, high = [24, 16], [16, 24]
+    chosen = [Prompt(f"q{number}", f"a red circle {number}", "all") for number in range(24)]
+    one = {"rows_per_shard": 2}  # a prompt a shard, so that none is cut otherwise
+    two = load_family(tiny_generator, resolution=[[16, 16], wide])
+    assert score_into(tmp_path, two, tiny_panel, chosen, **one).made == 24
+    three = load_family(tiny_generator, resolution=[[16, 16], wide, high])
+    moved = [p for p in chosen if choose(p.id, list(three.latent_shapes)) == Size(*high)]
+    summary = score_into(tmp_path, three, tiny_panel, chosen, **one)
+    assert 0 < summary.made == len(moved) < 24
 
 
 def test_images_are_sampled_from_the_stored_embeddings(
@@ -140,6 +189,15 @@ def test_shards_of_other_settings_come_back_with_them(
     assert (copied / "scored/notes.txt").read_text() == "mine"
     shutil.rmtree(aside.folder_of(scored(copied)))
     (copied / "scored/notes.txt").unlink()
+    assert contents(copied) == contents(finished)
+
+
+def test_shards_come_back_to_names_that_others_had(
+    finished: Path, copied: Path, tiny_family: Diffusion, tiny_panel: Panel
+) -> None:
+    assert score_into(copied, tiny_family, tiny_panel, seed=1).made == 4
+    assert score_into(copied, tiny_family, tiny_panel).made == 0
+    shutil.rmtree(aside.folder_of(scored(copied)))
     assert contents(copied) == contents(finished)
 
 
