@@ -62,7 +62,8 @@ class Samples:
         seed = evaluation_seed(settings.seed)
         self._rows = sampling.rows_of(wanted, seed=seed, images_per_prompt=1)
         self._texts = [prompt.text for prompt in wanted]
-        self._sizes = [choose(prompt.id, list(family.latent_shapes)) for prompt in wanted]
+        sizes = list(family.latent_shapes)
+        self._sizes = [choose(prompt.id, sizes, prompt.size) for prompt in wanted]
         self._batch_size = min(len(wanted), settings.score.batch_size)
         self._writer = ThreadPoolExecutor(1, "tgo-samples")
         self._pending: list[Future[None]] = []

@@ -13,11 +13,12 @@ _COLUMN = "the name of a column"
 
 
 class Columns(Group):
-    """Which columns hold what; null finds them by their usual names (docs/data.md)."""
+    """Which columns hold what; null finds all but size by their usual names (docs/data.md)."""
 
     prompt: str | None = Field(None, min_length=1, description=_COLUMN)
     id: str | None = Field(None, min_length=1, description=_COLUMN)
     domain: str | None = Field(None, min_length=1, description=_COLUMN)
+    size: str | None = Field(None, min_length=1, description=_COLUMN)
 
 
 class PromptSet(Group):
@@ -37,7 +38,7 @@ class PromptSet(Group):
     )  # fmt: skip
     columns: Columns = Field(
         default_factory=lambda: Columns.model_validate({}),
-        description="a group of prompt, id, domain",
+        description="a group of prompt, id, domain, size",
     )
     split: str = Field("train", min_length=1, description="the name of a dataset's split")
     duplicates: Literal["drop", "keep"] | None = Field(

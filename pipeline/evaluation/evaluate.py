@@ -13,6 +13,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
+
 from tgo.pipeline import layout
 from tgo.pipeline.config.settings import Settings
 from tgo.pipeline.errors import InputError
@@ -26,6 +28,7 @@ from tgo.pipeline.evaluation import (
 )
 from tgo.pipeline.evaluation.paired_images import Pairs
 from tgo.pipeline.generators.base_model import is_model
+from tgo.pipeline.generators.sizes import Size
 from tgo.pipeline.seeds import evaluation_seed
 from tgo.pipeline.sources import prompts
 from tgo.pipeline.sources.prompts import Prompt
@@ -110,6 +113,8 @@ def _compare(
     sets = prompt_sets(settings, split)
     dotted = settings.evaluate.judge
     judge = load_judge(dotted) if dotted and split == "tests" else None
+    if judge:
+        try_judge(judge, settings.generator.sizes, next(iter(sets.values()))[0].text)
     if not is_model(tuned_model):
         raise InputError(f"{tuned_model}: holds no trained model; run `tgo train` first")
     base = settings.evaluate.base
@@ -192,6 +197,13 @@ def load_judge(dotted: str) -> paired_images.Judge:
             f"evaluate.judge = {dotted!r} cannot be imported ({error}); "
             "name a function as package.module:name, or null for none"
         ) from None
+
+
+def try_judge(judge: paired_images.Judge, sizes: Sequence[Size], prompt: str) -> None:
+    """InputError unless the judge reads images of each size; it is shown a black one."""
+    for size in sizes:
+        black = np.zeros((1, size.height, size.width, 3), np.uint8)
+        paired_images.ask(judge, black, [prompt], Path("generator.resolution"))
 
 
 def _generate(

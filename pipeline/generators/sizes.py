@@ -29,11 +29,20 @@ def sizes_of(resolution: Resolution) -> tuple[Size, ...]:
     return tuple(Size(*size) for size in resolution)
 
 
-def choose(prompt_id: str, sizes: Sequence[Size]) -> Size:
-    """The size of the images that are made of a prompt: the one with the largest hash of both.
+def choose(prompt_id: str, sizes: Sequence[Size], wanted: Size | None = None) -> Size:
+    """The size of the images that are made of a prompt.
 
-    So another size, or one less, changes the images of no more prompts than it has to.
+    Args:
+        prompt_id: the prompt's.
+        sizes: those that there are.
+        wanted: of the shape that the prompt asks for, if it does.
+
+    Returns:
+        The size nearest to what is wanted, else the one with the largest hash of both: another
+        size, or one less, then changes the images of no more prompts than it has to.
     """
+    if wanted is not None:
+        return nearest(*wanted, sizes)
     return max(sizes, key=lambda size: hashlib.sha256(f"{size} {prompt_id}".encode()).digest())
 
 

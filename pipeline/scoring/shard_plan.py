@@ -106,7 +106,7 @@ def split(
     """The prompts of each shard and the size of their images, size after size."""
     chosen: dict[Size, list[Prompt]] = {size: [] for size in sizes}
     for prompt in prompts:
-        chosen[choose(prompt.id, sizes)].append(prompt)
+        chosen[choose(prompt.id, sizes, prompt.size)].append(prompt)
     return [
         (size, some[start : start + per_shard])
         for size, some in chosen.items()

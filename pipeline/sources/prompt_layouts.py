@@ -23,6 +23,7 @@ USUAL = {
     "prompt": ("prompt", "text", "caption"),
     "id": ("id", "prompt_id"),
     "domain": ("domain", "category", "style", "tag"),
+    "size": (),  # a column of this name may mean anything
 }
 """Names that a column is found by, in capitals or not, the first that there is."""
 _PICKAPIC = {"caption", "image_0_uid", "image_1_uid", "label_0"}
@@ -58,7 +59,7 @@ def detect(wanted: PromptSet) -> Layout:
 
 
 def columns_of(table: Table, wanted: PromptSet, own: Mapping[str, str]) -> dict[str, str | None]:
-    """Which column holds prompt, id and domain: as asked for, as published, or by usual names."""
+    """Which column holds what of a prompt: as asked for, as published, or by usual names."""
     asked = wanted.columns.model_dump()
     for key, name in asked.items():
         if name is not None and name not in table.columns and table.fixed:

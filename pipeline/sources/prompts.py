@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,10 +18,12 @@ from typing import Any, NamedTuple
 
 from tgo.pipeline.config.prompt_settings import PromptSet
 from tgo.pipeline.errors import InputError
+from tgo.pipeline.generators.sizes import Size
 from tgo.pipeline.sources import prompt_layouts
 from tgo.pipeline.sources.table_rows import Table, listed
 
 log = logging.getLogger(__name__)
+_SIZE = re.compile(r"\s*([1-9]\d{0,5})\s*[x:×]\s*([1-9]\d{0,5})\s*")
 
 
 class Prompt(NamedTuple):
@@ -29,6 +32,8 @@ class Prompt(NamedTuple):
     id: str
     text: str
     domain: str
+    size: Size | None = None
+    """Of the shape that its images should have; None leaves it to chance."""
 
 
 @dataclass
@@ -183,4 +188,13 @@ def _parse(
         if not isinstance(value, str | int) or isinstance(value, bool):
             raise InputError(f"{where}: {key} is {value!r}; make it a text or a whole number")
         result[key] = str(value)
-    return Prompt(result["id"], text, result["domain"])
+    size = columns["size"] and values.get(columns["size"])
+    return Prompt(result["id"], text, result["domain"], _parse_size(size, where) if size else None)
+
+
+def _parse_size(value: Any, where: str) -> Size:
+    """A size or a ratio, as `1216x832` or `16:9`."""
+    found = _SIZE.fullmatch(str(value))
+    if found is None:
+        raise InputError(f"{where}: size is {value!r}; write width and height as 1216x832 or 16:9")
+    return Size(int(found[1]), int(found[2]))

@@ -73,8 +73,9 @@ def of_shape(
 
 
 def prompts_part(prompts: Sequence[Prompt]) -> dict[str, str]:
-    """The prompts of one shard, to be joined with `images_part`."""
-    return {"prompts": hashlib.sha256(canonical(prompts).encode()).hexdigest()}
+    """The prompts of one shard, to be joined with `images_part`; the size is the shard's."""
+    told = [[prompt.id, prompt.text, prompt.domain] for prompt in prompts]
+    return {"prompts": hashlib.sha256(canonical(told).encode()).hexdigest()}
 
 
 def reward_parts(panel: Panel) -> dict[str, dict[str, Any]]:

@@ -83,9 +83,13 @@ def _read(entry: PromptSet, count: int, _: Settings) -> None:
 
 def _judge(settings: Settings) -> None:
     if settings.evaluate.judge is not None:
-        from tgo.pipeline.evaluation.evaluate import load_judge
+        from tgo.pipeline.evaluation.evaluate import load_judge, try_judge
+        from tgo.pipeline.sources import prompts
 
-        load_judge(settings.evaluate.judge)
+        judge = load_judge(settings.evaluate.judge)
+        asked = next(iter(settings.prompts.tests.values()))
+        if settings.generator.sizes and Path(asked.source).exists():
+            try_judge(judge, settings.generator.sizes, prompts.read(asked)[0].text)
 
 
 def _tables(settings: Settings) -> None:

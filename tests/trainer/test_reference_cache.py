@@ -9,24 +9,28 @@ import pytest
 import torch
 
 from tests.trainer import parallel
-from tests.trainer.miniature import Place, make_settings
+from tests.trainer.miniature import SHAPES, SIZES, Place, make_settings, write_rows
 from tests.trainer.test_train import CrashError, crash_at, run, same
 from tgo.pipeline.config.settings import Settings
 from tgo.pipeline.generators import load_generator
 from tgo.pipeline.storage.shards import shard_paths
+from tgo.trainer.bucketed_stream import BucketedStream
 from tgo.trainer.dataset import LabelledRows
 from tgo.trainer.distributed import Ranks
 from tgo.trainer.learner import Learner
 from tgo.trainer.objectives import load_objective
 from tgo.trainer.reference_cache import ReferenceCache, load_cache
 from tgo.trainer.stream import Stream
+from tgo.trainer.training_data import make_stream
 
 
 def cached(model: Path, **train: Any) -> Settings:
     return make_settings(model, reference_cache=3, prompt_dropout=0.0, **train)
 
 
-def prepared(settings: Settings, place: Place) -> tuple[Learner, Stream, ReferenceCache]:
+def prepared(
+    settings: Settings, place: Place
+) -> tuple[Learner, Stream | BucketedStream, ReferenceCache]:
     """A learner with a filled cache, as a run has it before its first step."""
     torch.set_num_threads(1)
     objective = load_objective(settings.train)
@@ -37,7 +41,9 @@ def prepared(settings: Settings, place: Place) -> tuple[Learner, Stream, Referen
     ranks = Ranks(torch.device("cpu"))
     learner = Learner(family, objective, settings.train, rows.unconditional, ranks, cache=cache)
     cache.fill(learner.measure, ranks)
-    return learner, Stream(rows, seed=0, batch_size=settings.train.batch_size), cache
+    stream = make_stream(rows, settings.train, ranks)
+    assert isinstance(stream, Stream | BucketedStream)
+    return learner, stream, cache
 
 
 @pytest.mark.parametrize("objective", ["tgo", "dpo"])
@@ -53,6 +59,19 @@ def test_what_is_kept_is_what_the_reference_says(model: Path, place: Place, obje
         corruption, _ = cache.draw(1, batch, every=2)
         for part in corruption:
             assert torch.equal(part[0::2], part[1::2])
+
+
+def test_images_of_several_sizes(model: Path, tmp_path: Path) -> None:
+    place = write_rows(tmp_path, shard_rows=(80, 72, 32), several_sizes=True)
+    learner, stream, _ = prepared(cached(model, resolution=SIZES), place)
+    shapes = set()
+    for number, batch in enumerate(itertools.islice(stream.batches(), 12), start=1):
+        terms = learner.terms(number, batch)
+        torch.testing.assert_close(
+            terms.reference, terms.log_likelihood.detach(), rtol=1e-4, atol=0
+        )
+        shapes.add(batch.latents.shape[1:])
+    assert shapes == set(SHAPES)
 
 
 @pytest.mark.slow

@@ -29,6 +29,12 @@ def test_a_size_more_changes_no_prompt_but_those_that_take_it(
     assert chosen in (SIZES[0], choose(prompt, fewer))
 
 
+def test_a_prompt_that_asks_for_a_shape_gets_the_nearest() -> None:
+    assert choose("p", SIZES, Size(16, 9)) == Size(1344, 768)
+    assert choose("p", SIZES, Size(832, 1216)) == Size(832, 1216)
+    assert choose("p", SIZES[:1], Size(16, 9)) == SIZES[0]
+
+
 def test_prompts_spread_over_the_sizes() -> None:
     counts = Counter(choose(f"p{number}", SIZES) for number in range(4000))
     assert all(900 < counts[size] < 1100 for size in SIZES)

@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 
 from tgo.pipeline.config.prompt_settings import Columns, PromptSet
 from tgo.pipeline.errors import InputError
+from tgo.pipeline.generators.sizes import Size
 from tgo.pipeline.sources import prompts
 from tgo.pipeline.sources.prompts import Prompt
 
@@ -153,7 +154,9 @@ def test_every_format_gives_the_same_prompts(
         {key: [row[key] for row in rows] for key in rows[0]} | {"x": [[1.0]] * len(rows)}
     )
     pq.write_table(table, folder / "p.parquet")
-    wanted = [(prompts.id_of(row["Caption"]), row["Caption"], row["Category"]) for row in rows]
+    wanted = [
+        Prompt(prompts.id_of(row["Caption"]), row["Caption"], row["Category"]) for row in rows
+    ]
     for path in sorted(folder.iterdir()):
         assert prompts.check(path).prompts == wanted, path.name
 
@@ -165,6 +168,20 @@ def test_columns_are_named_or_found(tmp_path: Path) -> None:
     assert prompts.check(chosen).prompts == [Prompt(prompts.id_of("an image"), "an image", "k1")]
     with pytest.raises(InputError, match=r"has no column 'waht', but what, kind, Text"):
         prompts.check(PromptSet(source=str(path), columns=Columns(prompt="waht")))
+
+
+def test_a_column_tells_the_shape_of_images(tmp_path: Path) -> None:
+    path = write(tmp_path, "prompt,shape\na,1216x832\nb,16 : 9\nc,\nd,3 × 4\n", "p.csv")
+    told = PromptSet(source=str(path), columns=Columns(size="shape"))
+    sizes = [prompt.size for prompt in prompts.read(told)]
+    assert sizes == [Size(1216, 832), Size(16, 9), None, Size(3, 4)]
+    assert {prompt.size for prompt in prompts.read(path)} == {None}
+    path.write_text("prompt,shape\na,wide\n")
+    with pytest.raises(InputError, match=r"line 2: size is 'wide'; write width and height as"):
+        prompts.read(told)
+    path.write_text("prompt,form\na,1x1\n")
+    with pytest.raises(InputError, match=r"has no column 'shape', .*; correct columns\.size"):
+        prompts.read(told)
 
 
 def test_a_dataset_of_the_hub_or_a_folder(tmp_path: Path) -> None:

@@ -31,6 +31,13 @@ def test_a_project_that_can_run_has_no_problems(small_project: Path) -> None:
     [
         ({"evaluate": {"judge": "nothing.here:judge"}}, "cannot be imported"),
         ({"evaluate": {"judge": "json:judge"}}, "has no attribute 'judge'"),
+        (
+            {
+                "evaluate": {"judge": "tgo.data.world.truth:judge"},
+                "generator": {"resolution": [[64, 64], [80, 48]]},
+            },
+            "generator.resolution: the gold judge cannot judge these images",
+        ),
         ({"evaluate": {"prompts": 11}}, "holds 10 prompts, 11 are asked for"),
         ({"train": {"samples": {"prompts": 11, "every": 1}}}, "holds 10 prompts, 11 are asked"),
         ({"score": {"prompts": 11}}, "holds 10 prompts, 11 are asked for"),
