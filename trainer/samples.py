@@ -111,9 +111,10 @@ class Samples:
     def _facts(self, settings: Settings) -> dict[str, Any]:
         """All that decides the images beside the weights."""
         generator = settings.generator.model_dump(include={"steps", "guidance_scale"})
-        several = {"sizes": self._sizes} if len(self._family.latent_shapes) > 1 else {}
-        seeds = [row.seed for row in self._rows]
-        return {"prompts": self._texts, "seeds": seeds, **several, **generator}
+        facts = {"prompts": self._texts, "seeds": [row.seed for row in self._rows], **generator}
+        if len(self._family.latent_shapes) > 1:
+            facts["sizes"] = [list(size) for size in self._sizes]  # as JSON gives them back
+        return facts
 
     def _keep(self, facts: dict[str, Any], done: int) -> None:
         """Leave in the folder what belongs to this run and nothing else."""

@@ -156,6 +156,11 @@ def test_a_run_judges_and_draws_every_size(place: Place, model: Path, tmp_path: 
     assert sizes == sample_strips.facts(place.paths().samples)["sizes"]
     assert len({tuple(size) for size in sizes}) > 1
     assert all(image.std() > 0 for image in strips[12])
+    before = {path.name: path.read_bytes() for path in place.paths().samples.glob("*.png")}
+    longer = chosen.train.model_copy(update={"steps": 14})
+    run(chosen.model_copy(update={"prompts": named, "train": longer}), place)
+    after = {path.name: path.read_bytes() for path in place.paths().samples.glob("*.png")}
+    assert after == before  # a run that goes on keeps what it has drawn
 
 
 def test_shards_of_other_sizes_than_the_settings_are_refused(place: Place, model: Path) -> None:

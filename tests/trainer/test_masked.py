@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import load_file
 
 from tests.masked_models import CODEBOOK, write_random_amused
-from tests.trainer.miniature import Place, make_settings, write_rows
+from tests.trainer.miniature import SIZES, Place, make_settings, write_rows
 from tgo.pipeline.config.settings import Settings
 from tgo.pipeline.errors import InputError
 from tgo.pipeline.generators import load_generator
@@ -47,6 +47,15 @@ def run(settings: Settings, place: Place, name: str) -> tuple[dict[str, torch.Te
 
 class CrashError(Exception):
     """Stands for whatever may end a process."""
+
+
+def test_images_of_several_sizes(model: Path, tmp_path: Path) -> None:
+    place = write_rows(tmp_path, shard_rows=(40, 40, 40), tokens=CODEBOOK, several_sizes=True)
+    settings = settings_of(model, steps=8, resolution=SIZES)
+    weights, log = run(settings, place, "run")
+    assert all(np.isfinite(json.loads(line)["loss"]) for line in log.splitlines())
+    base = load_generator(settings.generator).network.state_dict()
+    assert any(not torch.equal(value, base[name]) for name, value in weights.items())
 
 
 def test_training_continues_to_the_bit_and_learns(
