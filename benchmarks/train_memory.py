@@ -93,7 +93,8 @@ def measure(size: Size, model: Path, changes: Sequence[str]) -> dict[str, dict[s
     """
     named = [f"generator.model={model}", f"generator.family={size.family}"]
     chosen = settings.load("params.yaml", [*CHANGES, *named, *changes])
-    side = (chosen.generator.resolution or size.pixels) * size.latent // size.pixels
+    sizes = chosen.generator.sizes
+    side = (sizes[0].width if sizes else size.pixels) * size.latent // size.pixels
     peaks = Peaks()
     with TemporaryDirectory() as name:
         root = Path(name)
