@@ -108,7 +108,7 @@ def test_killed_at_fifty_moments_it_ends_with_the_same_bytes(
 def test_several_sizes_end_with_the_same_bytes(tmp_path: Path, models: Models) -> None:
     several: dict[str, Any] = {"resolution": [[16, 16], [24, 16], [16, 24]], **SMALL}
     assert jobs.finish(tmp_path / "whole", *models, **several) == 0
-    for fault in (Fault("sample", 3), Fault("write", 40), Fault("rename", 3), Fault("encode", 2)):
+    for fault in (Fault("sample", 3), Fault("write", 40), Fault("rename", 3)):
         code = jobs.finish(tmp_path / "run", *models, fault=fault, **several)
         assert code == -signal.SIGKILL, fault
     assert jobs.finish(tmp_path / "run", *models, **several) == 0

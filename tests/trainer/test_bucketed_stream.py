@@ -48,7 +48,7 @@ def take(stream: BucketedStream, count: int, position: Position = START) -> list
         return list(itertools.islice(batches, count))
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=20, deadline=None)
 @given(
     seed=st.integers(0, 2**63 - 1),
     size=st.integers(2, 10),
