@@ -71,7 +71,7 @@ def preset(
 def plan(
     params: Params = PARAMS,
     gpu: Annotated[
-        str, typer.Option(help="A card, such as h200, a100, l40s, rtx4090, or TFLOP/s in bfloat16.")
+        str, typer.Option(help="A card, such as h200 or rtx4090, or TFLOP/s and GB, as 165:24.")
     ] = "h200",
     gpus: Annotated[int, typer.Option(min=1, help="How many of them.")] = 1,
     share: Annotated[

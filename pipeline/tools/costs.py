@@ -2,30 +2,23 @@
 
 FLOPs are counted with torch's FlopCounterMode on the published configurations (SDXL and FLUX: on
 one forward pass as published), batch of one, a multiply-add counted as two. Sizes are those of our
-shards. What is assumed rather than counted stands in `GPUS`, `SHARES` and `PNG_BYTES`.
+shards. What is assumed rather than counted stands in `SHARES`, `PNG_BYTES` and `cards`.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import NamedTuple
 
 from tgo.pipeline import layout
 from tgo.pipeline.config.settings import Settings
 from tgo.pipeline.storage import shards
+from tgo.pipeline.tools import footprint
+from tgo.pipeline.tools.footprint import Footprint
 
-GPUS = {
-    "h200": 989.0,
-    "h100": 989.0,
-    "a100": 312.0,
-    "l40s": 362.0,
-    "l4": 121.0,
-    "a6000": 154.8,
-    "rtx5090": 209.5,
-    "rtx4090": 165.2,
-    "rtx3090": 71.0,
-}
-"""Dense bfloat16 TFLOP/s of the data sheets, summed in float32."""
 SHARES = {"sample": 0.40, "train": 0.28}
 """Shares of that peak which sampling and training are assumed to reach: an estimate, and the best
 published figure for training SD 1.5's UNet. Measure yours with benchmarks/generate.py."""
@@ -48,6 +41,21 @@ class Cost:
     conditions: int  # of one prompt
     distilled: bool = False  # guidance is an input, not a second pass
     png: float = PNG_BYTES  # a pixel
+    footprint: Footprint | None = None
+
+    def at(self, side: int | None) -> Cost:
+        """The cost of images of other pixels a side: in proportion to their area."""
+        if side is None or side == self.side:
+            return self
+        scale = (side / self.side) ** 2
+        return replace(
+            self,
+            forward=scale * self.forward,
+            decode=scale * self.decode,
+            side=side,
+            latents=round(scale * self.latents),
+            footprint=None if self.footprint is None else self.footprint.scaled(scale),
+        )
 
 
 _SD1 = Cost(0.803, 2.51, 512, 4 * 64 * 64 * 2, 77 * 768 * 2)
@@ -84,9 +92,29 @@ MODELS = {
     "data/world/diffusion": Cost(0.00023, 0.00031, 64, 4 * 16 * 16 * 2, 24 * 96 * 2, png=0.87),
     "data/world/masked": Cost(0.00028, 0.00031, 64, 16 * 16 * 4, 25 * 96 * 2, png=0.87),
 }
-"""By generator.model."""
+"""By generator.model; `known` adds those of `KNOWN`."""
+SAME = {"CompVis/stable-diffusion-v1-4": "stable-diffusion-v1-5/stable-diffusion-v1-5"}
+"""Models of one architecture."""
+KNOWN = Path(__file__).with_name("known_models.json")
+"""Published models by hub id, counted by benchmarks/published_models.py."""
 REWARDS = {"pickscore": 0.335, "hpsv2": 0.335, "clip": 0.162, "imagereward": 0.138}
 """TFLOP a published reward model costs an image; `aesthetic` rides on CLIP's tower."""
+REWARD_PARAMETERS = {
+    "pickscore": 986_109_441,
+    "hpsv2": 986_109_441,
+    "imagereward": 445_803_009,
+    "clip": 427_616_513,
+    "aesthetic": 427_616_513,
+}
+"""Of the published reward models."""
+
+
+def known(model: str) -> Cost | None:
+    """The cost of a published model, or of one of the world; None of any other."""
+    found = json.loads(KNOWN.read_text(encoding="utf-8")).get(SAME.get(model, model))
+    if found is None:
+        return MODELS.get(model)
+    return Cost(**found | {"footprint": footprint.from_json(found["footprint"])})
 
 
 class Work(NamedTuple):
@@ -158,6 +186,14 @@ def _image(settings: Settings, cost: Cost) -> float:
     twice = generator.guidance_scale > 1 and not cost.distilled
     sampling = generator.steps * (1 + twice) * cost.forward
     return sampling + cost.decode + sum(map(_reward, settings.rewards.items()))
+
+
+def reward_parameters(settings: Settings) -> Iterator[tuple[str, int]]:
+    """Name and parameters of each reward model; `aesthetic` sits on CLIP's towers."""
+    for name, entry in settings.rewards.items():
+        if entry.source.startswith("data/world/") or (name == "aesthetic" and "clip" in settings.rewards):
+            continue
+        yield name, REWARD_PARAMETERS.get(name, 0)
 
 
 def _reward(named: tuple[str, object]) -> float:

@@ -8,13 +8,16 @@ from pathlib import Path
 
 from tgo.pipeline.config.settings import Settings
 from tgo.pipeline.errors import InputError
-from tgo.pipeline.tools import costs, preflight
-from tgo.pipeline.tools.costs import CPU_TFLOPS, GPUS, MODELS, SHARES, Cost, Work
+from tgo.pipeline.tools import cards, costs, fitting, memory, models, preflight
+from tgo.pipeline.tools.cards import CARDS, Card
+from tgo.pipeline.tools.costs import CPU_TFLOPS, SHARES, Cost, Work
 from tgo.pipeline.wording import size
 
 DEFAULT_GPU = "h200"
 REFUSED = "REFUSED"
 """Begins a line about what a stage would refuse."""
+TOO_LARGE = "TOO LARGE"
+"""Begins a line about a stage that memory does not hold."""
 HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 FILES = (".txt", ".tsv", ".csv", ".jsonl", ".json", ".parquet", ".pt", ".pth", ".safetensors")
 
@@ -26,8 +29,8 @@ def lines(
 
     Args:
         settings: what is planned.
-        gpu: a name of `costs.GPUS`, or TFLOP/s in dense bfloat16; settings with ``device: cpu``
-            are reckoned on two cores.
+        gpu: a name of `cards.CARDS`, or dense bfloat16 TFLOP/s and GB as ``165:24``; settings with
+            ``device: cpu`` are reckoned on two cores and this machine's memory.
         gpus: how many of them; hours stay GPU hours, days are those of the clock.
         share: of the peak that is reached; None takes `costs.SHARES`.
 
@@ -35,24 +38,30 @@ def lines(
         str: a line without its end.
 
     Raises:
-        InputError: `gpu` is neither a known name nor a number above 0, or `share` is not between
+        InputError: `gpu` is neither a known name nor numbers above 0, or `share` is not between
             0 and 1.
     """
-    peak = _peak(gpu)
+    card = cards.named(gpu)
     if share is not None and not 0 < share <= 1:
         raise InputError(f"--share {share}: must be above 0 and at most 1")
     images, prompts = costs.stage_one(settings)
     yield from _stage_one(settings, images, prompts)
-    cost = MODELS.get(settings.generator.model)
+    try:
+        cost = models.cost_of(settings)
+    except InputError as error:
+        cost = None
+        yield f"{REFUSED:<10} {error}"
     if cost is None:
         yield (
-            f"cost       unknown: generator.model = {settings.generator.model!r} is not among "
-            f"{', '.join(MODELS)}; benchmarks/generate.py measures it"
+            f"cost       unknown: generator.model = {settings.generator.model!r} is neither here "
+            "nor among those whose figures are shipped; `tgo fetch` brings it, or `hf download "
+            "MODEL --include '*.json' '*/*.json' '*/*.txt'` its configurations alone"
         )
     else:
-        name = gpu.upper() if gpu in GPUS else "GPUs"
-        yield from _hours(settings, cost, peak, f"{gpus} {name}", gpus, share)
+        name = gpu.upper() if gpu in CARDS else "GPUs"
+        yield from _hours(settings, cost, card.tflops, f"{gpus} {name}", gpus, share)
         yield _storage(images, prompts, cost)
+        yield from _memory(settings, cost, card, gpus)
     yield f"launch     score: {settings.launch.score}; train: {settings.launch.train}"
     yield from _absent(settings)
     for problem in preflight.problems(settings):
@@ -102,20 +111,27 @@ def _hours(
     )
 
 
-def _peak(gpu: str) -> float:
-    """TFLOP/s of a card by its name, or as given."""
-    try:
-        peak = GPUS[gpu] if gpu in GPUS else float(gpu)
-    except ValueError:
-        peak = 0.0
-    if not 0 < peak < 1e6:
-        known = ", ".join(GPUS)
-        raise InputError(f"--gpu {gpu}: not known; use one of {known}, or a number of TFLOP/s")
-    return peak
-
-
 def _work(work: Work) -> str:
     return f"{work.images:,} images of {work.each:,.3g} TFLOP"
+
+
+def _memory(settings: Settings, cost: Cost, card: Card, gpus: int) -> Iterator[str]:
+    """Peak memory of each stage, and what to set where it does not fit."""
+    peaks = memory.peaks(settings, cost, gpus=gpus)
+    if not peaks:
+        return
+    on_cpu = settings.device == "cpu"
+    room = cards.machine_bytes() if on_cpu else card.bytes
+    listed = ", ".join(f"{stage} {size(peak)}" for stage, peak in peaks.items())
+    if room is None:
+        yield f"memory     at its peak {listed}; --gpu {card.tflops:g}:24 says whether 24 GB hold it"
+        return
+    where = "this machine" if on_cpu else "the card"
+    yield f"memory     at its peak {listed}, of {size(room)} of {where}"
+    for stage, peak in peaks.items():
+        if peak > room:
+            told = fitting.remedy(settings, cost, stage, room, gpus)
+            yield f"{TOO_LARGE:<10} {stage} takes {size(peak)}: {told}"
 
 
 def _storage(images: int, prompts: int, cost: Cost) -> str:
