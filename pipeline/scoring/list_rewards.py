@@ -4,15 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from importlib.util import find_spec
-from pathlib import Path
 from typing import NamedTuple
 
 from tgo.pipeline.config.settings import Reward
-from tgo.rewards import checkpoint, registry
+from tgo.rewards import aesthetic, checkpoint, clip, hpsv2, imagereward, registry
 from tgo.rewards.checksum import file_sha256
 from tgo.rewards.errors import RewardError
-from tgo.rewards.source import Files, cached, hub_id
+from tgo.rewards.source import Files, Source, cached, hub_id
 
+REFUSED = "refused"
+"""Begins the state of weights that are here and would not be loaded."""
 _PACKAGES = {"hpsv2": "hpsv2", "imagereward": "ImageReward"}
 
 
@@ -36,6 +37,25 @@ def show(entries: Mapping[str, Reward]) -> None:
     for row in rows(entries):
         print(f"{row.name}: {row.source} ({row.offered})")
         print(f"    {row.state}")
+
+
+def _require_loadable(name: str, source: str, found: Source, digest: str) -> None:
+    """The loaders' own look at a checksum, which weights of an unsaid architecture must have."""
+    path = found.weights()
+    if name == "hpsv2":
+        hpsv2.architecture(found, path, digest)
+    elif name == "imagereward":
+        imagereward.vision_config(found, path, digest)
+    elif name == "clip" and _repository(source) == clip.PUBLISHED:
+        checkpoint.require_published(path, digest, clip.PUBLISHED, "name a folder of other weights")
+    elif name == "aesthetic" and not found.has(aesthetic.CONFIG):
+        remedy = f"put an {aesthetic.CONFIG} beside a head of your own"
+        checkpoint.require_published(path, digest, aesthetic.WEIGHTS, remedy)
+
+
+def _repository(source: str) -> str | None:
+    place = hub_id(source)
+    return None if place is None else place.repo
 
 
 def _row(name: str, entry: Reward | None) -> Row:
@@ -76,10 +96,17 @@ def _state(name: str, entry: Reward) -> str:
         return f"missing: {entry.source}"
     if found.missing():
         return f"missing: {', '.join(found.missing())} in {found.folder}"
-    return _identity(found.weights())
+    return _identity(name, entry, found)
 
 
-def _identity(path: Path) -> str:
+def _identity(name: str, entry: Reward, found: Source) -> str:
+    """What the weights are; or why loading will refuse them."""
+    path = found.weights()
     digest = file_sha256(path)
+    if entry.backend == "own" and entry.module is None:
+        try:
+            _require_loadable(name, entry.source, found, digest)
+        except RewardError as error:
+            return f"{REFUSED}: {error}"
     known = {sha256: name for name, sha256 in checkpoint.PUBLISHED_SHA256.items()}
     return f"ready: {path}, {known.get(digest, checkpoint.UNPUBLISHED)}, sha256 {digest[:12]}"

@@ -191,7 +191,9 @@ def _image(settings: Settings, cost: Cost) -> float:
 def reward_parameters(settings: Settings) -> Iterator[tuple[str, int]]:
     """Name and parameters of each reward model; `aesthetic` sits on CLIP's towers."""
     for name, entry in settings.rewards.items():
-        if entry.source.startswith("data/world/") or (name == "aesthetic" and "clip" in settings.rewards):
+        if entry.source.startswith("data/world/") or (
+            name == "aesthetic" and "clip" in settings.rewards
+        ):
             continue
         yield name, REWARD_PARAMETERS.get(name, 0)
 

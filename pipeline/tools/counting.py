@@ -17,7 +17,7 @@ from tgo.pipeline.generators.base import Conditions
 from tgo.pipeline.generators.folder_family import LoadOptions
 from tgo.pipeline.tools.costs import Cost
 from tgo.pipeline.tools.footprint import VARIANTS, Footprint, Part, variant
-from tgo.pipeline.tools.weightless import ConfigFolder, Watch, fused_attention
+from tgo.pipeline.tools.weightless import ConfigFolder, Watch, kernels
 from tgo.trainer import lora
 from tgo.trainer.speed import count_flops
 
@@ -56,7 +56,7 @@ class Counter:
 
     def conditions(self) -> Conditions:
         """Those of one prompt, by the model's own text encoders."""
-        with fused_attention(), torch.no_grad():
+        with kernels(), torch.no_grad():
             found: Conditions = self.family.encode_prompts(["a prompt"])
         return found
 
@@ -85,7 +85,7 @@ class Counter:
         latents = self._latents(1)
         pixels = family.decode(latents).shape[-1]
         inference = self._forward(family, latents, conditions)
-        with fused_attention(), torch.no_grad():
+        with kernels(), torch.no_grad():
             forward = count_flops(inference)
             decode = count_flops(lambda: family.decode(latents))
             predicting = _peak(inference, family.network)
@@ -116,15 +116,22 @@ class Counter:
         return sum(each.numel() for each in network.parameters() if each.requires_grad)
 
     def kept(
-        self, conditions: Conditions, *, adapted: bool, half: bool, recomputes: bool
+        self,
+        conditions: Conditions,
+        *,
+        adapted: bool,
+        recomputes: bool,
+        half: bool,
+        on_cpu: bool,
     ) -> float:
         """Bytes of activations that a training step holds at most, of one image.
 
         Args:
             conditions: of one prompt.
             adapted: adapters are trained, over a frozen network (in bfloat16 with `half`).
-            half: computes in bfloat16.
             recomputes: with gradient checkpointing.
+            half: computes in bfloat16.
+            on_cpu: on a CPU, not a GPU.
 
         Returns:
             Those of `Footprint.training`.
@@ -138,7 +145,7 @@ class Counter:
         if recomputes:
             _checkpoint(network)
         forward = self._forward(family, self._latents(1), conditions)
-        with fused_attention(), Watch(network) as watch:
+        with kernels(gpu=half and not on_cpu), Watch(network) as watch:
             with torch.autocast("cpu", torch.bfloat16, enabled=half):
                 value = forward().values.mean()
             held = watch.now

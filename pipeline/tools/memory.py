@@ -1,7 +1,7 @@
 """Peak memory of each stage, from the sizes of a model's parts and the settings: arithmetic.
 
-What is added up is what the stages hold at once: weights in their type, gradients, optimizer, moving
-average, reference, activations of one micro batch. `benchmarks/memory.py` measures it.
+What is added up is what the stages hold at once: weights in their type, gradients, optimizer,
+moving average, reference, activations of one micro batch. `benchmarks/memory.py` measures it.
 """
 
 from __future__ import annotations
@@ -43,6 +43,16 @@ class _Sizes:
     @property
     def dtype(self) -> str:
         return str(self.settings.generator.dtype)
+
+    def kind(self, *, recomputes: bool) -> str:
+        """Which of the footprint's training steps is taken."""
+        train = self.settings.train
+        return variant(
+            adapted=train.lora is not None,
+            recomputes=recomputes,
+            half=train.precision == "bfloat16",
+            on_cpu=self.on_cpu,
+        )
 
     def inference(self, bytes_in_float32: float, images: int) -> float:
         """Activations of a pass without gradient, in the type that is sampled in."""
@@ -109,7 +119,7 @@ def _reading(judges: Mapping[str, float], dtype: str) -> float:
 
 
 def _training(sizes: _Sizes) -> float:
-    settings, kept, train = sizes.settings, sizes.footprint, sizes.settings.train
+    kept, train = sizes.footprint, sizes.settings.train
     half = train.precision == "bfloat16"
     adapted = train.lora is not None
     shares = sizes.gpus if train.parallel == "fsdp" else 1
@@ -118,7 +128,7 @@ def _training(sizes: _Sizes) -> float:
     gradients = 4 * trained / shares
     state = (4 + 4 + STATE[train.optimizer]) * trained / shares
     micro = train.batch_size * train.draws / (train.gradient_accumulation_steps * sizes.gpus)
-    kind = variant(adapted=adapted, half=half, recomputes=train.gradient_checkpointing)
+    kind = sizes.kind(recomputes=train.gradient_checkpointing)
     casts = 2 * trained if half and not adapted else 0
     step = kept.training[kind] * micro + casts
     if train.gradient_accumulation_steps > 1:
@@ -149,9 +159,8 @@ def _counting(sizes: _Sizes, gradients: float) -> float:
     train = sizes.settings.train
     if not sizes.on_cpu:
         return 0.0
-    half, adapted = train.precision == "bfloat16", train.lora is not None
     images = train.draws * (2 if NEEDS[train.objective].rows == "pairs" else 1)
-    kind = variant(adapted=adapted, half=half, recomputes=False)
+    kind = sizes.kind(recomputes=False)
     return max(sizes.footprint.training[kind] * images, gradients)
 
 

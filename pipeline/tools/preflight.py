@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator
 from functools import partial
 from importlib.util import find_spec
@@ -10,15 +11,20 @@ from pathlib import Path
 from tgo.pipeline import layout
 from tgo.pipeline.config import columns
 from tgo.pipeline.config.label_settings import GLOBAL, PROMPT, RATING
+from tgo.pipeline.config.objectives import unequal_parts
 from tgo.pipeline.config.prompt_settings import PromptSet
 from tgo.pipeline.config.settings import Settings
 from tgo.pipeline.documents import read_json
 from tgo.pipeline.errors import InputError
-from tgo.pipeline.generators import PIPELINES
+from tgo.pipeline.generators import FEW_STEP_ADVICE, MASKED, PIPELINES
 from tgo.pipeline.generators.base_model import adapted_model
 from tgo.pipeline.installation import EXTRAS
+from tgo.pipeline.runtime import require_compiler
 from tgo.pipeline.storage import origin, shards
+from tgo.pipeline.tools import costs
+from tgo.rewards.errors import RewardError
 
+_CPU = Path("/proc/cpuinfo")
 Check = Callable[[Settings], object]
 _OPTIONAL = ("safety_checker", "feature_extractor", "image_encoder")
 """Parts that no stage loads."""
@@ -33,11 +39,56 @@ def problems(settings: Settings) -> Iterator[str]:
     Yields:
         str: a line for each, as the stage would say it.
     """
-    for check in (_model, *_prompt_checks(settings), _judge, _tables, _scope, _files, _loggers):
+    checks = (
+        *(_model, _masked, *_prompt_checks(settings), _judge, _rewards, _tables, _scope, _files),
+        *(_loggers, _packages, _compiler, _processes),
+    )
+    for check in checks:
         try:
             check(settings)
-        except InputError as error:
+        except (InputError, RewardError) as error:
             yield str(error)
+
+
+def notes(settings: Settings) -> Iterator[str]:
+    """What no stage refuses, and is likely to disappoint.
+
+    Args:
+        settings: those of the run.
+
+    Yields:
+        str: a line for each.
+    """
+    keys = {
+        "generator.dtype": settings.generator.dtype,
+        "train.precision": settings.train.precision,
+    }
+    slow = [key for key, value in keys.items() if value == "bfloat16"]
+    if settings.device == "cpu" and slow and not _computes_bfloat16():
+        yield (
+            f"{' and '.join(slow)} = bfloat16, which this CPU has no instructions for: several "
+            "times slower than float32, in half of the memory"
+        )
+    if _is_few_step(settings.generator.model):
+        yield FEW_STEP_ADVICE % settings.generator.model
+
+
+def _computes_bfloat16() -> bool:
+    """Whether this machine's CPU has instructions for bfloat16; yes where it does not say."""
+    try:
+        flags = set(_CPU.read_text(encoding="utf-8").split())
+    except OSError:
+        return True
+    return "flags" not in flags or not flags.isdisjoint({"avx512_bf16", "amx_bf16"})
+
+
+def _is_few_step(model: str) -> bool:
+    """Whether a model's name says that it was distilled to sample in a few steps."""
+    if costs.known(model) is not None:
+        return False
+    from tgo.pipeline.generators.folder_family import FEW_STEP_NAMES
+
+    return not FEW_STEP_NAMES.isdisjoint(re.split(r"[\W_\d]+", Path(model).name.lower()))
 
 
 def _model(settings: Settings) -> None:
@@ -90,6 +141,79 @@ def _judge(settings: Settings) -> None:
         asked = next(iter(settings.prompts.tests.values()))
         if settings.generator.sizes and Path(asked.source).exists():
             try_judge(judge, settings.generator.sizes, prompts.read(asked)[0].text)
+
+
+def _rewards(settings: Settings) -> None:
+    """Reward models that are here can be loaded; those of the world are shipped whole.
+
+    Looking at checksums reads the files: seconds for some GB.
+    """
+    models = {n: entry for n, entry in settings.rewards.items() if n not in settings.stand_ins}
+    if models:
+        from tgo.pipeline.scoring import list_rewards
+
+        for row in list_rewards.rows(models):
+            if row.name in models and row.state.startswith(
+                (list_rewards.REFUSED, "missing: the p")
+            ):
+                raise InputError(f"rewards.{row.name}: {row.state}")
+
+
+def _masked(settings: Settings) -> None:
+    """What families of tokens have not."""
+    generator = settings.generator
+    if generator.family not in MASKED:
+        return
+    for name in ("quantization", "offload", "vae_tiling"):
+        if getattr(generator, name):
+            off = "null" if name == "quantization" else "false"
+            raise InputError(
+                f"generator.{name}: the family {generator.family} has none; set it to {off}"
+            )
+
+
+def _packages(settings: Settings) -> None:
+    """What computes weights or optimizers of 8 and 4 bits."""
+    method = settings.generator.quantization
+    wanted = {
+        f"generator.quantization = {method}": {"int8": "torchao", "nf4": "bitsandbytes"}.get(
+            str(method)
+        ),
+        "train.optimizer = adamw8bit": "bitsandbytes"
+        if settings.train.optimizer == "adamw8bit"
+        else None,
+        "engine = ray": "ray" if settings.engine == "ray" else None,
+    }
+    for key, package in wanted.items():
+        if package is not None and find_spec(package) is None:
+            raise InputError(
+                f"{key}: needs {package}, which is not installed; "
+                f"pip install 'tgo[{EXTRAS[package]}]'"
+            )
+    if method == "nf4" and settings.device == "cpu":
+        raise InputError(
+            "generator.quantization = 'nf4' needs a GPU; set it to int8, which a CPU computes, or "
+            "to null"
+        )
+
+
+def _compiler(settings: Settings) -> None:
+    named = {
+        "generator.compile": settings.generator.compile,
+        "score.compile": settings.score.compile,
+        "train.compile": settings.train.compile,
+    }
+    for key in (key for key, wanted in named.items() if wanted):
+        require_compiler(key)
+
+
+def _processes(settings: Settings) -> None:
+    """Batches that the processes of `launch.train` can share."""
+    found = re.search(r"--nproc[-_]per[-_]node[= ](\d+)", settings.launch.train)
+    nodes = re.search(r"--nnodes[= ](\d+)", settings.launch.train)
+    processes = int(found[1]) * (int(nodes[1]) if nodes else 1) if found else 1
+    if fault := unequal_parts(settings.train, processes):
+        raise InputError(fault)
 
 
 def _tables(settings: Settings) -> None:

@@ -16,7 +16,7 @@ from tgo.pipeline.wording import size
 DEFAULT_GPU = "h200"
 REFUSED = "REFUSED"
 """Begins a line about what a stage would refuse."""
-TOO_LARGE = "TOO LARGE"
+EXCEEDS = "EXCEEDS"
 """Begins a line about a stage that memory does not hold."""
 HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 FILES = (".txt", ".tsv", ".csv", ".jsonl", ".json", ".parquet", ".pt", ".pth", ".safetensors")
@@ -64,6 +64,8 @@ def lines(
         yield from _memory(settings, cost, card, gpus)
     yield f"launch     score: {settings.launch.score}; train: {settings.launch.train}"
     yield from _absent(settings)
+    for note in preflight.notes(settings):
+        yield f"note       {note}"
     for problem in preflight.problems(settings):
         yield f"{REFUSED:<10} {problem}"
 
@@ -124,14 +126,14 @@ def _memory(settings: Settings, cost: Cost, card: Card, gpus: int) -> Iterator[s
     room = cards.machine_bytes() if on_cpu else card.bytes
     listed = ", ".join(f"{stage} {size(peak)}" for stage, peak in peaks.items())
     if room is None:
-        yield f"memory     at its peak {listed}; --gpu {card.tflops:g}:24 says whether 24 GB hold it"
+        yield f"memory     at its peak {listed}; name the card's GB, too: --gpu {card.tflops:g}:24"
         return
     where = "this machine" if on_cpu else "the card"
     yield f"memory     at its peak {listed}, of {size(room)} of {where}"
     for stage, peak in peaks.items():
         if peak > room:
             told = fitting.remedy(settings, cost, stage, room, gpus)
-            yield f"{TOO_LARGE:<10} {stage} takes {size(peak)}: {told}"
+            yield f"{EXCEEDS:<10} {stage} takes {size(peak)}: {told}"
 
 
 def _storage(images: int, prompts: int, cost: Cost) -> str:

@@ -94,14 +94,24 @@ class ConfigFolder(ModelFolder):
                     held[name] = fake(tensor)
 
 
-class _FusedAttention(TorchFunctionMode):
-    """Attention as devices compute it, without a matrix of all pairs."""
+_FLOAT32 = (nn.functional.group_norm, nn.functional.layer_norm)
+"""What autocast computes in float32 on a GPU, and in its own type on a CPU."""
+
+
+class _Kernels(TorchFunctionMode):
+    """Functions as devices compute them."""
+
+    def __init__(self, *, gpu: bool) -> None:
+        super().__init__()
+        self._gpu = gpu
 
     def __torch_function__(
         self, func: Callable[..., Any], types: Any, args: Any = (), kwargs: Any = None
     ) -> Any:
         if func is nn.functional.scaled_dot_product_attention:
             return _fused(*args, **(kwargs or {}))
+        if self._gpu and func in _FLOAT32:
+            args = (args[0].float(), *args[1:])
         return func(*args, **(kwargs or {}))
 
 
@@ -121,15 +131,18 @@ def _fused(
     if attn_mask is not None:
         attn_mask = attn_mask.to(query.dtype)
     fused = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
-    kept: Tensor = fused(
-        query, key, value, dropout_p, is_causal, attn_mask=attn_mask, scale=scale
-    )[0]
+    kept: Tensor = fused(query, key, value, dropout_p, is_causal, attn_mask=attn_mask, scale=scale)[
+        0
+    ]
     return kept
 
 
-def fused_attention() -> AbstractContextManager[Any]:
-    """Inside, attention is counted as devices compute it, without a matrix of all pairs."""
-    return _FusedAttention()
+def kernels(*, gpu: bool = False) -> AbstractContextManager[Any]:
+    """Inside, functions are counted as devices compute them.
+
+    Attention without a matrix of all pairs; with `gpu`, which wants autocast, norms in float32.
+    """
+    return _Kernels(gpu=gpu)
 
 
 class Watch(TorchDispatchMode):
