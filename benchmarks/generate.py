@@ -40,7 +40,7 @@ from tgo.pipeline.generators.diffusion import Diffusion
 from tgo.pipeline.scoring import sampling as produce
 from tgo.pipeline.scoring.local_engine import score_prompts
 from tgo.pipeline.sources.prompts import Prompt
-from tgo.pipeline.tools.costs import GPUS
+from tgo.pipeline.tools.cards import CARDS
 from tgo.rewards.panel import Panel
 
 SUBJECTS = ("a red circle", "a blue square", "a green triangle", "a yellow circle")
@@ -208,7 +208,7 @@ def _peak(device: str) -> float | None:
     if device != "cuda":
         return None
     name = torch.cuda.get_device_name().lower()
-    return next((tflops for gpu, tflops in GPUS.items() if gpu in name), None)
+    return next((card.tflops for name_of, card in CARDS.items() if name_of in name), None)
 
 
 def main() -> None:

@@ -193,7 +193,9 @@ def planned(name: str, folder: Path) -> float:
 
     case = CASES[name]
     settings = settings_of(case, folder)
-    return memory.peaks(settings, models.cost_of(settings), gpus=1)[case.stage].bytes
+    cost = models.cost_of(settings)
+    assert cost is not None
+    return memory.peaks(settings, cost)[case.stage]
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

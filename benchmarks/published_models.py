@@ -63,7 +63,7 @@ def _kl(channels: int, **more: Any) -> tuple[str, Mapping[str, Any]]:
 
 
 _FLOW_VAE = _kl(16, use_quant_conv=False, use_post_quant_conv=False)
-_FLUX2_VAE = ("AutoencoderKLFlux2", {})
+_FLUX2_VAE: tuple[str, Mapping[str, Any]] = ("AutoencoderKLFlux2", {})
 _SD3 = {
     "sample_size": 128,
     "num_layers": 24,
@@ -203,7 +203,7 @@ def write(model: Published, folder: Path) -> None:
     """A model folder without weights."""
     part = "unet" if "UNet" in model.network[0] else "transformer"
     parts = {part: model.network, "vae": model.vae}
-    index = {"_class_name": "DiffusionPipeline"}
+    index: dict[str, Any] = {"_class_name": "DiffusionPipeline"}
     for name, (kind, config) in parts.items():
         with torch.device("meta"):
             getattr(diffusers, kind)(**config).save_config(folder / name)

@@ -236,6 +236,7 @@ def _generate(
                 rows_per_shard=settings.score.rows_per_shard,
                 compiled=settings.generator.compile,
             )
+        del family  # before the next one is read
     return made
 
 

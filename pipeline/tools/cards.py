@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import os
+import time
 from typing import NamedTuple
+
+import numpy as np
 
 from tgo.pipeline.errors import InputError
 
@@ -53,6 +56,23 @@ def named(text: str) -> Card:
             f"--gpu {text}: not known; use one of {', '.join(CARDS)}, or TFLOP/s and GB as 165:24"
         )
     return card
+
+
+def cpu_tflops(threads: int) -> float:
+    """TFLOP/s of so many threads of this machine: a matrix product of float32, timed now.
+
+    By the time of the CPU, so that other programs do not count. It takes a fraction of a second.
+    """
+    side = 768
+    matrix = np.ones((side, side), np.float32)
+
+    def seconds() -> float:
+        begin = time.process_time()
+        matrix @ matrix
+        return max(time.process_time() - begin, 1e-6)
+
+    one = 2 * side**3 / min(seconds() for _ in range(20)) / 1e12
+    return one * min(threads, os.cpu_count() or 1)
 
 
 def machine_bytes() -> float:

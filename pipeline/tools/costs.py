@@ -24,8 +24,11 @@ SHARES = {"sample": 0.40, "train": 0.28}
 published figure for training SD 1.5's UNet. Measure yours with benchmarks/generate.py."""
 PNG_BYTES = 1.6
 """Bytes a pixel of a photograph-like picture takes as PNG."""
-CPU_TFLOPS = 0.18
-"""Two cores of a server in float32, measured on the world's UNet (1.3 ms a forward pass)."""
+CPU_SHARES = {"sample": 0.47, "train": 0.50}
+"""Shares of a matrix product's speed on the same cores that the world's stages reach, images
+scored and written: 9.9 images/s of stage one where two cores multiply at 0.16 TFLOP/s."""
+LOADING = 20.0
+"""Seconds a stage takes on a CPU until its first image: libraries, models."""
 FULL, LORA = 4, 3
 """Forward passes a training step costs: the policy's with its gradient, and the reference's."""
 

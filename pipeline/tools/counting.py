@@ -51,6 +51,7 @@ class Counter:
             device="cpu",
             resolution=self._generator.resolution,
             vae_tiling=self._generator.vae_tiling,
+            lazy=True,
         )
         return family_class(self._generator.family)(self._folder, options)
 
@@ -82,6 +83,7 @@ class Counter:
             The cost, with its footprint.
         """
         family = self.family
+        decoder = family._vqvae if hasattr(family, "_vqvae") else family._vae
         latents = self._latents(1)
         pixels = family.decode(latents).shape[-1]
         inference = self._forward(family, latents, conditions)
@@ -89,7 +91,7 @@ class Counter:
             forward = count_flops(inference)
             decode = count_flops(lambda: family.decode(latents))
             predicting = _peak(inference, family.network)
-            decoding = _peak(lambda: family.decode(latents), family._vae)
+            decoding = _peak(lambda: family.decode(latents), decoder)
         stored = sum(value.nbytes for value in _stored(conditions).values())
         return Cost(
             forward / _TERA,
@@ -100,7 +102,7 @@ class Counter:
             distilled=bool(getattr(family, "guidance_distilled", False)),
             footprint=Footprint(
                 network=part_of(family.network),
-                vae=part_of(family._vae, whole=True),
+                vae=part_of(decoder, whole=True),
                 texts=texts,
                 predict=predicting,
                 decode=decoding,

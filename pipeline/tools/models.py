@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from tgo.pipeline.config.settings import Settings
+from tgo.pipeline.generators.base_model import adapted_model
 from tgo.pipeline.tools import costs
 from tgo.pipeline.tools.costs import Cost
 from tgo.rewards.source import hub_id
@@ -25,9 +26,10 @@ def cost_of(settings: Settings) -> Cost | None:
     Raises:
         InputError: the family would not load the folder.
     """
-    source = settings.generator.model
+    source = adapted_model(settings.generator.model)
     known = costs.known(source)
-    if known is not None:
+    changed = Path(source).is_dir() and settings.generator.resolution is not None
+    if known is not None and not changed:
         return known.at(settings.generator.resolution)
     folder = _here(source)
     if folder is None:

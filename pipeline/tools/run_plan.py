@@ -10,7 +10,7 @@ from tgo.pipeline.config.settings import Settings
 from tgo.pipeline.errors import InputError
 from tgo.pipeline.tools import cards, costs, fitting, memory, models, preflight
 from tgo.pipeline.tools.cards import CARDS, Card
-from tgo.pipeline.tools.costs import CPU_TFLOPS, SHARES, Cost, Work
+from tgo.pipeline.tools.costs import CPU_SHARES, LOADING, SHARES, Cost, Work
 from tgo.pipeline.wording import size
 
 DEFAULT_GPU = "h200"
@@ -89,32 +89,52 @@ def _stage_one(settings: Settings, images: int, prompts: int) -> Iterator[str]:
 
 
 def _hours(
-    settings: Settings, cost: Cost, peak: float, cards: str, gpus: int, share: float | None
+    settings: Settings, cost: Cost, peak: float, cards_named: str, gpus: int, share: float | None
 ) -> Iterator[str]:
-    on_cpu = settings.device == "cpu" or cost.side < 128  # the miniatures
+    if settings.device == "cpu" or cost.side < 128:  # the miniatures
+        yield from _cpu_hours(settings, cost)
+        return
     total = 0.0
-    for name, work, kind in (
+    for name, work, kind in _works(settings, cost):
+        speed = peak * (share or SHARES[kind])
+        hours = work.hours(speed)
+        total += hours
+        yield f"{name:<10} {_work(work)}, {speed / work.each:,.3g} images/s: {_gpu_hours(hours)}"
+    reached = f"{share:.0%}" if share else ", ".join(f"{k} {v:.0%}" for k, v in SHARES.items())
+    yield (
+        f"together   {_gpu_hours(total)}: {_duration(total / gpus)} on {cards_named}, assuming "
+        f"{reached} of {peak:g} TFLOP/s"
+    )
+
+
+def _works(settings: Settings, cost: Cost) -> list[tuple[str, Work, str]]:
+    """Stages with what they compute, and whether they sample or train."""
+    return [
         ("score", costs.scoring(settings, cost), "sample"),
         ("train", costs.training(settings, cost), "train"),
         ("evaluate", costs.evaluating(settings, cost), "sample"),
-    ):
-        speed = CPU_TFLOPS if on_cpu else peak * (share or SHARES[kind])
-        hours = work.hours(speed)
+    ]
+
+
+def _cpu_hours(settings: Settings, cost: Cost) -> Iterator[str]:
+    """The same on this machine's cores."""
+    speed = cards.cpu_tflops(settings.threads)
+    cores = f"{settings.threads} CPU threads"
+    total = 0.0
+    for name, work, kind in _works(settings, cost):
+        reached = speed * CPU_SHARES[kind]
+        hours = work.hours(reached) + (LOADING / 3600 if work.images else 0.0)
         total += hours
-        took = f"{_duration(hours)} on two cores" if on_cpu else f"{hours:,.3g} GPU hours"
-        yield f"{name:<10} {_work(work)}, {speed / work.each:,.3g} images/s: {took}"
-    if on_cpu:
-        yield f"together   {_duration(total)} on two cores, at {CPU_TFLOPS} TFLOP/s"
-        return
-    reached = f"{share:.0%}" if share else ", ".join(f"{k} {v:.0%}" for k, v in SHARES.items())
+        yield f"{name:<10} {_work(work)}, {reached / work.each:,.3g} images/s: {_duration(hours)}"
     yield (
-        f"together   {total:,.3g} GPU hours: {total / gpus / 24:,.3g} days on "
-        f"{cards}, assuming {reached} of {peak:g} TFLOP/s"
+        f"together   {_duration(total)} on {cores} of this machine, which multiply matrices at "
+        f"{speed:.2g} TFLOP/s"
     )
 
 
 def _work(work: Work) -> str:
-    return f"{work.images:,} images of {work.each:,.3g} TFLOP"
+    flops, unit = (work.each, "TFLOP") if work.each >= 0.1 else (1000 * work.each, "GFLOP")
+    return f"{work.images:,} images of {flops:,.3g} {unit}"
 
 
 def _memory(settings: Settings, cost: Cost, card: Card, gpus: int) -> Iterator[str]:
@@ -142,8 +162,14 @@ def _storage(images: int, prompts: int, cost: Cost) -> str:
     return f"storage    {size(sum(parts.values()))} ({listed})"
 
 
+def _gpu_hours(hours: float) -> str:
+    return f"{hours:,.2g} GPU hours" if hours >= 0.1 else f"{60 * hours:,.2g} GPU minutes"
+
+
 def _duration(hours: float) -> str:
     """Hours in the unit a person would use."""
+    if hours < 1 / 60:
+        return f"{3600 * hours:,.2g} s"
     if hours < 1:
         return f"{60 * hours:,.2g} min"
     return f"{hours:,.3g} hours" if hours < 48 else f"{hours / 24:,.3g} days"

@@ -7,14 +7,13 @@ samples and trains can be run on a model of any size, in seconds, and watched.
 from __future__ import annotations
 
 import weakref
-from collections.abc import Callable
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
-from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
@@ -94,25 +93,7 @@ class ConfigFolder(ModelFolder):
                     held[name] = fake(tensor)
 
 
-_FLOAT32 = (nn.functional.group_norm, nn.functional.layer_norm)
-"""What autocast computes in float32 on a GPU, and in its own type on a CPU."""
-
-
-class _Kernels(TorchFunctionMode):
-    """Functions as devices compute them."""
-
-    def __init__(self, *, gpu: bool) -> None:
-        super().__init__()
-        self._gpu = gpu
-
-    def __torch_function__(
-        self, func: Callable[..., Any], types: Any, args: Any = (), kwargs: Any = None
-    ) -> Any:
-        if func is nn.functional.scaled_dot_product_attention:
-            return _fused(*args, **(kwargs or {}))
-        if self._gpu and func in _FLOAT32:
-            args = (args[0].float(), *args[1:])
-        return func(*args, **(kwargs or {}))
+_ATTENTION = "scaled_dot_product_attention"
 
 
 def _fused(
@@ -137,12 +118,30 @@ def _fused(
     return kept
 
 
-def kernels(*, gpu: bool = False) -> AbstractContextManager[Any]:
+_FLOAT32 = ("group_norm", "layer_norm")
+"""What autocast computes in float32 on a GPU, and in its own type on a CPU."""
+
+
+@contextmanager
+def kernels(*, gpu: bool = False) -> Iterator[None]:
     """Inside, functions are counted as devices compute them.
 
     Attention without a matrix of all pairs; with `gpu`, which wants autocast, norms in float32.
     """
-    return _Kernels(gpu=gpu)
+    functional = nn.functional
+    stock = {name: getattr(functional, name) for name in (*_FLOAT32, _ATTENTION)}
+
+    def in_float32(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
+        return lambda values, *given, **named: function(values.float(), *given, **named)
+
+    try:
+        setattr(functional, _ATTENTION, _fused)
+        for name in _FLOAT32 if gpu else ():
+            setattr(functional, name, in_float32(stock[name]))
+        yield
+    finally:
+        for name, function in stock.items():
+            setattr(functional, name, function)
 
 
 class Watch(TorchDispatchMode):

@@ -95,7 +95,7 @@ def test_an_unknown_model_or_gpu_is_named(params: Path) -> None:
     values["generator"]["model"] = "someone/else"
     other = settings.validate(values, "params.yaml")
     told = "\n".join(run_plan.lines(other))
-    assert "generator.model = 'someone/else' is not among" in told
+    assert "generator.model = 'someone/else' is neither here nor among those" in told
     assert "download   generator.model = someone/else" in told
     values["prompts"]["validation"] = "data/prompts/none.txt"
     lines = run_plan.lines(settings.validate(values, "params.yaml"))
