@@ -58,8 +58,8 @@ def test_every_family_is_counted_from_its_configurations(
     texts = [name for name in real._parts if name.startswith("text_encoder")]  # type: ignore[attr-defined]
     sizes = [part_of(real.text_encoders.part(name)).parameters for name in texts]
     assert [text.parameters for text in counted.footprint.texts] == sizes
-    for kind in VARIANTS:
-        assert counted.footprint.training[variant(**kind)] > 0
+    for one in VARIANTS:
+        assert counted.footprint.training[variant(**one)] > 0
 
 
 def _flops(family: Family) -> int:

@@ -114,9 +114,14 @@ def test_more_gpus_shorten_the_days_and_not_the_bill(params: Path) -> None:
         next(line for line in run_plan.lines(large, gpus=gpus) if line.startswith("together"))
         for gpus in (1, 8)
     )
-    assert one.split(" GPU hours")[0] == eight.split(" GPU hours")[0]
-    days = [float(line.split(": ")[1].split(" days")[0]) for line in (one, eight)]
-    assert days[1] == pytest.approx(days[0] / 8, rel=0.01)
+    assert one.split(":")[0] == eight.split(":")[0]
+    minutes = [_minutes(line.split(": ")[1]) for line in (one, eight)]
+    assert minutes[1] == pytest.approx(minutes[0] / 8, rel=0.05)
+
+
+def _minutes(text: str) -> float:
+    number, unit = text.split()[:2]
+    return float(number) * {"s": 1 / 60, "min": 1, "hours": 60, "days": 1440}[unit]
 
 
 def test_a_launch_command_must_run_its_stage(params: Path) -> None:
@@ -148,8 +153,23 @@ def test_imported_images_are_counted(
 
 def test_durations_and_sizes_have_a_unit_that_a_person_uses(params: Path) -> None:
     lines = "\n".join(run_plan.lines(settings.load(params)))
-    assert " min on two cores" in lines
+    assert re.search(r"together   [\d.]+ (min|hours) on 2 CPU threads of this machine", lines)
+    assert "images of 7.67 GFLOP" in lines
     assert re.search(r"storage .* MB \(images", lines)
+
+
+def test_memory_is_told_with_what_makes_it_fit(params: Path) -> None:
+    values = settings.load(params).model_dump()
+    values["generator"]["model"] = "stable-diffusion-v1-5/stable-diffusion-v1-5"
+    large = settings.validate(values, "params.yaml")
+    lines = list(run_plan.lines(large, gpu="rtx4090"))
+    (peaks,) = (line for line in lines if line.startswith("memory"))
+    assert re.search(r"score [\d.]+ GB, train [\d.]+ GB, .* of 25.8 GB of the card", peaks)
+    train = next(line for line in lines if line.startswith("EXCEEDS    train takes"))
+    assert "set train.gradient_accumulation_steps = " in train
+    untold = list(run_plan.lines(large, gpu="165"))
+    assert any(line.endswith("name the card's GB, too: --gpu 165:24") for line in untold)
+    assert not any(line.startswith("EXCEEDS") for line in untold)
 
 
 def test_a_card_by_name_or_by_its_speed(params: Path) -> None:
