@@ -129,11 +129,12 @@ def train(settings: Settings, place: Path) -> None:
     """Stage three: two steps on random rows."""
     from benchmarks.generator_sizes import SIZES
     from benchmarks.train_rows import write_rows
+    from tgo.pipeline.tools import models
     from tgo.trainer import train
     from tgo.trainer.paths import Paths
 
     size = SIZES[Path(settings.generator.model).name]
-    side = (settings.generator.resolution or size.pixels) // 8
+    side = (models.side_of(settings.generator.resolution) or size.pixels) // 8
     rows = 2 * settings.train.batch_size
     write_rows(place, (4, side, side), size.conditions, rows, pixels=None)
     os.chdir(place)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -168,8 +169,13 @@ class Counter:
         with self._mode:
             return torch.zeros(shape, dtype=dtype)
 
+    def _shape(self) -> tuple[int, ...]:
+        """Of the largest latents."""
+        largest: tuple[int, ...] = max(self.family.latent_shapes.values(), key=math.prod)
+        return largest
+
     def _latents(self, count: int) -> Tensor:
-        return self.empty(count, *self.family.latent_shape, dtype=self.family.latent_dtype)
+        return self.empty(count, *self._shape(), dtype=self.family.latent_dtype)
 
 
 class _Kept(dict[str, float]):

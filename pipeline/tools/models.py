@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 
 from tgo.pipeline.config.settings import Settings
@@ -30,7 +31,7 @@ def cost_of(settings: Settings) -> Cost | None:
     known = costs.known(source)
     changed = Path(source).is_dir() and settings.generator.resolution is not None
     if known is not None and not changed:
-        return known.at(settings.generator.resolution)
+        return known.at(side_of(settings.generator.resolution))
     folder = _here(source)
     if folder is None:
         return None
@@ -38,6 +39,13 @@ def cost_of(settings: Settings) -> Cost | None:
 
     counter = Counter(str(folder), settings.generator)
     return counter.cost(counter.conditions(), counter.text_encoders())
+
+
+def side_of(resolution: int | list[list[int]] | None) -> int | None:
+    """A side in pixels; of several sizes that of a square as large as the largest."""
+    if isinstance(resolution, list):
+        return round(math.sqrt(max(math.prod(size) for size in resolution)))
+    return resolution
 
 
 def _here(source: str) -> Path | None:

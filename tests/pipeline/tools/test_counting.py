@@ -64,7 +64,7 @@ def test_every_family_is_counted_from_its_configurations(
 
 def _flops(family: Family) -> int:
     conditions = family.encode_prompts(["a prompt"])
-    latents = torch.zeros(1, *family.latent_shape)
+    latents = torch.zeros(1, *next(iter(family.latent_shapes.values())))
     corruption = family.corrupt(latents, torch.Generator())
     with torch.no_grad():
         return count_flops(

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from tests.workspace import ROOT
 from tgo.pipeline.config import settings as params
 from tgo.pipeline.config.settings import Settings
-from tgo.pipeline.tools import costs, fitting, memory
+from tgo.pipeline.tools import costs, fitting, memory, models
 
 SD15 = "stable-diffusion-v1-5/stable-diffusion-v1-5"
 LORA = {"train.lora": {"rank": 16, "alpha": 16.0, "targets": None}}
@@ -34,7 +34,7 @@ def peaks(changes: Mapping[str, Any] = {}, gpus: int = 1) -> Mapping[str, float]
     cost = costs.known(SD15)
     assert cost is not None
     asked = settings(changes)
-    return memory.peaks(asked, cost.at(asked.generator.resolution), gpus=gpus)
+    return memory.peaks(asked, cost.at(models.side_of(asked.generator.resolution)), gpus=gpus)
 
 
 def test_full_fine_tuning_holds_weights_average_gradient_state_and_reference() -> None:
