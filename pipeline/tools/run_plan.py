@@ -133,7 +133,11 @@ def _cpu_hours(settings: Settings, cost: Cost) -> Iterator[str]:
 
 
 def _work(work: Work) -> str:
-    flops, unit = (work.each, "TFLOP") if work.each >= 0.1 else (1000 * work.each, "GFLOP")
+    flops, unit = next(
+        (work.each / size, name)
+        for size, name in ((1000, "PFLOP"), (1, "TFLOP"), (0.001, "GFLOP"))
+        if work.each >= size or name == "GFLOP"
+    )
     return f"{work.images:,} images of {flops:,.3g} {unit}"
 
 
