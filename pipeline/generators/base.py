@@ -128,11 +128,11 @@ class Family(Protocol):
         ...
 
     def save(self, network: nn.Module, folder: Path) -> None:
-        """Fill a folder that the family and its library load again, with `network` in it."""
+        """Fill an empty folder, which family and library load, with `network` in it."""
         ...
 
     def save_adapters(self, trained: Adapters, folder: Path) -> None:
-        """Fill a folder that the family loads again, of adapters and the name of their base."""
+        """Fill an empty folder, which the family loads, with adapters and their base's name."""
         ...
 
 

@@ -129,7 +129,7 @@ class FolderFamily:
         }
 
     def save(self, network: nn.Module, folder: Path) -> None:
-        """Fill `folder` with this model's other parts untouched and `network` as safetensors."""
+        """Fill an empty `folder` with this model's other parts, and `network` as safetensors."""
         self._folder.save_with(self.network_part, network, folder)
 
     def save_adapters(self, trained: Adapters, folder: Path) -> None:

@@ -170,7 +170,7 @@ class ModelFolder:
         return network
 
     def save_with(self, part: str, network: Any, folder: Path) -> None:
-        """Fill `folder`: this one's other parts untouched, and `network` as `part` (safetensors).
+        """Fill an empty `folder`: this one's other parts, and `network` as `part` (safetensors).
 
         Only what model_index.json names is copied, and the licence: a whole-model checkpoint that
         lies beside it holds the weights from before training.

@@ -62,9 +62,10 @@ class ConfigFolder(ModelFolder):
         finally:
             torch.set_default_dtype(before)
         kept = tuple(getattr(network, "_keep_in_fp32_modules", None) or ())
+        given: dict[Tensor, nn.Parameter] = {}  # a weight that two modules share stays one
         for name, module in network.named_modules():
             own = torch.float32 if any(each in name for each in kept) else dtype
-            self._give_fake_tensors(module, own)
+            self._give_fake_tensors(module, own, given)
         network.to = lambda *_, **__: network  # type: ignore[method-assign]  # already there
         return network
 
@@ -76,7 +77,9 @@ class ConfigFolder(ModelFolder):
             network = kind(kind.config_class.from_pretrained(self.path / part))
         return network
 
-    def _give_fake_tensors(self, module: nn.Module, dtype: torch.dtype) -> None:
+    def _give_fake_tensors(
+        self, module: nn.Module, dtype: torch.dtype, given: dict[Tensor, nn.Parameter]
+    ) -> None:
         """Replace a module's own meta tensors by fake ones on the CPU."""
 
         def fake(tensor: Tensor) -> Tensor:
@@ -86,7 +89,9 @@ class ConfigFolder(ModelFolder):
 
         for name, parameter in module._parameters.items():
             if parameter is not None:
-                module._parameters[name] = nn.Parameter(fake(parameter), requires_grad=False)
+                if parameter not in given:
+                    given[parameter] = nn.Parameter(fake(parameter), requires_grad=False)
+                module._parameters[name] = given[parameter]
         for held in (module._buffers, vars(module)):
             for name, tensor in list(held.items()):
                 if isinstance(tensor, Tensor) and tensor.is_meta:
