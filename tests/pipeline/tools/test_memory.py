@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,9 +14,10 @@ from hypothesis import strategies as st
 from tests.workspace import ROOT
 from tgo.pipeline.config import settings as params
 from tgo.pipeline.config.settings import Settings
-from tgo.pipeline.tools import costs, fitting, memory, models
+from tgo.pipeline.tools import cards, costs, fitting, memory, models, preset
 
 SD15 = "stable-diffusion-v1-5/stable-diffusion-v1-5"
+SDXL = "stabilityai/stable-diffusion-xl-base-1.0"
 LORA = {"train.lora": {"rank": 16, "alpha": 16.0, "targets": None}}
 N = 859_520_964
 
@@ -118,3 +121,44 @@ def test_it_is_said_where_nothing_is_enough() -> None:
 
 def test_imported_ratings_are_not_generated() -> None:
     assert "score" not in peaks({"label.reward": "rating"})
+
+
+@pytest.mark.parametrize(
+    ("model", "family", "key", "changes"),
+    [
+        (SD15, "diffusion", "sd15.loop", {}),
+        (SD15, "diffusion", "sd15.lora", LORA),
+        (SDXL, "sdxl", "sdxl.loop", {}),
+    ],
+)
+def test_training_holds_what_was_measured_on_a_card(
+    model: str, family: str, key: str, changes: dict[str, Any]
+) -> None:
+    size, run = key.split(".")
+    measured = json.loads((ROOT / "benchmarks/results/training-h200.json").read_text())[size][run]
+    of_the_run = {
+        "generator.model": model,
+        "generator.family": family,
+        "train.precision": "bfloat16",
+        "train.batch_size": measured["batch"],
+    }
+    cost = costs.known(model)
+    assert cost is not None
+    on_a_card = settings(of_the_run | changes).model_copy(update={"device": "cuda"})
+    planned = memory.peaks(on_a_card, cost)["train"]
+    assert planned / 1e9 == pytest.approx(measured["peak_gb"], rel=0.15)
+
+
+@pytest.mark.parametrize("name", ["sd15", "sdxl-lora", "sd35-lora", "ratings-sdxl-lora"])
+def test_presets_for_one_card_fit_on_it(name: str, tmp_path: Path) -> None:
+    path = tmp_path / "params.yaml"
+    path.write_text((ROOT / "params.yaml").read_text())
+    preset.apply(name, ROOT / "presets", path)
+    chosen = params.load(path)
+    cost = costs.known(chosen.generator.model)
+    assert cost is not None
+    planned = memory.peaks(chosen, cost.at(models.side_of(chosen.generator.resolution)))
+    room = cards.named("rtx4090").bytes
+    assert room is not None
+    assert {"train", "evaluate"} <= planned.keys()
+    assert max(planned.values()) < 0.95 * room
