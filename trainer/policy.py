@@ -49,7 +49,7 @@ class PolicyAndReference:
                     ranks.distribute(self._reference)
             network.requires_grad_(True)
         if train.gradient_checkpointing:
-            _checkpoint(network)
+            checkpoint_activations(network)
         for each in filter(None, (network, self._reference)):
             if ranks.device.type == "cuda" and not ranks.sharded:  # FSDP wants weights contiguous
                 for convolution in (m for m in each.modules() if isinstance(m, nn.Conv2d)):
@@ -133,7 +133,8 @@ class PolicyAndReference:
             parameter.data, other.data = other.data, parameter.data
 
 
-def _checkpoint(network: nn.Module) -> None:
+def checkpoint_activations(network: nn.Module) -> None:
+    """Compute activations anew in the backward pass; InputError where the network cannot."""
     try:
         network.enable_gradient_checkpointing()  # type: ignore[operator]
     except (AttributeError, ValueError) as error:

@@ -12,7 +12,6 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 from tgo.pipeline.config.settings import Generator
 from tgo.pipeline.config.train_settings import Lora
-from tgo.pipeline.errors import InputError
 from tgo.pipeline.generators import family_class
 from tgo.pipeline.generators.base import Conditions
 from tgo.pipeline.generators.folder_family import LoadOptions
@@ -20,6 +19,7 @@ from tgo.pipeline.tools.costs import Cost
 from tgo.pipeline.tools.footprint import VARIANTS, Footprint, Part, variant
 from tgo.pipeline.tools.weightless import ConfigFolder, Watch, kernels
 from tgo.trainer import lora
+from tgo.trainer.policy import checkpoint_activations
 from tgo.trainer.speed import count_flops
 
 _RANK = 16
@@ -146,7 +146,7 @@ class Counter:
         else:
             network.requires_grad_(True)
         if recomputes:
-            _checkpoint(network)
+            checkpoint_activations(network)
         forward = self._forward(family, self._latents(1), conditions)
         with kernels(gpu=half and not on_cpu), Watch(network) as watch:
             with torch.autocast("cpu", torch.bfloat16, enabled=half):
@@ -215,13 +215,3 @@ def _stored(conditions: Conditions) -> Conditions:
 
 def _add_adapters(network: nn.Module, family: Any, rank: int) -> None:
     lora.add(network, Lora(rank=rank, alpha=rank, targets=None), family, seed=0)
-
-
-def _checkpoint(network: nn.Module) -> None:
-    try:
-        network.enable_gradient_checkpointing()  # type: ignore[operator]
-    except (AttributeError, ValueError) as error:
-        raise InputError(
-            f"train.gradient_checkpointing: {type(network).__name__} cannot ({error}); "
-            "set it to false and raise train.gradient_accumulation_steps instead"
-        ) from error
