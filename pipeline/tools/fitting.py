@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from typing import Any
 
@@ -46,12 +47,8 @@ def remedy(settings: Settings, cost: Cost, stage: str, room: float, gpus: int) -
         if least <= room:
             break
     if least > room:
-        size = f"{least / 1e9:.3g} GB"
-        return (
-            f"with {_told(taken)} still {size}; use a larger card or a smaller model"
-            if (taken)
-            else "no setting helps; use a larger card or a smaller model"
-        )
+        tried = f"with {_told(taken)} still {least / 1e9:.3g} GB" if taken else "no setting helps"
+        return f"{tried}; use a larger card or a smaller model"
     for key in list(taken):  # what came first may not be needed after what came last
         fewer = {name: value for name, value in taken.items() if name != key}
         now = peak(fewer)
@@ -64,11 +61,7 @@ def _told(changes: Changes) -> str:
     def text(value: Any) -> str:
         if isinstance(value, dict):
             return "{" + ", ".join(f"{key}: {text(each)}" for key, each in value.items()) + "}"
-        return (
-            {True: "true", False: "false", None: "null"}.get(value, str(value))
-            if (value is None or isinstance(value, bool))
-            else str(value)
-        )
+        return json.dumps(value) if value is None or isinstance(value, bool) else str(value)
 
     return ", ".join(f"{key} = {text(value)}" for key, value in changes.items())
 
