@@ -17,6 +17,7 @@ from tgo.pipeline.errors import InputError
 from tgo.pipeline.generators import adapters
 from tgo.pipeline.generators.adapters import Adapters
 from tgo.pipeline.seeds import sample_seed
+from tgo.trainer.frozen_linear import keep_quantized
 
 if TYPE_CHECKING:
     from tgo.pipeline.config.train_settings import Lora
@@ -47,6 +48,7 @@ def add(network: nn.Module, lora: Lora, family: Family, seed: int) -> None:
             )
     config = LoraConfig(r=lora.rank, lora_alpha=lora.alpha, target_modules=targets)  # type: ignore[arg-type]
     network.requires_grad_(False)
+    keep_quantized(network)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(sample_seed(seed, "adapters", 0))
         inject_adapter_in_model(config, network, adapter_name=NAME)

@@ -44,7 +44,7 @@ class PolicyAndReference:
         else:
             if needs_reference:
                 self._reference = copy.deepcopy(network).requires_grad_(False)
-                self._halve(self._reference, ranks)
+                self._halve(self._reference)
                 if ranks.sharded:
                     ranks.distribute(self._reference)
             network.requires_grad_(True)
@@ -55,7 +55,7 @@ class PolicyAndReference:
                 for convolution in (m for m in each.modules() if isinstance(m, nn.Conv2d)):
                     convolution.to(memory_format=torch.channels_last)
             if train.compile:
-                each.compile(dynamic=False)
+                _compile(each, len(set(family.latent_shapes.values())))
         self.policy = ranks.distribute(network)
         """What is called where gradients are wanted."""
         self.network = network
@@ -119,9 +119,9 @@ class PolicyAndReference:
         for name, parameter in zip(self.names, self.parameters, strict=True):
             parameter.copy_(laid_out_as(parameter, values[name]))
 
-    def _halve(self, network: nn.Module, ranks: Ranks) -> None:
+    def _halve(self, network: nn.Module) -> None:
         """Keep frozen weights as autocast makes them at every pass: half of the memory."""
-        if not self._half or ranks.sharded:  # FSDP wants one type in each of its parts
+        if not self._half:
             return
         for module in network.modules():
             if isinstance(module, _CAST):
@@ -131,6 +131,14 @@ class PolicyAndReference:
         """Swap the policy's parameters for ``others``, and these for them."""
         for parameter, other in zip(self.parameters, others, strict=True):
             parameter.data, other.data = other.data, parameter.data
+
+
+def _compile(network: nn.Module, sizes: int) -> None:
+    """Compile a network, once a size and way of calling: with gradient, without, as reference."""
+    from torch._dynamo import config
+
+    config.recompile_limit = max(config.recompile_limit, 3 * sizes)  # beyond it nothing is compiled
+    network.compile(dynamic=False)
 
 
 def checkpoint_activations(network: nn.Module) -> None:

@@ -112,9 +112,9 @@ def _load_family(settings: Settings, rows: LabelledRows, ranks: Ranks) -> Family
     """The model to train, checked against the latents, whatever type it samples in.
 
     What is trained is float32. Under adapters the model is frozen, so it is read in the type that
-    computes, and in no other; FSDP, whose parts have one type, wants that of the adapters.
+    computes, and in no other.
     """
-    frozen = settings.train.lora is not None and not ranks.sharded
+    frozen = settings.train.lora is not None
     dtype = settings.train.precision if frozen else "float32"
     generator = settings.generator.model_copy(update={"dtype": dtype})
     family = load_generator(generator, device=str(ranks.device), lazy=True)

@@ -245,8 +245,8 @@ class Settings(Group):
             )
         if self.generator.quantization and self.train.parallel == "fsdp":
             raise ValueError(
-                "train.parallel = 'fsdp' shards weights of one type, and generator.quantization = "
-                f"{self.generator.quantization!r} mixes them; set parallel to ddp"
+                "train.parallel = 'fsdp' shards plain tensors, not those of generator.quantization "
+                f"= {self.generator.quantization!r}; set parallel to ddp"
             )
         refuse_impossible(self.train, self.generator.family)
         one = self.score.images_per_prompt == 1 and not self.imported

@@ -164,6 +164,8 @@ class ModelFolder:
         options = quantizing.options(quantization, library, dtype or torch.float32, where)
         options |= {"torch_dtype" if library == "diffusers" else "dtype": dtype}
         network = components.load_network(self.path / part, kind, self.remedy, **options)
+        if quantization is not None:
+            quantizing.give_back()
         if self.adapters is not None and part in adapters.PARTS:
             fuse = not quantizing.is_quantized(network)
             adapters.add_to(network, self.adapters, part, fuse=fuse)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ctypes
+from contextlib import suppress
 from importlib.util import find_spec
 from typing import Any
 
@@ -71,3 +73,12 @@ def is_quantized(network: nn.Module) -> bool:
 def place(network: nn.Module, device: torch.device) -> nn.Module:
     """The network on `device`; quantised weights were placed there when they were read."""
     return network if is_quantized(network) else network.to(device)
+
+
+def give_back() -> None:
+    """Give the system the memory of copies in full precision, which Linux' allocator would keep.
+
+    After reading SDXL's network these are 3.5 GB.
+    """
+    with suppress(OSError, AttributeError):  # another system
+        ctypes.CDLL("libc.so.6").malloc_trim(0)

@@ -28,7 +28,9 @@ CPU_SHARES = {"sample": 0.47, "train": 0.50}
 """Shares of a matrix product's speed on the same cores that the world's stages reach, images
 scored and written: 9.9 images/s of stage one where two cores multiply at 0.16 TFLOP/s."""
 LOADING = 20.0
-"""Seconds a stage takes on a CPU until its first image: libraries, models."""
+"""Seconds a stage takes on a CPU until its first image: libraries, small models."""
+READING = 0.27e9
+"""Bytes of weights a second that a stage then reads on a CPU; of a rehearsal with SD 1.5."""
 FULL, LORA = 4, 3
 """Forward passes a training step costs: the policy's with its gradient, and the reference's."""
 

@@ -44,6 +44,26 @@ class _Sizes:
     def dtype(self) -> str:
         return str(self.settings.generator.dtype)
 
+    @property
+    def texts(self) -> float:
+        """Bytes of the text encoders' weights where images are made; so `network`, `vae`."""
+        method = self.settings.generator.quantization
+        return sum(text.bytes(self.dtype, method) for text in self.footprint.texts)
+
+    @property
+    def network(self) -> float:
+        return self.footprint.network.bytes(self.dtype, self.settings.generator.quantization)
+
+    @property
+    def vae(self) -> float:
+        return self.footprint.vae.bytes(self.dtype)
+
+    @property
+    def judges(self) -> dict[str, float]:
+        """Bytes of each reward model's weights."""
+        parameters = costs.reward_parameters(self.settings)
+        return {name: count * BYTES[self.dtype] for name, count in parameters}
+
     def kind(self, *, recomputes: bool) -> str:
         """Which of the footprint's training steps is taken."""
         train = self.settings.train
@@ -78,14 +98,32 @@ def peaks(settings: Settings, cost: Cost, *, gpus: int = 1) -> dict[str, float]:
     return {**generated, "train": _training(sizes), "evaluate": making}
 
 
+def weights(settings: Settings, cost: Cost) -> dict[str, float]:
+    """Bytes of the weights that each stage reads before its first image, by stage.
+
+    Args:
+        settings: those of the run.
+        cost: of the model, with its footprint.
+
+    Returns:
+        Bytes in the types they are held in; none without a footprint.
+    """
+    if cost.footprint is None:
+        return {}
+    sizes = _Sizes(settings, cost.footprint, cost.side, 1)
+    network = sizes.network
+    made = sizes.texts + network + sizes.vae + sum(sizes.judges.values())
+    policy = 0.0 if settings.train.lora else cost.footprint.network.bytes("float32")
+    tuned = 0.0 if settings.train.lora else network
+    return {"score": made, "train": _frozen(sizes) + policy, "evaluate": made + tuned}
+
+
 def _making(sizes: _Sizes) -> float:
     """Images made, decoded and scored."""
     settings, kept = sizes.settings, sizes.footprint
     generator, batch = settings.generator, settings.score.batch_size
-    dtype, method = sizes.dtype, generator.quantization
-    texts = sum(text.bytes(dtype, method) for text in kept.texts)
-    network, vae = kept.network.bytes(dtype, method), kept.vae.bytes(dtype)
-    judges = {name: count * BYTES[dtype] for name, count in costs.reward_parameters(settings)}
+    dtype, judges = sizes.dtype, sizes.judges
+    texts, network, vae = sizes.texts, sizes.network, sizes.vae
     passes = 1 if generator.guidance_scale <= 1 else 2
     predict = sizes.inference(kept.predict, batch * passes)
     decode = sizes.inference(kept.decode, batch)
@@ -145,13 +183,12 @@ def _frozen(sizes: _Sizes) -> float:
     settings, train = sizes.settings, sizes.settings.train
     half = train.precision == "bfloat16"
     network = sizes.footprint.network
+    dtype = "bfloat16" if half else "float32"
     if train.lora is not None:
-        sharded = train.parallel == "fsdp" and sizes.gpus > 1
-        dtype = "bfloat16" if half and not sharded else "float32"
         return network.bytes(dtype, settings.generator.quantization)
     if not NEEDS[train.objective].reference or train.reference_cache is not None:
         return 0.0
-    return network.bytes("bfloat16" if half else "float32")
+    return network.bytes(dtype)
 
 
 def _counting(sizes: _Sizes, gradients: float) -> float:

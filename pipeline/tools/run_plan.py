@@ -10,7 +10,7 @@ from tgo.pipeline.config.settings import Settings
 from tgo.pipeline.errors import InputError
 from tgo.pipeline.tools import cards, costs, fitting, memory, models, preflight
 from tgo.pipeline.tools.cards import CARDS, Card
-from tgo.pipeline.tools.costs import CPU_SHARES, LOADING, SHARES, Cost, Work
+from tgo.pipeline.tools.costs import CPU_SHARES, LOADING, READING, SHARES, Cost, Work
 from tgo.pipeline.wording import size
 
 DEFAULT_GPU = "h200"
@@ -120,10 +120,12 @@ def _cpu_hours(settings: Settings, cost: Cost) -> Iterator[str]:
     """The same on this machine's cores."""
     speed = cards.cpu_tflops(settings.threads)
     cores = f"{settings.threads} CPU threads"
+    weights = memory.weights(settings, cost)
     total = 0.0
     for name, work, kind in _works(settings, cost):
         reached = speed * CPU_SHARES[kind]
-        hours = work.hours(reached) + (LOADING / 3600 if work.images else 0.0)
+        loading = LOADING + weights.get(name, 0.0) / READING
+        hours = work.hours(reached) + (loading / 3600 if work.images else 0.0)
         total += hours
         yield f"{name:<10} {_work(work)}, {reached / work.each:,.3g} images/s: {_duration(hours)}"
     yield (

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from tests.trainer import parallel
-from tests.trainer.miniature import Place, make_settings
+from tests.trainer.miniature import SIZES, Place, make_settings, write_rows
 from tests.trainer.test_parallel import LORA, assert_alike
 from tests.trainer.test_samples import sampling
 from tests.trainer.test_train import CrashError, crash_at, make_learner, run, same
@@ -46,6 +46,25 @@ def test_compiled_runs_learn_the_same_and_resume_to_the_bit(
             run(settings, place)
     assert same(run(settings, place), whole)
     for name, weight in whole["weights"].items():
+        torch.testing.assert_close(weight, eager["weights"][name], rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("lora", [None, LORA], ids=["full", "adapters"])
+def test_each_size_is_compiled_once(
+    model: Path,
+    tmp_path: Path,
+    captured: list[Any],
+    lora: dict[str, Any] | None,
+) -> None:
+    place = write_rows(tmp_path, shard_rows=(80, 72, 32), several_sizes=True)
+    options: dict[str, Any] = {"resolution": SIZES, "held_out": 0.3, "log_every": 4, "lora": lora}
+    eager = run(make_settings(model, **options), place, "eager")
+    with torch._dynamo.config.patch(recompile_limit=2):  # as if there were many sizes
+        compiled = run(make_settings(model, compile=True, **options), place, "compiled")
+    # policy, reference and, where a size has held-out rows, the policy without gradient
+    assert len(captured) == 3 * len(SIZES) - 1
+    for name, weight in compiled["weights"].items():
         torch.testing.assert_close(weight, eager["weights"][name], rtol=1e-3, atol=1e-4)
 
 

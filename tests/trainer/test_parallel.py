@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from itertools import chain
 from pathlib import Path
+from socket import socket
 from typing import Any
 
 import pytest
@@ -119,3 +120,36 @@ def test_a_run_in_parts_continues_one_that_was_not(model: Path, place: Place) ->
     found = parallel.run(2, place.root, model, "several", steps=4, parallel="fsdp", **options)
     assert [len(steps) for steps in found] == [2, 2]  # it did continue
     assert_alike(place, "one", "several")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("lora", [None, LORA], ids=["full", "adapters"])
+def test_what_is_frozen_lies_in_parts_in_bfloat16(
+    model: Path, place: Place, monkeypatch: pytest.MonkeyPatch, lora: dict[str, Any] | None
+) -> None:
+    options: dict[str, Any] = {"steps": 3, "log_every": 1, "precision": "bfloat16", "lora": lora}
+    test_train.run(make_settings(model, **options), place, "one")
+    options |= {"parallel": "fsdp"}
+    parallel.run(2, place.root, model, "several", **options)
+    for one, other in zip(lines_of(place, "one"), lines_of(place, "several"), strict=True):
+        assert one["loss"] == pytest.approx(other["loss"], rel=0.05)
+
+    frozen: dict[torch.dtype, int] = {}
+    original = test_train.Learner.step
+
+    def noting(self: Any, number: int, batch: Any) -> None:
+        original(self, number, batch)
+        kept = self._networks.network if lora else self._networks._reference
+        for parameter in kept.parameters():
+            if not parameter.requires_grad:
+                frozen[parameter.dtype] = frozen.get(parameter.dtype, 0) + parameter.numel()
+
+    monkeypatch.setattr(test_train.Learner, "step", noting)
+    with socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = str(free.getsockname()[1])
+    where = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "RANK": "0", "WORLD_SIZE": "1"}
+    for name, value in where.items():
+        monkeypatch.setenv(name, value)
+    test_train.run(make_settings(model, **options), place, "alone")
+    assert frozen[torch.bfloat16] > 0.9 * sum(frozen.values())
