@@ -28,7 +28,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from tgo.pipeline.config.settings import Label
+from tgo.pipeline import layout
+from tgo.pipeline.config import settings
 from tgo.pipeline.labelling import label, labeller
 from tgo.pipeline.labelling.diagnostics import diagnose
 from tgo.pipeline.storage import shards
@@ -45,25 +46,6 @@ SPREADS = {
     "aesthetic": (5.4, 0.5),
 }
 DOMAINS = ("anime", "concept-art", "paintings", "photo")
-RULE: dict[str, Any] = {
-    "reward": "pickscore",
-    "standardise": "none",
-    "missing": "refuse",
-    "estimator": "percentile",
-    "percentile": 50.0,
-    "value": None,
-    "oracle_beta": None,
-    "proxy": None,
-    "scope": "global",
-    "shrinkage": None,
-    "ties": "positive",
-    "ordinal": None,
-    "weights": "standardised",
-    "confidence": 5.0,
-    "cap": None,
-    "error": None,
-    "earlier": None,
-}
 _HEX = np.frombuffer(bytes.fromhex("".join(f"{b:02x}".encode().hex() for b in range(256))), "u1")
 
 
@@ -130,8 +112,9 @@ def _write_shard(path: Path, table: pa.Table) -> None:
 
 
 def ours(scored: Path, out: Path, threads: int, lap: Callable[[str], None]) -> float:
-    """Stage two itself, without its plot and record."""
-    made = labeller.fit(scored, Label.model_validate(RULE), threads=threads)
+    """Stage two itself by params.yaml's rule, without its plot and record."""
+    rule = settings.load(layout.PARAMS).label
+    made = labeller.fit(scored, rule, threads=threads)
     lap("threshold")
     found = diagnose(made, seed=0, threads=threads)
     lap("diagnosis")
