@@ -149,7 +149,19 @@ def test_training_holds_what_was_measured_on_a_card(
     assert planned / 1e9 == pytest.approx(measured["peak_gb"], rel=0.15)
 
 
-@pytest.mark.parametrize("name", ["sd15", "sdxl-lora", "sd35-lora", "ratings-sdxl-lora"])
+FITTING = [
+    "sd15",
+    "sdxl-lora",
+    "sd35-lora",
+    "flux-lora",
+    "flux2-klein-lora",
+    "qwen-image-lora",
+    "ratings-sd15-lora",
+    "ratings-sdxl-lora",
+]
+
+
+@pytest.mark.parametrize("name", FITTING)
 def test_presets_for_one_card_fit_on_it(name: str, tmp_path: Path) -> None:
     path = tmp_path / "params.yaml"
     path.write_text((ROOT / "params.yaml").read_text())
