@@ -19,6 +19,9 @@ PROCESS = {"cpu": 1.1e9, "cuda": 0.8e9}
 """Bytes of a process that has loaded its libraries: on a GPU, of the card's memory."""
 REWARD_PASS = 16e6
 """Bytes of activations that an image takes in a ViT-H at 224 px, float32."""
+LEFT_OVER = 0.4
+"""Share of a network's float32 copies that Linux' allocator holds while they become int8; measured
+with SDXL."""
 STATE = {"adamw": 8, "adamw8bit": 2, "adafactor": 0}
 """Bytes of optimizer state a trained parameter."""
 
@@ -53,6 +56,11 @@ class _Sizes:
     @property
     def network(self) -> float:
         return self.footprint.network.bytes(self.dtype, self.settings.generator.quantization)
+
+    @property
+    def network_file(self) -> float:
+        """Bytes of the network's file, mapped while it is read: in two bytes a weight."""
+        return self.footprint.network.bytes("float16")
 
     @property
     def vae(self) -> float:
@@ -93,9 +101,8 @@ def peaks(settings: Settings, cost: Cost, *, gpus: int = 1) -> dict[str, float]:
     if cost.footprint is None:
         return {}
     sizes = _Sizes(settings, cost.footprint, cost.side, gpus)
-    making = _making(sizes)
-    generated = {} if settings.imported else {"score": making}
-    return {**generated, "train": _training(sizes), "evaluate": making}
+    generated = {} if settings.imported else {"score": _making(sizes)}
+    return {**generated, "train": _training(sizes), "evaluate": _evaluating(sizes)}
 
 
 def weights(settings: Settings, cost: Cost) -> dict[str, float]:
@@ -141,6 +148,15 @@ def _making(sizes: _Sizes) -> float:
     return sizes.process + network + max(texts, in_turn)
 
 
+def _evaluating(sizes: _Sizes) -> float:
+    """Images made as in stage one; then the second model is read beside the reward models."""
+    making = _making(sizes)
+    if not sizes.on_cpu:
+        return making
+    kept = sizes.texts + sizes.network + sizes.vae + sum(sizes.judges.values())
+    return max(making, sizes.process + kept + sizes.network_file)
+
+
 def _tile_share(sizes: _Sizes) -> float:
     """A tile of 512 pixels over the whole image."""
     return min(1.0, (512 / sizes.side) ** 2)
@@ -174,8 +190,14 @@ def _training(sizes: _Sizes) -> float:
     else:  # activations go as gradients come
         step = max(step, gradients + step / 4)
     inside = max(step, _counting(sizes, gradients), _sampling(sizes, gradients))
-    reading = kept.network.bytes("float16") if sizes.on_cpu else 0.0
+    reading = sizes.network_file + _left_over(sizes) if sizes.on_cpu else 0.0
     return sizes.process + base + max(state + inside, reading + (0 if adapted else 4 * trained))
+
+
+def _left_over(sizes: _Sizes) -> float:
+    """Copies in float32 that the allocator holds until all weights are quantised."""
+    method = sizes.settings.generator.quantization
+    return LEFT_OVER * 4 * sizes.footprint.network.linear if method else 0.0
 
 
 def _frozen(sizes: _Sizes) -> float:
