@@ -208,8 +208,7 @@ def write(model: Published, folder: Path) -> None:
         with torch.device("meta"):
             getattr(diffusers, kind)(**config).save_config(folder / name)
         index[name] = ["diffusers", kind]
-    options = {"prediction_type": "flow_prediction"} if model.family == "sana" else {}
-    getattr(diffusers, model.scheduler)(**options).save_pretrained(folder / "scheduler")
+    getattr(diffusers, model.scheduler)().save_pretrained(folder / "scheduler")
     index["scheduler"] = ["diffusers", model.scheduler]
     (folder / "model_index.json").write_text(json.dumps(index))
 

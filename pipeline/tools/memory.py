@@ -118,11 +118,10 @@ def weights(settings: Settings, cost: Cost) -> dict[str, float]:
     if cost.footprint is None:
         return {}
     sizes = _Sizes(settings, cost.footprint, cost.side, 1)
-    network = sizes.network
-    made = sizes.texts + network + sizes.vae + sum(sizes.judges.values())
+    made = sizes.texts + sizes.network + sizes.vae + sum(sizes.judges.values())
     policy = 0.0 if settings.train.lora else cost.footprint.network.bytes("float32")
-    tuned = 0.0 if settings.train.lora else network
-    return {"score": made, "train": _frozen(sizes) + policy, "evaluate": made + tuned}
+    evaluated = made + sizes.network  # the base model's network, then the tuned one's
+    return {"score": made, "train": _frozen(sizes) + policy, "evaluate": evaluated}
 
 
 def _making(sizes: _Sizes) -> float:
@@ -153,8 +152,8 @@ def _evaluating(sizes: _Sizes) -> float:
     making = _making(sizes)
     if not sizes.on_cpu:
         return making
-    kept = sizes.texts + sizes.network + sizes.vae + sum(sizes.judges.values())
-    return max(making, sizes.process + kept + sizes.network_file)
+    kept = sizes.network + sum(sizes.judges.values())
+    return max(making, sizes.process + kept + sizes.network_file + _left_over(sizes))
 
 
 def _tile_share(sizes: _Sizes) -> float:

@@ -15,6 +15,7 @@ from tests.workspace import ROOT
 from tgo.pipeline.config import settings as params
 from tgo.pipeline.config.settings import Settings
 from tgo.pipeline.tools import cards, costs, fitting, memory, models, preset
+from tgo.pipeline.tools.footprint import BYTES
 
 SD15 = "stable-diffusion-v1-5/stable-diffusion-v1-5"
 SDXL = "stabilityai/stable-diffusion-xl-base-1.0"
@@ -174,3 +175,16 @@ def test_presets_for_one_card_fit_on_it(name: str, tmp_path: Path) -> None:
     assert room is not None
     assert {"train", "evaluate"} <= planned.keys()
     assert max(planned.values()) < 0.95 * room
+
+
+@pytest.mark.parametrize("change", [{}, LORA, {"generator.dtype": "bfloat16"}])
+def test_a_stage_reads_no_more_than_it_holds(change: dict[str, Any]) -> None:
+    cost = costs.known(SD15)
+    assert cost is not None
+    assert cost.footprint is not None
+    asked = settings(change).model_copy(update={"device": "cpu"})
+    read, held = memory.weights(asked, cost), memory.peaks(asked, cost)
+    assert read["score"] < held["score"]
+    assert read["train"] < held["train"]
+    network = cost.footprint.network.parameters * BYTES[asked.generator.dtype]
+    assert read["evaluate"] == read["score"] + network  # the second model's
