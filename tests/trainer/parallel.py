@@ -29,14 +29,31 @@ def capturing(graphs: list[Any]) -> Any:
     return partialmethod(torch.nn.Module.compile, backend=backend)
 
 
+def free_port() -> int:
+    """A port of this machine that nobody listens on."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port: int = free.getsockname()[1]
+        return port
+
+
+def announced(rank: int, size: int, port: int) -> dict[str, str]:
+    """The environment that torchrun gives a process."""
+    return {
+        "RANK": str(rank),
+        "LOCAL_RANK": str(rank),
+        "WORLD_SIZE": str(size),
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": str(port),
+    }
+
+
 def run(
     size: int, root: Path, model: Path, name: str = "run", **options: Any
 ) -> list[list[list[int]]]:
     """Train on ``size`` processes; for each of them the rows of each of its steps."""
     context = forking()
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = free_port()
     queue = context.Queue()
     arguments = (queue, size, port, root, model, name, options)
     processes = [context.Process(target=_train, args=(rank, *arguments)) for rank in range(size)]
@@ -65,13 +82,7 @@ def _train(
     from tgo.trainer import train
     from tgo.trainer.learner import Learner
 
-    os.environ |= {
-        "RANK": str(rank),
-        "LOCAL_RANK": str(rank),
-        "WORLD_SIZE": str(size),
-        "MASTER_ADDR": "127.0.0.1",
-        "MASTER_PORT": str(port),
-    }
+    os.environ |= announced(rank, size, port)
     seen: list[list[int]] = []
     original = Learner.step
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from itertools import chain
 from pathlib import Path
-from socket import socket
 from typing import Any
 
 import pytest
@@ -145,11 +144,7 @@ def test_what_is_frozen_lies_in_parts_in_bfloat16(
                 frozen[parameter.dtype] = frozen.get(parameter.dtype, 0) + parameter.numel()
 
     monkeypatch.setattr(test_train.Learner, "step", noting)
-    with socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = str(free.getsockname()[1])
-    where = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "RANK": "0", "WORLD_SIZE": "1"}
-    for name, value in where.items():
+    for name, value in parallel.announced(0, 1, parallel.free_port()).items():
         monkeypatch.setenv(name, value)
     test_train.run(make_settings(model, **options), place, "alone")
     assert frozen[torch.bfloat16] > 0.9 * sum(frozen.values())
