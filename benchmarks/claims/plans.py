@@ -265,6 +265,9 @@ def questions() -> list[Run]:
         ask(f"stars-{how}", feedback("rating"), SEEDS, stars=how)
     for rule in get_args(Rule):
         ask(f"spend-{rule}", single, SEEDS, spend=rule)
+    halves: tuple[Rule, ...] = ("two", "uncertain")
+    for rule in halves:
+        ask(f"spend-{rule}-1024", single, SEEDS, spend=rule, budget=1024)
     ask("rounds-replayed", {}, SEEDS, method=ROUNDS, replay=True)
     ask("scope-domain", {"label.scope": "domain", "label.shrinkage": None})
     ask("scope-prompt", {"label.scope": "prompt", "label.shrinkage": None})

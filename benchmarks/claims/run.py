@@ -58,6 +58,7 @@ class Run:
             and its rounds. So a method comes to its settings without a look at a test set.
         stars: how stars of simulated raters are joined, where they are the feedback (stars.py).
         spend: by which rule some of the images are chosen; None takes all (spending.py).
+        budget: how many are chosen.
     """
 
     name: str
@@ -74,6 +75,7 @@ class Run:
     best_of: tuple[str, ...] = ()
     stars: str | None = None
     spend: spending.Rule | None = None
+    budget: int = 512
 
     def facts(self) -> dict[str, Any]:
         return asdict(self)
@@ -190,8 +192,8 @@ class Bench:
             own = self.root / "stars" / f"{run.stars}-{seed}" / "scored"
             return stars.write(folder / "scored", run.stars, seed, own)
         if run.spend is not None:
-            own = self.root / "spent" / run.spend / "scored"
-            return spending.write(folder / "scored", run.spend, own)
+            own = self.root / "spent" / f"{run.spend}-{run.budget}" / "scored"
+            return spending.write(folder / "scored", run.spend, run.budget, own)
         return folder / "scored"
 
     def _label(self, settings: Settings, scored: Path) -> Path:

@@ -21,11 +21,9 @@ from tgo.pipeline.storage import shards
 from tgo.pipeline.storage.embeddings import path_for
 
 Rule = Literal["one", "two", "rare", "uncertain"]
-BUDGET = 512
-"""Images that a rule may choose."""
 
 
-def choose(scores: NDArray[np.float32], rule: Rule, budget: int = BUDGET) -> NDArray[np.bool_]:
+def choose(scores: NDArray[np.float32], rule: Rule, budget: int) -> NDArray[np.bool_]:
     """Which images a rule spends its budget on.
 
     Args:
@@ -59,12 +57,12 @@ def choose(scores: NDArray[np.float32], rule: Rule, budget: int = BUDGET) -> NDA
     return chosen
 
 
-def write(scored: Path, rule: Rule, to: Path, reward: str = "pickscore") -> Path:
+def write(scored: Path, rule: Rule, budget: int, to: Path, reward: str = "pickscore") -> Path:
     """Scored shards in which the images that a rule did not choose are failed rows.
 
     Args:
         scored: shards with the same number of images of every prompt, a prompt's side by side.
-        rule: see `choose`.
+        rule, budget: see `choose`.
         to: the new folder.
         reward: the column that the rule looks at.
 
@@ -75,7 +73,7 @@ def write(scored: Path, rule: Rule, to: Path, reward: str = "pickscore") -> Path
     tables = [shards.read_shard(path) for path in paths]
     images = 1 + max(int(table["replicate"].to_numpy().max()) for table in tables)
     scores = np.concatenate([table[reward].to_numpy() for table in tables]).reshape(-1, images)
-    chosen = choose(scores, rule).ravel()
+    chosen = choose(scores, rule, budget).ravel()
     start = 0
     for path, table in zip(paths, tables, strict=True):
         here = chosen[start : start + len(table)]

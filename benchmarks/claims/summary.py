@@ -24,6 +24,8 @@ VERSUS = {
     "ask-spend-one": "ask-spend-two",
     "ask-spend-rare": "ask-spend-two",
     "ask-spend-uncertain": "ask-spend-two",
+    "ask-spend-two-1024": "ask-as-shipped",
+    "ask-spend-uncertain-1024": "ask-spend-two-1024",
     "ask-rounds-replayed": "test-diffusion-tgo-in-rounds",
 }
 """Questions whose runs are held against other runs, seed by seed."""
