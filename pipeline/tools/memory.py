@@ -72,6 +72,11 @@ class _Sizes:
         parameters = costs.reward_parameters(self.settings)
         return {name: count * BYTES[self.dtype] for name, count in parameters}
 
+    @property
+    def making(self) -> float:
+        """Bytes of all weights that make and score images."""
+        return self.texts + self.network + self.vae + sum(self.judges.values())
+
     def kind(self, *, recomputes: bool) -> str:
         """Which of the footprint's training steps is taken."""
         train = self.settings.train
@@ -118,10 +123,9 @@ def weights(settings: Settings, cost: Cost) -> dict[str, float]:
     if cost.footprint is None:
         return {}
     sizes = _Sizes(settings, cost.footprint, cost.side, 1)
-    made = sizes.texts + sizes.network + sizes.vae + sum(sizes.judges.values())
     policy = 0.0 if settings.train.lora else cost.footprint.network.bytes("float32")
-    evaluated = made + sizes.network  # the base model's network, then the tuned one's
-    return {"score": made, "train": _frozen(sizes) + policy, "evaluate": evaluated}
+    evaluated = sizes.making + sizes.network  # the base model's network, then the tuned one's
+    return {"score": sizes.making, "train": _frozen(sizes) + policy, "evaluate": evaluated}
 
 
 def _making(sizes: _Sizes) -> float:
@@ -138,11 +142,11 @@ def _making(sizes: _Sizes) -> float:
     scoring = REWARD_PASS * batch * BYTES[dtype] / 4 if judges else 0.0
     scored = sum(judges.values())
     if sizes.on_cpu:  # one after the other, and everything stays
-        whole = texts + network + vae + scored + max(predict, decode, scoring)
+        whole = sizes.making + max(predict, decode, scoring)
         return sizes.process + max(whole, network + vae + _reading(judges, dtype))
     after = max(decode, scoring)  # on a stream of its own, while the next batch is sampled
     if not generator.offload:
-        return sizes.process + texts + network + vae + scored + predict + after
+        return sizes.process + sizes.making + predict + after
     in_turn = predict + max(vae + decode, scored + scoring)
     return sizes.process + network + max(texts, in_turn)
 

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import multiprocessing as mp
 import os
-import socket
 from functools import partialmethod
 from pathlib import Path
 from typing import Any
+
+from tests.workspace import free_port
 
 
 def forking() -> Any:
@@ -27,14 +28,6 @@ def capturing(graphs: list[Any]) -> Any:
         return aot_eager(graph, inputs)
 
     return partialmethod(torch.nn.Module.compile, backend=backend)
-
-
-def free_port() -> int:
-    """A port of this machine that nobody listens on."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port: int = free.getsockname()[1]
-        return port
 
 
 def announced(rank: int, size: int, port: int) -> dict[str, str]:

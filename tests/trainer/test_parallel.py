@@ -13,6 +13,7 @@ from safetensors.torch import load_file
 
 from tests.trainer import parallel, test_train
 from tests.trainer.miniature import Place, make_settings
+from tests.workspace import free_port
 from tgo.pipeline.layout import LORA as LORA_FILE
 
 LORA = {"rank": 2, "alpha": 4.0, "targets": None}
@@ -144,7 +145,7 @@ def test_what_is_frozen_lies_in_parts_in_bfloat16(
                 frozen[parameter.dtype] = frozen.get(parameter.dtype, 0) + parameter.numel()
 
     monkeypatch.setattr(test_train.Learner, "step", noting)
-    for name, value in parallel.announced(0, 1, parallel.free_port()).items():
+    for name, value in parallel.announced(0, 1, free_port()).items():
         monkeypatch.setenv(name, value)
     test_train.run(make_settings(model, **options), place, "alone")
     assert frozen[torch.bfloat16] > 0.9 * sum(frozen.values())

@@ -20,7 +20,7 @@ import pytest
 from flask.testing import FlaskClient
 
 from tests.pipeline.rating_page import folders
-from tests.workspace import TGO
+from tests.workspace import TGO, free_port
 from tgo.pipeline.rating_page import pictures, questions
 from tgo.pipeline.rating_page.answers import TABLE, Answers
 from tgo.pipeline.rating_page.server import application
@@ -132,14 +132,6 @@ def running(folder: Path, *options: str) -> Iterator[tuple[subprocess.Popen[str]
     finally:
         process.kill()
         process.wait()
-
-
-def free_port() -> int:
-    import socket
-
-    with socket.socket() as probe:
-        probe.bind((HERE, 0))
-        return int(probe.getsockname()[1])
 
 
 def call(address: str, action: str, **body: Any) -> Any:
