@@ -88,7 +88,10 @@ def prompts(
         Format | None, typer.Option(help="Of the sources, where their name does not tell.")
     ] = None,
 ) -> None:
-    """Check prompt lists: how many, in which domains, and what is wrong on which line."""
+    """Check prompt lists: how many, in which domains, and what is wrong on which line.
+
+    Example: tgo prompts data/prompts/train.jsonl
+    """
     from tgo.pipeline.config import settings
     from tgo.pipeline.config.prompt_settings import PromptSet
     from tgo.pipeline.sources import prompts
@@ -147,7 +150,10 @@ def import_(
     ] = False,
     params: Annotated[Path, typer.Option("--params", help="The settings file.")] = PARAMS,
 ) -> None:
-    """Bring images with human ratings into data/scored; goes on where it was when run again."""
+    """Bring images with people's ratings into data/scored; run again, it goes on where it was.
+
+    Example: tgo import pictures --rating-column stars --dry-run
+    """
     if Path(source).suffix.lower() in TABLES and not Path(source).exists():
         raise InputError(f"{source}: no such file; correct the path")
     chosen = checked(params)
@@ -196,7 +202,10 @@ def inspect(
     ] = 6,
     as_json: AsJson = False,
 ) -> None:
-    """What scores look like: counts, quantiles, correlations; --html for the images."""
+    """Show what scores look like: counts, quantiles, correlations; with --html the images, too.
+
+    Example: tgo inspect data/scored --html reports/scores.html
+    """
     from tgo.pipeline.tools import inspection
 
     found = inspection.look(folder)
@@ -218,7 +227,10 @@ def sql(
     rows: Annotated[int, typer.Option(min=1, help="Rows shown at most.")] = 100,
     csv: Annotated[bool, typer.Option("--csv", help="Print all rows, as CSV.")] = False,
 ) -> None:
-    """Ask DuckDB about the shards: tgo sql "select domain, avg(clip) from scored group by 1"."""
+    """Ask DuckDB about the shards.
+
+    Example: tgo sql "select domain, avg(clip) from scored group by 1"
+    """
     from tgo.pipeline.tools import sql
 
     answer = sql.ask(query, scored=scored, labelled=labelled)
@@ -254,7 +266,10 @@ def score_images(
         bool, typer.Option("--outside", help="Read files outside the folder, too.")
     ] = False,
 ) -> None:
-    """Score images that are already there; goes on where it was when run again."""
+    """Score images that are already there; run again, it goes on where it was.
+
+    Example: tgo score-images pictures --prompts prompts.csv --output scores.parquet
+    """
     sources: dict[str, Any] = dict(
         pair(text, "--reward", "NAME=SOURCE, such as clip=models/clip") for text in reward or ()
     )

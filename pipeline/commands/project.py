@@ -31,7 +31,10 @@ def init(
         typer.Option("--world", help="With the miniature models: `dvc repro` runs at once."),
     ] = False,
 ) -> None:
-    """Make a project of settings, stages, presets and prompts: `tgo init my-project --world`."""
+    """Make a project of settings, stages, presets and prompts.
+
+    Example: tgo init my-project --world
+    """
     from tgo.pipeline.tools import init_project
 
     init_project.create(folder, world=world)
@@ -267,6 +270,8 @@ def clean(
 
     Without --yes nothing is removed: shards and checkpoints come back by themselves when their
     settings do. Files that tgo did not write are never removed.
+
+    Example: tgo clean --yes
     """
     from tgo.pipeline.tools import clean
     from tgo.pipeline.wording import size
