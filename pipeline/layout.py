@@ -22,6 +22,7 @@ CHECKPOINTS = Path("data/checkpoints")  # stage three: what a killed run continu
 TUNED = Path("models/tuned")  # stage three: the aligned model, or its adapters
 LORA = "pytorch_lora_weights.safetensors"  # the file of adapters, by diffusers' name
 BASE_MODEL = "base_model.json"  # beside it: the model that the adapters are for
+TRAINED_ON = "trained_on.json"  # in models/tuned: which labels it was trained on
 EXPORT = Path("models/export")  # `tgo export`: the same with its card, for the hub
 EVALUATED = Path("data/evaluated")  # <base|tuned>/<test set>/ scored shards
 VALIDATED = Path(

@@ -43,6 +43,7 @@ class RatingFormat(StrEnum):
     diffusion_kto = "diffusion-kto"
     label_studio = "label-studio"
     hpdv3 = "hpdv3"
+    argilla = "argilla"
     rankings = "rankings"
     chosen = "chosen"
     pairs = "pairs"

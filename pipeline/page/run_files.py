@@ -78,6 +78,7 @@ def read(settings: Settings) -> RunFiles:
     """
     metrics = results.evaluation()
     threshold = _labels(settings)
+    label_record.check_trained(layout.TUNED, layout.THRESHOLD)
     log = results.train_log()
     _check_settings(settings, metrics)
     facts, pairs = pairs_table.read(layout.PAIRS)

@@ -77,6 +77,7 @@ def run(
         lora_formats.check(format, settings.generator.family)
     metrics, threshold = results.evaluation(), label_record.read(layout.THRESHOLD)
     _check_same(settings, metrics)
+    label_record.check_trained(tuned, layout.THRESHOLD)
     card = model_card.render(
         settings,
         threshold,

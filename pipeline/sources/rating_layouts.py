@@ -11,7 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tgo.pipeline.errors import InputError
-from tgo.pipeline.sources.image_table import ImageTable
+from tgo.pipeline.sources.argilla import is_argilla, read_argilla
+from tgo.pipeline.sources.image_table import NAMES, ImageTable
 from tgo.pipeline.sources.label_studio import read_label_studio
 from tgo.pipeline.sources.pictures import Location, Unusable
 from tgo.pipeline.sources.rating_rows import PAIRS, Rating, RatingRows, compared
@@ -59,6 +60,11 @@ def detect(table: ImageTable) -> Layout:
         InputError: a name that no layout has.
     """
     asked = table.source.format
+    if asked == "folders":
+        raise InputError(
+            f"{table.name}: has no two subfolders named good and bad, or as --labels says; name "
+            "them so, or leave out --format"
+        )
     if asked is None:
         return next(layout for layout in LAYOUTS if layout.matches(table))
     for layout in LAYOUTS:
@@ -71,8 +77,8 @@ def read_table(rows: RatingRows) -> tuple[Iterator[Rating], str]:
     """A row a rating (or several in one cell), in the columns asked for or by usual names."""
     columns = rows.columns()
     views = rows.asked("views")
-    if views is not None:
-        rows.require([views])
+    if views is not None and views not in rows.table.columns:
+        raise rows.table.no_column("views", views)
     unit = columns["rating"] if views is None else f"{columns['rating']} per {views}"
     return rows.rated(columns), unit
 
@@ -91,7 +97,6 @@ def read_pickapic(rows: RatingRows) -> tuple[Iterator[Rating], str]:
                 rows.leave_out("comparisons without a preference", number)
                 continue
             prompt = rows.text(number, values, "caption")
-            rater = rows.rater(values)
             both = []
             for side, value in enumerate(sides):
                 uid = str(values[f"image_{side}_uid"])
@@ -105,7 +110,7 @@ def read_pickapic(rows: RatingRows) -> tuple[Iterator[Rating], str]:
                             "into the folder of --images"
                         )
                 if prompt is not None and value is not None:
-                    both.append(Rating(uid, prompt, value, location, rater=rater))
+                    both.append(Rating(uid, prompt, value, location, **rows.about(values)))
             yield from compared(both)
 
     return ratings(), WIN_RATE
@@ -122,7 +127,7 @@ def read_diffusion_kto(rows: RatingRows) -> tuple[Iterator[Rating], str]:
         for number, values in rows.records():
             prompt = rows.text(number, values, "caption")
             word = values.get(rating)
-            if word not in KTO:
+            if not isinstance(word, str) or word not in KTO:
                 raise InputError(
                     f"{rows.table.where(number)}: {rating} is {word!r}; write one of "
                     f"{', '.join(KTO)}"
@@ -135,13 +140,17 @@ def read_diffusion_kto(rows: RatingRows) -> tuple[Iterator[Rating], str]:
 
 def read_hpdv3(rows: RatingRows) -> tuple[Iterator[Rating], str]:
     """HPDv3: `path1` was preferred to `path2`."""
+    rows.require(sorted(_HPDV3))
     return _chosen(rows, "path1", "path2"), WIN_RATE
 
 
 def read_chosen(rows: RatingRows) -> tuple[Iterator[Rating], str]:
     """Pairs in two columns, such as `chosen` and `rejected`."""
     columns = {*rows.table.columns, *rows.table.picture_columns}
-    chosen, rejected = next(pair for pair in _CHOSEN if columns >= set(pair))
+    found = [pair for pair in _CHOSEN if columns >= set(pair)]
+    if not found:
+        raise _lacks(rows, "two columns such as chosen and rejected")
+    chosen, rejected = found[0]
     return _chosen(rows, chosen, rejected), WIN_RATE
 
 
@@ -157,8 +166,13 @@ def _chosen(rows: RatingRows, chosen: str, rejected: str) -> Iterator[Rating]:
 def read_pairs(rows: RatingRows) -> tuple[Iterator[Rating], str]:
     """Pairs with a column that says which one was preferred: a, b, left, right, tie, a name."""
     columns = {*rows.table.columns, *rows.table.picture_columns}
-    pair = next(pair for pair in PAIRS if columns >= set(pair))
-    preferred = rows.asked("rating") or next(c for c in _PREFERRED if c in columns)
+    pairs = [pair for pair in PAIRS if columns >= set(pair)]
+    if not pairs:
+        raise _lacks(rows, "two columns of pictures such as image_a and image_b")
+    pair = pairs[0]
+    preferred = rows.table.column("rating", _PREFERRED)
+    if preferred is None:
+        raise rows.table.no_column("rating")
     prompt_column = rows.prompt_column()
     rows.table.use_pictures(pair)
 
@@ -178,8 +192,10 @@ def read_pairs(rows: RatingRows) -> tuple[Iterator[Rating], str]:
 def read_rankings(rows: RatingRows) -> tuple[Iterator[Rating], str]:
     """Several pictures a row with their ranks (1 is best), or HPDv2's preferences (1 is chosen)."""
     columns = rows.table.columns
-    images = next(name for name in _LISTS if name in columns)
-    ranks = rows.asked("rating") or next(name for name in _RANKS if name in columns)
+    images = next((name for name in _LISTS if name in columns), None)
+    ranks = rows.table.column("rating", _RANKS)
+    if images is None or ranks is None:
+        raise _lacks(rows, "lists of pictures and of their ranks, such as images and rank")
     prompt_column = rows.prompt_column()
 
     def ratings() -> Iterator[Rating]:
@@ -188,20 +204,35 @@ def read_rankings(rows: RatingRows) -> tuple[Iterator[Rating], str]:
             names, places = values.get(images), values.get(ranks)
             if not isinstance(names, list) or not isinstance(places, list):
                 raise InputError(
-                    f"{rows.table.where(number)}: needs lists under {images!r} and {ranks!r}"
+                    f"{rows.table.where(number)}: needs lists under {images!r} and {ranks!r}; "
+                    "write the table as .json, .jsonl or .parquet"
                 )
             if len(names) != len(places) or len(names) < 2:
                 raise InputError(
                     f"{rows.table.where(number)}: {len(names)} pictures with {len(places)} ranks; "
                     "write one rank a picture, of two pictures or more"
                 )
+            if not all(isinstance(name, str) and name.strip() for name in names):
+                raise InputError(
+                    f"{rows.table.where(number)}: {images} names no picture by {names!r}; write "
+                    "file names"
+                )
             numbers = [rows.value_of(number, ranks, place) for place in places]
             scores = numbers if ranks == "human_preference" else win_rates(numbers)
-            for name, score in zip(names, scores, strict=True):
-                if prompt is not None:
-                    yield Rating(str(name), prompt, score, rows.table.locate_name(str(name)))
+            if prompt is None:
+                continue
+            ranked = [
+                Rating(name, prompt, score, rows.table.locate_name(name), **rows.about(values))
+                for name, score in zip(names, scores, strict=True)
+            ]
+            yield from compared(ranked) if len(ranked) == 2 else ranked
 
     return ratings(), WIN_RATE
+
+
+def _lacks(rows: RatingRows, what: str) -> InputError:
+    there = ", ".join([*rows.table.columns, *rows.table.picture_columns])
+    return InputError(f"{rows.table.name}: lacks {what}, and has {there}; leave out --format")
 
 
 def win_rates(ranks: list[float]) -> list[float]:
@@ -233,7 +264,8 @@ def _is_pairs(table: ImageTable) -> bool:
     columns = {*table.columns, *table.picture_columns}
     asked = table.source.columns.get("rating")
     named = asked in columns if asked else any(name in columns for name in _PREFERRED)
-    return named and any(columns >= set(pair) for pair in PAIRS)
+    single = any(name.lower() in NAMES["image"] for name in columns)  # beside it a pair is no pair
+    return (named or not single) and any(columns >= set(pair) for pair in PAIRS)
 
 
 def _is_chosen(table: ImageTable) -> bool:
@@ -257,6 +289,7 @@ LAYOUTS = (
     Layout("rankings", "rankings of several pictures (HPDv2)", _is_ranking, read_rankings),
     Layout("chosen", "pairs of a chosen and a rejected picture", _is_chosen, read_chosen),
     Layout("pairs", "pairs with a preference", _is_pairs, read_pairs),
+    Layout("argilla", "Argilla's records", is_argilla, read_argilla),
     Layout("table", "a rating a row", lambda table: True, read_table),
 )
 """In the order in which they are looked for; the last one takes everything else."""

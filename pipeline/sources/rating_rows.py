@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from functools import cached_property
 from typing import Any, NamedTuple
 
@@ -12,11 +14,12 @@ from tgo.pipeline.sources.pictures import Location
 from tgo.pipeline.sources.rating_values import RatingValues
 from tgo.pipeline.sources.table_rows import listed
 
-RATINGS = (
-    "rating", "score", "stars", "likes", "clicks", "overall_rating", "rating.responses", "label",
-)  # fmt: skip
+RATINGS = ("rating", "score", "stars", "likes", "clicks", "overall_rating", "label")
 COUNTS = ("n_ratings", "count")
-RATERS = ("rater", "annotator", "user", "user_id", "worker", "completed_by", "annotation_id")
+RATERS = (
+    "rater", "annotator", "user", "user_id", "user_hash", "worker", "completed_by",
+    "annotation_id",
+)  # fmt: skip
 
 PAIRS = (
     ("image_a", "image_b"),
@@ -28,8 +31,8 @@ PAIRS = (
 )
 """Names of the two pictures of a comparison."""
 _PREFERENCES = (
-    dict.fromkeys(("a", "left", "first", "0", "chosen"), 1.0)
-    | dict.fromkeys(("b", "right", "second", "1", "rejected"), 0.0)
+    dict.fromkeys(("a", "left", "first", "chosen"), 1.0)
+    | dict.fromkeys(("b", "right", "second", "rejected"), 0.0)
     | dict.fromkeys(("tie", "equal", "same", "both", "draw", "none", "0.5"), 0.5)
 )
 """What the first picture of a comparison won, by the words people use."""
@@ -61,7 +64,8 @@ class RatingRows:
 
     def __init__(self, table: ImageTable) -> None:
         self.table = table
-        self._values = RatingValues(table.source.labels)
+        self._values, self._counts = RatingValues(table.source.labels), RatingValues()
+        self._kept: set[str] = set()  # columns to keep that a row had
         self._left_out: dict[str, list[int]] = {}
         for name in table.source.keep:
             if name not in table.columns and table.fixed:
@@ -79,6 +83,15 @@ class RatingRows:
             for what, rows in self._left_out.items()
         ]
 
+    def check_kept(self) -> None:
+        """InputError for a column to keep that no row had; after the ratings were read."""
+        for name in self.table.source.keep:
+            if name not in self._kept:
+                raise InputError(
+                    f"{self.table.name}: no rated row has a value {name!r} (--keep {name}); name "
+                    "one that there is"
+                )
+
     def leave_out(self, what: str, number: int) -> None:
         """Note a row that rates nothing."""
         self._left_out.setdefault(what, []).append(number)
@@ -95,8 +108,11 @@ class RatingRows:
         """The name of a column that the user asked for."""
         return self.table.source.columns.get(key)
 
-    def columns(self) -> dict[str, str]:
+    def columns(self, rating: str | None = None) -> dict[str, str]:
         """The columns of a plain table by key; those that are missing are empty texts.
+
+        Args:
+            rating: the column of ratings, where the layout knows it.
 
         Returns:
             Column names under id, image, prompt, rating and so on.
@@ -104,7 +120,10 @@ class RatingRows:
         Raises:
             InputError: there is no column of pictures, prompts or ratings.
         """
-        chosen = {key: self.table.column(key, names) or "" for key, names in self.names.items()}
+        chosen = {
+            key: rating if rating and key == "rating" else self.table.column(key, names) or ""
+            for key, names in self.names.items()
+        }
         if chosen["id"] == chosen["image"]:
             chosen["id"] = ""
         for key in ("image", "prompt", "rating"):
@@ -145,9 +164,12 @@ class RatingRows:
                 continue
             if prompt is None:
                 continue
-            times = self._count(number, values, columns["count"])
-            if views := self.asked("views"):
-                times = self._count(number, values, views)
+            views = self.asked("views")
+            times = self._count(number, values, views or columns["count"], least=0 if views else 1)
+            if not times:
+                self.leave_out("rows without a view", number)
+                continue
+            if views:
                 scores = [self._rate(number, score, times, columns["rating"]) for score in scores]
             for score in scores:
                 rating = self.rating(number, values, columns["image"], prompt, score)
@@ -155,8 +177,6 @@ class RatingRows:
                 yield rating._replace(
                     key=rating.key if own in (None, "") else str(own),
                     times=times,
-                    domain=str(values.get(columns["domain"]) or "all"),
-                    rater=self.rater(values),
                     is_rate=views is not None,
                 )
 
@@ -164,20 +184,35 @@ class RatingRows:
         self, number: int, values: Mapping[str, Any], pair: tuple[str, str], prompt: str, won: float
     ) -> Iterator[Rating]:
         """Both ratings of a row that compares two pictures; `won` is what the first one won."""
-        rater = self.rater(values)
+        if not all(self.table.has_picture(values, image) for image in pair):
+            self.leave_out("comparisons that lack a picture", number)
+            return
         both = [
-            self.rating(number, values, image, prompt, score)._replace(rater=rater)
+            self.rating(number, values, image, prompt, score)
             for image, score in zip(pair, (won, 1 - won), strict=True)
         ]
         yield from compared(both)
 
-    def rater(self, values: Mapping[str, Any]) -> str:
-        """Who rated a row; empty where no column says."""
-        return str(values.get(self._rater_column) or "") if self._rater_column else ""
+    def about(self, values: Mapping[str, Any]) -> dict[str, Any]:
+        """What a row says beside the rating: fields `domain`, `rater` and `kept` of a `Rating`."""
+        keep = self.table.source.keep
+        self._kept |= {name for name in keep if name in values}
+        found = {
+            key: next((values[name] for name in names if values.get(name) not in (None, "")), None)
+            for key, names in self._described_by.items()
+        }
+        return {
+            "domain": "all" if found["domain"] is None else str(found["domain"]),
+            "rater": "" if found["rater"] is None else str(found["rater"]),
+            "kept": tuple("" if values.get(n) is None else str(values[n]) for n in keep),
+        }
 
     @cached_property
-    def _rater_column(self) -> str | None:
-        return self.table.column("rater", RATERS)
+    def _described_by(self) -> dict[str, tuple[str, ...]]:
+        """Columns of a row's domain and rater: the one asked for or there, else usual names."""
+        usual = {"domain": NAMES["domain"], "rater": RATERS}
+        found = {key: self.table.column(key, names) for key, names in usual.items()}
+        return {key: (name,) if name else usual[key] for key, name in found.items()}
 
     def rating(
         self, number: int, values: Mapping[str, Any], image: str, prompt: str, score: float
@@ -188,7 +223,7 @@ class RatingRows:
             prompt,
             score,
             self.table.locate(number, values, image),
-            kept=tuple(str(values.get(name) or "") for name in self.table.source.keep),
+            **self.about(values),
         )
 
     def values_of(self, number: int, column: str, value: Any) -> list[float]:
@@ -230,7 +265,8 @@ class RatingRows:
 
         Args:
             number: The row.
-            answer: What the row says; a word, a number from 0 to 1, or a picture's name.
+            answer: What the row says: a word, a picture's name, the number in its column's name
+                (1 of image_1), 0.5 for a tie, or a word of --labels.
             pair: The columns of the two pictures.
             values: The row.
 
@@ -240,18 +276,21 @@ class RatingRows:
         Raises:
             InputError: the answer means neither.
         """
-        if isinstance(answer, list) and len(answer) == 1:
-            answer = answer[0]
-        word = str(answer).strip().casefold()
+        answer = _selected(answer)
+        word = f"{answer:g}" if isinstance(answer, float) else str(answer).strip().casefold()
         names = [str(values.get(column)).strip().casefold() for column in pair]
         words = _PREFERENCES | {pair[0]: 1.0, pair[1]: 0.0}
+        if pair[0][-1].isdigit():
+            words |= {pair[0][-1]: 1.0, pair[1][-1]: 0.0}
+        words |= self._values.labels
         if word in words:
             return words[word]
         if word in names:
             return 1.0 - names.index(word)
         raise InputError(
             f"{self.table.where(number)}: {answer!r} says of neither {pair[0]} nor {pair[1]} that "
-            "it is preferred; write a, b, left, right, tie, or a picture's name"
+            "it is preferred; write a, b, left, right, tie, or a picture's name, or say what the "
+            f"first one won with --labels '{word or 'word'}=1'"
         )
 
     def _rate(self, number: int, clicks: float, views: int, column: str) -> float:
@@ -263,17 +302,27 @@ class RatingRows:
             )
         return clicks / views
 
-    def _count(self, number: int, values: Mapping[str, Any], column: str) -> int:
-        """How many ratings a row stands for: 1 where no column says."""
-        counts = self.values_of(number, column, values.get(column)) if column else []
+    def _count(self, number: int, values: Mapping[str, Any], column: str, *, least: int = 1) -> int:
+        """How many ratings or views a row stands for, `least` where no column says."""
+        where = self.table.where(number)
+        counts = self._counts.read(where, column, values.get(column)) if column else []
         if not counts:
-            return 1
-        if counts[0] < 1 or counts[0] != int(counts[0]):
+            return least
+        if counts[0] < least or counts[0] != int(counts[0]):
             raise InputError(
-                f"{self.table.where(number)}: {column} is {counts[0]:g}; write how many ratings it "
-                "stands for"
+                f"{where}: {column} is {counts[0]:g}; write how many ratings it stands for"
             )
         return int(counts[0])
+
+
+def _selected(answer: Any) -> Any:
+    """An answer as it is, or out of Label Studio's short forms: [{"selected": "left"}]."""
+    if isinstance(answer, str) and answer.lstrip()[:1] in ("[", "{"):
+        with suppress(ValueError, RecursionError):
+            answer = json.loads(answer)
+    if isinstance(answer, list) and len(answer) == 1:
+        answer = answer[0]
+    return answer.get("selected", answer) if isinstance(answer, Mapping) else answer
 
 
 def compared(both: Sequence[Rating]) -> Iterator[Rating]:

@@ -33,6 +33,8 @@ NO = frozenset(
 )  # fmt: skip
 _SKIN_TONE = re.compile("[\U0001f3fb-\U0001f3ff\ufe0f]")
 _DECIMAL_COMMA = re.compile(r"[+-]?\d+,\d+")
+_THOUSANDS = re.compile(r"[+-]?[1-9]\d{0,2}(?:,\d{3})+")
+"""One comma and three digits: a thousand to some, a decimal comma to others."""
 _OUT_OF = re.compile(r"([+-]?\d+(?:[.,]\d+)?)\s*(?:/|of|out of)\s*(\d+)", re.IGNORECASE)
 _COUNTED = re.compile(r"(\d+(?:[.,]\d+)?)\s*(?:stars?|★|⭐|points?|%)", re.IGNORECASE)
 _STARS = re.compile(r"([★⭐]+)☆*")
@@ -48,6 +50,12 @@ class RatingValues:
         """`labels` are numbers for words, which are compared without regard to capitals."""
         self._labels = {text.strip().casefold(): value for text, value in (labels or {}).items()}
         self._out_of: float | None = None
+        self._first: dict[bool, str] = {}  # the first word, and the first number that is no 0 or 1
+
+    @property
+    def labels(self) -> Mapping[str, float]:
+        """Numbers by word, in lower case."""
+        return self._labels
 
     @property
     def scale(self) -> str:
@@ -73,6 +81,8 @@ class RatingValues:
         if isinstance(value, Mapping):
             return self._of_record(where, column, value)
         number = self._number(where, column, value)
+        if number not in (None, 0.0, 1.0):
+            self._check_kind(where, column, str(value), is_word=False)
         return [] if number is None else [number]
 
     def _of_record(self, where: str, column: str, record: Mapping[str, Any]) -> list[float]:
@@ -109,22 +119,44 @@ class RatingValues:
                 raise self._no_rating(where, column, text) from None
             return math.fsum(values) / len(values) if values else None
         if word in YES or word in NO:
+            self._check_kind(where, column, text, is_word=True)
             return float(word in YES)
         if match := _STARS.fullmatch(plain.replace("\ufe0f", "")):
             return float(len(match[1]))
+        out_of = None
         if match := _OUT_OF.fullmatch(plain):
-            self._check_scale(where, column, float(match[2]))
-            plain = match[1]
+            plain, out_of = match[1], float(match[2])
         elif match := _COUNTED.fullmatch(plain):
-            plain = match[1]
+            plain, out_of = match[1], 100.0 if plain.endswith("%") else None
+        if _THOUSANDS.fullmatch(plain):
+            raise InputError(
+                f"{where}: {column} is {text!r}, a thousand to some and a fraction to others; "
+                f"write {plain.replace(',', '')} or {plain.replace(',', '.', 1)}"
+            )
         if _DECIMAL_COMMA.fullmatch(plain):
             plain = plain.replace(",", ".")
         try:
-            return self._number(where, column, float(plain))
+            number = self._number(where, column, float(plain))
         except ValueError:
             raise self._no_rating(where, column, text) from None
+        if out_of is not None and number is not None:
+            self._check_scale(where, column, text, number, out_of)
+        return number
 
-    def _check_scale(self, where: str, column: str, out_of: float) -> None:
+    def _check_kind(self, where: str, column: str, text: str, *, is_word: bool) -> None:
+        """Words such as like count 0 or 1; beside a 4 that would mean nothing."""
+        self._first.setdefault(is_word, text)
+        if len(self._first) > 1:
+            raise InputError(
+                f"{where}: {column} is {text!r}, an earlier one {self._first[not is_word]!r}; give "
+                "the words numbers on the same scale with --labels 'good=5,bad=1'"
+            )
+
+    def _check_scale(
+        self, where: str, column: str, text: str, number: float, out_of: float
+    ) -> None:
+        if not 0 <= number <= out_of or not out_of:
+            raise InputError(f"{where}: {column} is {text!r}, which lies outside its own scale")
         if self._out_of not in (None, out_of):
             raise InputError(
                 f"{where}: {column} is out of {out_of:g}, earlier ones out of {self._out_of:g}; "

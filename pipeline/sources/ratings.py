@@ -82,6 +82,11 @@ def read(source: Source, how: Aggregate = Aggregate.mean) -> Ratings:
             prompts or ratings, or holds a rating that is no finite number; and if it rates nothing.
     """
     if classes := labelled_folders.find(source):
+        if source.keep:
+            raise InputError(
+                f"--keep {source.keep[0]}: {source.name} holds folders of pictures, which have no "
+                "columns; leave it out"
+            )
         found = list(labelled_folders.read(source, classes))
         pictures = Pictures(folder=None if source.outside else source.images or classes.folder)
         recognised = f"folders of pictures, {classes}"
@@ -96,6 +101,7 @@ def read(source: Source, how: Aggregate = Aggregate.mean) -> Ratings:
         raise InputError(
             f"{rows.table.name}: rates no picture{notes}; docs/data.md says how it should look"
         )
+    rows.check_kept()
     if how is Aggregate.bradley_terry:
         unit = "log strength"
     table, values, errors = raters.aggregate(every, how)

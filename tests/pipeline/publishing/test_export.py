@@ -20,6 +20,7 @@ from tgo.pipeline.config.settings import Settings
 from tgo.pipeline.errors import InputError
 from tgo.pipeline.generators import load_generator, model_sha256
 from tgo.pipeline.publishing import export, lora_formats
+from tgo.pipeline.storage import label_record
 from tgo.pipeline.storage.atomic import write_json
 from tgo.pipeline.storage.ownership import MARKER
 from tgo.pipeline.training_log import sample_strips
@@ -168,6 +169,15 @@ def test_scores_of_another_model_are_refused(finished: Settings) -> None:
     metrics["generator"]["tuned_sha256"] = "0" * 64
     write_json(layout.EVALUATION, metrics)
     with pytest.raises(InputError, match=r"evaluation\.json: is of another model"):
+        run(finished)
+
+
+def test_labels_that_the_model_was_not_trained_on_are_refused(finished: Settings) -> None:
+    label_record.note_trained(layout.TUNED, layout.THRESHOLD)
+    run(finished)
+    found = json.loads(layout.THRESHOLD.read_text())
+    write_json(layout.THRESHOLD, found | {"identity": "0" * 64})
+    with pytest.raises(InputError, match=r"threshold\.json: is of other labels than models/tuned"):
         run(finished)
 
 

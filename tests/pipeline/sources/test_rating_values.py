@@ -72,6 +72,35 @@ def test_a_scale_must_not_change() -> None:
         values.read("line 2", "stars", "4/10")
 
 
+def test_a_share_is_out_of_a_hundred() -> None:
+    values = RatingValues()
+    assert values.read("line 1", "stars", "80 %") == [80.0]
+    with pytest.raises(InputError, match="line 2: stars is out of 5, earlier ones out of 100"):
+        values.read("line 2", "stars", "4/5")
+
+
+@pytest.mark.parametrize("value", ["6/5", "-3/5", "0/0", "120 %"])
+def test_a_rating_lies_on_its_own_scale(value: str) -> None:
+    with pytest.raises(InputError, match=r"line 2: stars is .* outside its own scale"):
+        read(value)
+
+
+@pytest.mark.parametrize("value", ["1,234", "12,000", "1,234,567"])
+def test_a_comma_that_may_mean_thousands_is_refused(value: str) -> None:
+    with pytest.raises(InputError, match=f"line 2: stars is .*write {value.replace(',', '')} or"):
+        read(value)
+    assert read("0,125") == [0.125]
+
+
+@pytest.mark.parametrize("pair", [("like", "4"), (4, "like"), ("3/5", "👍")])
+def test_words_and_numbers_do_not_mix(pair: tuple[Any, Any]) -> None:
+    values = RatingValues()
+    values.read("line 1", "stars", pair[0])
+    with pytest.raises(InputError, match=r"line 2: stars is .*, an earlier one .*--labels"):
+        values.read("line 2", "stars", pair[1])
+    assert [RatingValues().read("", "liked", word) for word in ("1", "like")] == [[1.0], [1.0]]
+
+
 @given(st.text() | st.floats() | st.lists(st.text(), max_size=3))
 def test_whatever_is_written_is_a_number_nothing_or_one_kind_of_error(value: Any) -> None:
     numbers = []

@@ -196,3 +196,15 @@ def test_columns_can_be_named_and_a_folder_needs_a_table(tmp_path: Path) -> None
     (tmp_path / "empty").mkdir()
     with pytest.raises(InputError, match=r"needs one of metadata\.csv"):
         read(tmp_path / "empty")
+
+
+def test_rows_nobody_viewed_are_left_out(tmp_path: Path) -> None:
+    path = tmp_path / "clicks.csv"
+    path.write_text("file,prompt,clicks,views\na.png,p,2,8\nb.png,p,0,0\nc.png,p,5,\n")
+    found = read(path, columns={"views": "views"})
+    assert [(image.id, image.rating, image.n_ratings) for image in found.images] == [
+        ("a.png", 0.25, 8)
+    ]
+    assert found.notes == [f"{path}: 2 rows without a view left out (lines 3, 4)"]
+    with pytest.raises(InputError, match=r"no column 'shown', but .*name it with --views-column"):
+        read(path, columns={"views": "shown"})
