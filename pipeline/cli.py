@@ -24,7 +24,7 @@ from tgo.pipeline.commands import data, people, project, stages
 from tgo.pipeline.errors import InputError
 from tgo.pipeline.installation import check_source, explain_missing
 from tgo.pipeline.wording import harmless
-from tgo.rewards.errors import RewardError
+from tgo.rewards.errors import RewardError, Stopped
 
 app = typer.Typer(
     help="Align text-to-image models with scalar feedback: score, label, train, evaluate, report.",
@@ -97,7 +97,7 @@ def _stop(number: int, frame: FrameType | None) -> NoReturn:
     timer = threading.Timer(UNWINDING_SECONDS, os._exit, [128 + number])
     timer.daemon = True
     timer.start()
-    raise SystemExit(128 + number)
+    raise Stopped(128 + number)
 
 
 def _is_importing(frame: FrameType | None) -> bool:

@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 
+class Stopped(SystemExit):
+    """A signal ends the process: no doing of what runs just now."""
+
+
 class RewardError(ValueError):
     """Scoring cannot go on; the message names the file, key or size, and the remedy."""
 

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from tgo.rewards import aesthetic, clip, registry
 from tgo.rewards.base import Batch, Images, RewardModel, describe
-from tgo.rewards.errors import CheckpointError, RewardError
+from tgo.rewards.errors import CheckpointError, RewardError, Stopped
 from tgo.rewards.memory import is_exhausted, too_large
 from tgo.rewards.registry import RewardSpec, load
 from tgo.rewards.texts import TextStore
@@ -183,6 +183,8 @@ def _scored(name: str, model: RewardModel, batch: Batch) -> Tensor:
     """
     try:
         scores: object = model.score(batch)
+    except Stopped:
+        raise
     except SystemExit as error:
         raise RewardError(
             f"{name}: its score() calls sys.exit({error.code!r}); raise an exception in its place"

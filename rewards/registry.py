@@ -18,7 +18,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
-from tgo.rewards.errors import CheckpointError
+from tgo.rewards.errors import CheckpointError, Stopped
 
 if TYPE_CHECKING:
     import torch
@@ -84,6 +84,8 @@ def module_of(name: str, module: str | None = None) -> ModuleType:
         loaded = (
             _from_file(Path(found)) if found.endswith(".py") else importlib.import_module(found)
         )
+    except Stopped:
+        raise
     except SystemExit as error:
         raise _exits(name, found, error) from error
     except (ImportError, SyntaxError) as error:
@@ -123,6 +125,8 @@ def load(
     options = {"device": device, "dtype": dtype or torch.float32, **spec.options, **given}
     try:
         model = module.load(spec.source, **options)
+    except Stopped:
+        raise
     except SystemExit as error:
         raise _exits(name, module.__name__, error) from error
     except TypeError as error:

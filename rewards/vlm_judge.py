@@ -20,6 +20,7 @@ import base64
 import hashlib
 import io
 import json
+import math
 import re
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -52,6 +53,7 @@ class VlmJudge(Provenance):
     client: Client = field(repr=False)
     cache: AnswerCache = field(repr=False)
     workers: int = field(repr=False)
+    max_tokens: int = field(default=200, repr=False)
 
     def score(self, batch: Batch) -> Tensor:
         """float32 [B]; what is in the cache is not asked again."""
@@ -105,7 +107,7 @@ class VlmJudge(Provenance):
             "model": self.model,
             "messages": [{"role": "user", "content": content}],
             "temperature": 0,
-            "max_tokens": 200,
+            "max_tokens": self.max_tokens,
         }
 
 
@@ -114,13 +116,28 @@ def _numbers(
 ) -> dict[str, float] | None:
     """What an answer says of each criterion; None where anything is missing or out of bounds."""
     try:
-        text = answer["choices"][0]["message"]["content"]
-        found = json.loads(re.search(r"\{[^{}]*\}", text)[0])  # type: ignore[index]
-        numbers = {name: float(found[name]) for name in criteria}
-    except (KeyError, IndexError, TypeError, ValueError):
+        text = str(answer["choices"][0]["message"]["content"]).rpartition("</think>")[2]
+    except (KeyError, IndexError, TypeError):
         return None
-    inside = all(bounds[0] <= number <= bounds[1] for number in numbers.values())
-    return numbers if inside else None
+    for found in reversed(re.findall(r"\{[^{}]*\}", text)):  # what was thought aloud comes first
+        try:
+            values = json.loads(found)
+        except ValueError:
+            continue
+        numbers = {name: _number(values.get(name)) for name in criteria}
+        if all(bounds[0] <= number <= bounds[1] for number in numbers.values()):
+            return numbers
+    return None
+
+
+def _number(value: Any) -> float:
+    """A number, or a text of one; NaN for anything else, a truth value too."""
+    if isinstance(value, bool) or not isinstance(value, int | float | str):
+        return math.nan
+    try:
+        return float(value)
+    except ValueError:
+        return math.nan
 
 
 def load(
@@ -134,6 +151,7 @@ def load(
     key_variable: str | None = None,
     cache: str = CACHE,
     workers: int = 8,
+    max_tokens: int = 200,
     **connection: Any,
 ) -> VlmJudge:
     """A judge at an address.
@@ -148,6 +166,7 @@ def load(
         key_variable: environment variable that holds the key.
         cache: file in which answers are kept.
         workers: images that are asked about at once.
+        max_tokens: that an answer may have; a model that thinks aloud needs some thousands.
         **connection: timeout, attempts, pause, per_minute, budget of `http_client.Client`.
 
     Returns:
@@ -176,4 +195,5 @@ def load(
         client=Client(url, key_variable=key_variable, **connection),
         cache=AnswerCache(Path(cache)),
         workers=workers,
+        max_tokens=max_tokens,
     )

@@ -16,7 +16,7 @@ import pytest
 import torch
 
 from tgo.rewards.base import describe
-from tgo.rewards.errors import RewardError
+from tgo.rewards.errors import RewardError, Stopped
 from tgo.rewards.panel import Panel
 
 IMAGES = torch.arange(2 * 3 * 8 * 8, dtype=torch.uint8).view(2, 3, 8, 8)
@@ -33,6 +33,9 @@ class Server(ThreadingHTTPServer):
         super().__init__(("127.0.0.1", 0), Handler)
         self.answer, self.asked = answer, list[dict[str, Any]]()
         self.keys: set[str | None] = set()
+        self.retry_after: str | None = None
+        self.breaks_off = 0
+        """How many answers end half way."""
 
 
 class Handler(BaseHTTPRequestHandler):
@@ -46,8 +49,13 @@ class Handler(BaseHTTPRequestHandler):
         if not status:
             return  # hangs up
         self.send_response(status)
+        if self.server.retry_after:
+            self.send_header("Retry-After", self.server.retry_after)
         self.send_header("Content-Length", str(len(text.encode())))
         self.end_headers()
+        if self.server.breaks_off:
+            self.server.breaks_off -= 1
+            text = text[:10]
         self.wfile.write(text.encode())
 
     def log_message(self, *_: Any) -> None:
@@ -163,13 +171,77 @@ def test_a_server_that_misbehaves_is_one_line(
 
 
 @pytest.mark.parametrize(
-    "content", ["seven", '{"prompt": 5}', '{"prompt": 5, "quality": 11}', '{"prompt": "x", "q']
+    "content",
+    [
+        "seven",
+        '{"prompt": 5}',
+        '{"prompt": true, "quality": true}',
+        '<think>{"prompt": 5, "quality": 5}</think> I cannot say.',
+        '{"prompt": 5, "quality": 11}',
+        '{"prompt": "x", "q',
+    ],
 )
 def test_a_judge_that_gives_no_numbers_is_named(content: str, tmp_path: Path) -> None:
     with serving(lambda *_: (200, says(content))) as (server, url):
         with pytest.raises(RewardError, match="gives no number from 1 to 10 for each of prompt"):
             judge(url, tmp_path / "a.sqlite", workers=1).score(IMAGES[:1], PROMPTS[:1])
         assert len(server.asked) == 3
+
+
+def test_what_a_judge_thinks_aloud_is_no_answer(tmp_path: Path) -> None:
+    thought = '<think>maybe {"prompt": 1, "quality": 1}</think> {"prompt": 7, "quality": "8"}'
+    with serving(lambda *_: (200, says(thought))) as (server, url):
+        scores = judge(url, tmp_path / "a.sqlite", max_tokens=4000).score(IMAGES, PROMPTS)
+        assert scores["judge"].tolist() == [7.5, 7.5]
+        assert {asked["max_tokens"] for asked in server.asked} == {4000}
+
+
+def test_tries_count_as_requests(tmp_path: Path) -> None:
+    with serving(lambda *_: (500, "")) as (server, url):
+        with pytest.raises(RewardError, match="budget of 4 requests is spent"):
+            judge(url, tmp_path / "a.sqlite", budget=4, attempts=10, workers=2).score(
+                IMAGES, PROMPTS
+            )
+        assert len(server.asked) == 4
+
+
+def test_a_key_that_the_server_repeats_is_not_shown(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MY_KEY", "secret-key")
+    with (
+        serving(lambda *_: (400, "no such key: secret-key")) as (_, url),
+        pytest.raises(RewardError, match="status 400") as caught,
+    ):
+        judge(url, tmp_path / "a.sqlite", key_variable="MY_KEY").score(IMAGES, PROMPTS)
+    assert "secret-key" not in str(caught.value)
+
+
+def test_a_server_that_wants_hours_ends_the_run(tmp_path: Path) -> None:
+    with serving(lambda *_: (429, "")) as (server, url):
+        server.retry_after = "3600"
+        with pytest.raises(RewardError, match="asks to wait 3,600 s"):
+            judge(url, tmp_path / "a.sqlite", workers=1).score(IMAGES[:1], PROMPTS[:1])
+        assert len(server.asked) == 1
+
+
+def test_an_answer_that_breaks_off_is_asked_for_again(tmp_path: Path) -> None:
+    with serving(lambda *_: (200, says('{"prompt": 5, "quality": 5}'))) as (server, url):
+        server.breaks_off = 1
+        scores = judge(url, tmp_path / "a.sqlite", workers=1).score(IMAGES, PROMPTS)
+        assert scores["judge"].tolist() == [5.0, 5.0]
+        assert len(server.asked) == 3
+
+
+def test_a_signal_is_not_blamed_on_a_reward_model(tmp_path: Path) -> None:
+    module = tmp_path / "stopped.py"
+    module.write_text(
+        "from tgo.rewards.errors import Stopped\n"
+        "def load(source, *, device, dtype):\n"
+        "    raise Stopped(143)\n"
+    )
+    with pytest.raises(Stopped):
+        Panel.load({"stopped": {"module": str(module)}})
 
 
 def test_settings_that_cannot_work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
