@@ -8,6 +8,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from tgo.pipeline.config.columns import RATED
 from tgo.pipeline.config.label_settings import RATING
 from tgo.pipeline.storage import manifest, shards
 from tgo.pipeline.storage.atomic import replacing
@@ -42,6 +43,7 @@ def render(folder: Path) -> str:
     entries = manifest.read(folder)
     rows = sum((entries.get(path.name) or manifest.entry(path))["rows"] for path in paths)
     imported = RATING in metadata["tgo.rewards"]
+    known = {*shards.FIXED_COLUMNS, *RATED, *metadata["tgo.rewards"]}
     header = DatasetCardData(
         pretty_name="Rated images" if imported else "Scored images",
         task_categories=["text-to-image"],
@@ -59,6 +61,9 @@ def render(folder: Path) -> str:
         rows=rows,
         shards=len(paths),
         imported=imported,
+        aggregate=metadata["tgo.rewards"].get(RATING, {}).get("aggregate"),
+        counted=metadata["tgo.rewards"].get(RATING, {}).get("counted", "ratings"),
+        kept=[name for name in shards.read_schema(paths[0]).names if name not in known],
         generator=_generator(metadata["tgo.fingerprint"]["images"]),
         rewards=metadata["tgo.rewards"],
         stand_ins=_stand_ins(metadata["tgo.rewards"]),

@@ -77,9 +77,15 @@ def _imported(facts: Mapping[str, Any]) -> Facts:
     if found is None:
         return []
     rows = [("ratings of people", str(found.get("model", "imported")))]
-    for key in ("images", "ratings", "raters"):
+    for key, name in (
+        ("images", "images"),
+        ("ratings", found.get("counted", "ratings")),
+        ("raters", "raters"),
+    ):
         if found.get(key) is not None:
-            rows.append((key, f"{found[key]:,}"))
+            rows.append((name, f"{found[key]:,}"))
+    if found.get("aggregate"):
+        rows.append(("several ratings of an image", str(found["aggregate"])))
     if found.get("alpha") is not None:
         rows.append(("agreement of raters (Krippendorff's alpha)", f"{found['alpha']:.2f}"))
     if found.get("random_raters"):

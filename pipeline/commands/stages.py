@@ -67,27 +67,29 @@ def score(
 
     Example: tgo score --set score.prompts=64
     """
-    settings = checked(params, [*(changes or ()), *_joined(tables or ())])
+    joined = _joined(tables or ())
+    own = [f"score.tables.{name}={table}" for name, table in joined.items()]
+    settings = checked(params, [*(changes or ()), *own])
     loading("score")
     from tgo.pipeline.scoring import score
 
     with _recorded("score"):
         score.run(settings)
+    if joined:
+        listed = ", ".join(f"{name}: {table}" for name, table in joined.items())
+        logs.note(f"in params.yaml, for later runs and label.reward: score.tables: {{{listed}}}")
     finish(f"{SCORED}: images with scores", "tgo label")
 
 
-def _joined(tables: Sequence[str]) -> list[str]:
-    """Settings that join every column of some tables; they are printed, to be kept."""
+def _joined(tables: Sequence[str]) -> dict[str, str]:
+    """The table of each column that is joined."""
     from tgo.pipeline.scoring.score_tables import score_columns
 
     found: dict[str, str] = {}
     for text in tables:
         name, equals, file = text.partition("=")
         found |= {name: file} if equals else dict.fromkeys(score_columns(Path(text)), text)
-    if found:
-        listed = ", ".join(f"{name}: {table}" for name, table in found.items())
-        logs.note(f"in params.yaml, for later runs and label.reward: score.tables: {{{listed}}}")
-    return [f"score.tables.{name}={table}" for name, table in found.items()]
+    return found
 
 
 @app.command()

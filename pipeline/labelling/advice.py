@@ -112,6 +112,8 @@ def _many_ties(record: Mapping[str, Any]) -> str:
     )
     if 0 < then < 1 and abs(then - 0.5) < abs(share - 0.5):
         return f"{warning}; label.ties = {other} makes that {then:.1%}"
+    if record["ordinal_thresholds"]:
+        return f"{warning}; train.positives = 0.5 draws as many negatives"
     return f"{warning}; label.ordinal = [20, 40, 60, 80] grades scores of few values"
 
 

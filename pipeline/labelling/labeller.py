@@ -31,7 +31,7 @@ from tgo.pipeline.labelling.score_reader import (
     usable_rows,
 )
 from tgo.pipeline.labelling.stats.moments import Moments
-from tgo.pipeline.storage import label_record, shards
+from tgo.pipeline.storage import label_record, origin, shards
 from tgo.pipeline.storage.atomic import canonical
 
 
@@ -164,6 +164,13 @@ def _read(scored: Path, rule: Label, threads: int) -> ScoresRead:
     paths = shards.shard_paths(scored)
     models = shards.read_metadata(paths[0])["tgo.rewards"]
     columns = shards.read_schema(paths[0]).names
+    if rule.scope not in ("global", "prompt", *columns):
+        known = (*shards.FIXED_COLUMNS, *models, origin.COUNT, RATING_ERROR)
+        kept = ", ".join(name for name in columns if name not in known)
+        raise InputError(
+            f"{paths[0]}: has no column {rule.scope!r}; label.scope is global, prompt, domain"
+            f"{', ' * bool(kept)}{kept}, or a column brought along with `tgo import --keep`"
+        )
     for name in (*rule.reward, *(rule.filter or ())):
         if name not in (models if name in rule.reward else columns):
             raise InputError(

@@ -138,8 +138,8 @@ def _rewards(labeller: Labeller) -> dict[str, dict[str, Any]]:
 
 def _table(model: Mapping[str, Any]) -> dict[str, Any]:
     """What is known of the table that ratings of people came from."""
-    keys = ("model", "images", "ratings", "aggregate", "raters", "alpha", "random_raters")
-    return {key: model.get(key) for key in keys}
+    keys = ("model", "images", "counted", "ratings", "aggregate")
+    return {key: model.get(key) for key in (*keys, "raters", "alpha", "random_raters")}
 
 
 def _groups(labeller: Labeller, found: Diagnosis, counts: LabelCounts) -> dict[str, dict[str, Any]]:

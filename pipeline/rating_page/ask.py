@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import socket
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -160,8 +161,8 @@ def run(
         )
         if session.answers.rows:
             log.info("%s rows are there already; going on", f"{len(session.answers.rows):,}")
-        shown = f"[{host}]" if ":" in host else host
-        log.info("open http://%s:%s/%s", shown, port, f"?token={token}" if token else "")
+        asked = f"?token={token}" if token else ""
+        log.info("open http://%s:%s/%s", _reached_by(host), port, asked)
         try:
             serve(app, host, port)
         finally:
@@ -217,3 +218,10 @@ def summary(answers: Answers) -> str:
         f"{len(asked):,} answers of {len(who)} raters in {answers.folder / TABLE} "
         f"({len(answers.checks):,} more in {CHECKS}); next: {following}"
     )
+
+
+def _reached_by(host: str) -> str:
+    """The name under which others reach an address that this machine listens at."""
+    if host in ("0.0.0.0", "::"):
+        return socket.gethostname()
+    return f"[{host}]" if ":" in host else host

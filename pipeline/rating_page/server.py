@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import ipaddress
 import logging
+import math
+import os
 import re
 import secrets
 from collections.abc import Callable
@@ -27,6 +29,7 @@ from tgo.pipeline.templates import colours, template
 from tgo.pipeline.wording import harmless
 
 LONGEST_NAME = 40
+TOKEN_VARIABLE = "TGO_ASK_TOKEN"
 _COOKIE = "tgo-token"
 _LOOPBACK = ("localhost", "127.0.0.1", "[::1]")
 _NAME = re.compile(r"[0-9a-f]{20}\.png")
@@ -80,9 +83,11 @@ def application(session: Session, *, host: str, instructions: str = "") -> tuple
         instructions: A text above every question.
 
     Returns:
-        The application, and its token where it needs one.
+        The application, and its token where it needs one: that of the environment, which raters
+        keep when the server starts again, or a new one.
     """
-    token = None if is_loopback(host) else secrets.token_urlsafe(16)
+    own = os.environ.get(TOKEN_VARIABLE) or secrets.token_urlsafe(16)
+    token = None if is_loopback(host) else own
     served = Served(session, instructions, token)
     app = Flask(__name__, static_folder=None)
     app.config["MAX_CONTENT_LENGTH"] = 1 << 16
@@ -129,15 +134,19 @@ def _require_known(served: Served) -> Any:
         if (name or request.host) not in _LOOPBACK:
             abort(403, "this page is for this machine alone")
     else:
-        if secrets.compare_digest(request.args.get("token", ""), served.token):
+        if _is_same(request.args.get("token", ""), served.token):
             answer = redirect("/")
             answer.set_cookie(_COOKIE, served.token, httponly=True, samesite="Strict")
             return answer
-        if not secrets.compare_digest(request.cookies.get(_COOKIE, ""), served.token):
+        if not _is_same(request.cookies.get(_COOKIE, ""), served.token):
             abort(403, "open the address that `tgo ask` printed, with its token")
     if request.headers.get("Sec-Fetch-Site", "same-origin") == "cross-site" and request.path != "/":
         abort(403, "requests of other sites are refused")
     return None
+
+
+def _is_same(told: str, token: str) -> bool:
+    return secrets.compare_digest(told.encode(), token.encode())
 
 
 def _protected(answer: Response) -> Response:
@@ -191,8 +200,8 @@ def _call(served: Served, action: str) -> Callable[[], Response]:
         with served.lock:
             if action == "answer":
                 values, seconds = body.get("values"), body.get("seconds", 0)
-                if not isinstance(values, list) or not isinstance(seconds, int | float):
-                    abort(400, "values needs a list, seconds a number")
+                if not isinstance(values, list) or not _is_duration(seconds):
+                    abort(400, "values needs a list, seconds a number from 0")
                 served.session.answer(rater, str(body.get("question")), values, float(seconds))
             elif action == "skip":
                 served.session.skip(rater, str(body.get("question")))
@@ -201,6 +210,10 @@ def _call(served: Served, action: str) -> Callable[[], Response]:
             return jsonify(served.state(rater))
 
     return view
+
+
+def _is_duration(seconds: Any) -> bool:
+    return isinstance(seconds, int | float) and 0 <= seconds < math.inf
 
 
 def _rater(name: Any) -> str:

@@ -90,7 +90,7 @@ def run(
     _tell_agreement(found)
     if dry_run:
         for image in found.images[:SHOWN]:
-            log.info("  %s", describe(image))
+            log.info("  %s", describe(image, found.counted))
         return None
     family = load_generator(settings.generator, device=prepare(settings))
     summary = import_ratings(
@@ -129,10 +129,11 @@ def _tell_agreement(found: Ratings) -> None:
         )
 
 
-def describe(image: RatedImage) -> str:
+def describe(image: RatedImage, counted: str = "ratings") -> str:
     """A rated picture in one line."""
     error = "" if image.error is None else f" +- {image.error:.2g}"
-    return f"{image.id}: {image.rating:g}{error} ({image.n_ratings} ratings), {image.prompt!r:.80}"
+    times = f"{image.n_ratings} {counted}"
+    return f"{image.id}: {image.rating:g}{error} ({times}), {image.prompt!r:.80}"
 
 
 def import_ratings(

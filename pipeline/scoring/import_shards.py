@@ -75,6 +75,7 @@ class Job:
                 "checkpoint_sha256": hashlib.sha256(canonical(rated).encode()).hexdigest(),
                 "dtype": "float32",
                 "images": len(ratings.images),
+                "counted": ratings.counted,
                 "ratings": sum(image.n_ratings for image in ratings.images),
                 "aggregate": ratings.how.value,
                 "raters": agreement.raters if agreement else None,

@@ -13,6 +13,7 @@ import logging
 from tgo.pipeline import layout
 from tgo.pipeline.cards import dataset_card
 from tgo.pipeline.config.settings import Settings
+from tgo.pipeline.errors import InputError
 from tgo.pipeline.scoring import local_engine, worker_share
 from tgo.pipeline.storage import locks, origin, shards
 
@@ -30,6 +31,12 @@ def run(settings: Settings) -> None:
     """
     if settings.imported:
         origin.require_ratings(layout.SCORED)
+        if tables := settings.score.tables:
+            raise InputError(
+                f"score.tables.{next(iter(tables))}: scores join generated images, and "
+                f"{layout.SCORED} holds imported ones; write them into a column of the imported "
+                "table and name it with `tgo import --rating-column`"
+            )
         log.info(
             "%s: imported ratings, which label.reward names; nothing to generate", layout.SCORED
         )

@@ -69,7 +69,8 @@ def read(source: PromptSet | Path | str, limit: int | None = None) -> list[Promp
     if limit is not None and limit > len(result.prompts):
         raise InputError(
             f"{result.name}: holds {len(result.prompts)} prompts, {limit} are asked for; "
-            "lower score.prompts or evaluate.prompts in params.yaml, or add prompts"
+            "lower score.prompts, evaluate.prompts or train.samples.prompts in params.yaml, or add "
+            "prompts"
         )
     return result.prompts[:limit]
 

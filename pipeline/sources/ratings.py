@@ -55,6 +55,8 @@ class Ratings:
     """How several ratings of an image became one."""
     agreement: Agreement | None = None
     """How far its raters agree; None where it names fewer than two."""
+    counted: str = "ratings"
+    """What the numbers of ratings count: views, where a rating is clicks per view."""
 
     @property
     def summary(self) -> str:
@@ -63,7 +65,7 @@ class Ratings:
         ratings = sum(image.n_ratings for image in self.images)
         return (
             f"{self.name}: {len(self.images):,} images of {prompts:,} prompts, "
-            f"{ratings:,} ratings ({self.unit}); taken for {self.recognised}"
+            f"{ratings:,} {self.counted} ({self.unit}); taken for {self.recognised}"
         )
 
 
@@ -115,6 +117,7 @@ def read(source: Source, how: Aggregate = Aggregate.mean) -> Ratings:
         tuple(source.keep),
         how,
         raters.agreement(table),
+        "views" if table.are_rates else "ratings",
     )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 import signal
 import subprocess
@@ -71,6 +72,8 @@ def test_a_question_comes_without_ids_of_models_and_its_picture_is_served(
         ({"rater": "ada", "values": [9]}, "ratings from 1 to 5"),
         ({"rater": "ada", "values": [{"a": 1}]}, "ratings from 1 to 5"),
         ({"rater": "ada", "values": [3], "seconds": "soon"}, "seconds a number"),
+        ({"rater": "ada", "values": [3], "seconds": -5}, "seconds a number"),
+        ({"rater": "ada", "values": [3], "seconds": math.nan}, "seconds a number"),
     ],
 )
 def test_nonsense_is_refused_in_a_line(
@@ -102,10 +105,18 @@ def test_a_server_for_other_machines_wants_its_token(scored: Path, tmp_path: Pat
     client, token = client_at("0.0.0.0", scored, tmp_path / "out")
     assert token is not None
     assert client.get("/").status_code == 403
-    assert client.get("/?token=guess").status_code == 403
+    for guess in ("guess", "%C3%A9"):
+        assert client.get(f"/?token={guess}").status_code == 403
     assert post(client, "next", rater="ada").status_code == 403
     assert client.get(f"/?token={token}").status_code == 302
     assert post(client, "next", rater="ada").status_code == 200
+
+
+def test_a_token_of_the_environment_outlives_the_server(
+    scored: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TGO_ASK_TOKEN", "long-and-secret")
+    assert client_at("0.0.0.0", scored, tmp_path / "out")[1] == "long-and-secret"
 
 
 @contextmanager

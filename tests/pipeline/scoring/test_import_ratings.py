@@ -22,6 +22,7 @@ from tests.rated import BAD, COUNT, write_rated
 from tests.rewards.awkward import colours
 from tests.stage_one import contents, load_family, score_into
 from tgo.pipeline import layout
+from tgo.pipeline.cards import dataset_card
 from tgo.pipeline.cli import app
 from tgo.pipeline.config import settings
 from tgo.pipeline.errors import InputError
@@ -344,6 +345,9 @@ def test_kept_columns_and_changed_ones(tiny_family: Diffusion, tmp_path: Path) -
     assert shards.read_shard(path, ["medium", "rating"]).to_pylist() == [
         {"medium": "ink", "rating": 1.0}
     ]
+    card = dataset_card.render(tmp_path / "scored")
+    assert "| `medium` | as in the imported table |" in card
+    assert "(several of one joined: mean)" in card
 
 
 @pytest.mark.slow
@@ -378,6 +382,8 @@ def test_from_ratings_to_a_tuned_model(
     before = contents(layout.SCORED)
     score.run(chosen)  # the first stage of `dvc repro`
     assert contents(layout.SCORED) == before
+    with pytest.raises(InputError, match=r"score\.tables\.people: scores join generated images"):
+        score.run(settings.load("params.yaml", ["score.tables.people=scores.csv"]))
     train.run(chosen)
     assert (layout.TUNED / "model_index.json").is_file()
     assert {"clip", "aesthetic"} <= evaluate.run(chosen)["seen"].keys()
