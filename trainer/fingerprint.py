@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from tgo.pipeline.config.train_settings import FREE
 from tgo.pipeline.storage.fingerprint import code_sha256
 
 if TYPE_CHECKING:
@@ -11,20 +12,6 @@ if TYPE_CHECKING:
     from tgo.pipeline.generators.base import Family
     from tgo.trainer.dataset import LabelledRows
 
-FREE = {
-    "checkpoint_every",
-    "collapse",
-    "gradient_accumulation_steps",
-    "gradient_checkpointing",
-    "keep",
-    "loggers",
-    "parallel",
-    "samples",
-    "steps",
-    "workers",
-}
-"""Settings that leave every step as it is, `gradient_accumulation_steps` and `parallel` up to
-rounding: a run continues across a change of them, as across one of the number of processes."""
 CODE = ("tgo.trainer.learner", "tgo.trainer.training_data")
 """Where a step is computed, and where what it is computed on comes from: all other code that
 decides a run follows from their imports."""

@@ -14,7 +14,7 @@ from tgo.pipeline import layout
 from tgo.pipeline.cards import model_card
 from tgo.pipeline.errors import InputError
 from tgo.pipeline.generators import load_generator
-from tgo.pipeline.storage import label_record
+from tgo.pipeline.storage import trained_on
 from tgo.trainer import lora
 
 if TYPE_CHECKING:
@@ -52,7 +52,7 @@ def save_model(
             family.save_adapters(lora.take(family.network, averages), temporary)
         threshold = paths.labelled / layout.THRESHOLD.name
         model_card.write(temporary, settings, threshold)
-        label_record.note_trained(temporary, threshold)
+        trained_on.note(temporary, settings.train, threshold)
         shutil.rmtree(before, ignore_errors=True)
         if tuned.exists():
             os.replace(tuned, before)

@@ -326,8 +326,14 @@ def _change(values: Any, change: str) -> None:
     """Change one setting in the values of the file; `validate` then checks them all."""
     key, equals, text = change.partition("=")
     keys = key.strip().split(".")
-    for name in keys[:-1]:
+    for number, name in enumerate(keys[:-1], 1):
         values = values.get(name) if isinstance(values, Mapping) else None
-    if not equals or not isinstance(values, MutableMapping):
+        if values is None and equals:
+            group = ".".join(keys[:number])
+            raise InputError(
+                f"--set {change}: {group} is null or unknown; set all of it, as in "
+                f"--set '{group}={{{keys[-1]}: {text}}}'"
+            )
+    if not equals or not all(keys) or not isinstance(values, MutableMapping):
         raise InputError(f"--set {change}: write a setting as group.key=value: train.steps=10")
     values[keys[-1]] = parse_yaml(text, f"--set {change}", "write a YAML value after the =")

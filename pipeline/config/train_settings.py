@@ -10,6 +10,20 @@ from pydantic import Field, PlainValidator
 from tgo.pipeline.config.fields import Count, Fraction, Group, NonNegative, Positive, Seed
 
 AUTO = "auto"
+FREE = {
+    "checkpoint_every",
+    "collapse",
+    "gradient_accumulation_steps",
+    "gradient_checkpointing",
+    "keep",
+    "loggers",
+    "parallel",
+    "samples",
+    "steps",
+    "workers",
+}
+"""Settings that leave every step as it is, `gradient_accumulation_steps` and `parallel` up to
+rounding: a run continues across a change of them, as across one of the number of processes."""
 
 
 def _beta(value: Any) -> float | str:

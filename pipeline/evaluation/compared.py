@@ -70,19 +70,20 @@ def by_domain(pairs: Pairs, scores: Sequence[str], seed: int) -> dict[str, dict[
 def headline(metrics: Mapping[str, Any], score: str | None) -> dict[str, Row]:
     """The few numbers of metrics.json, as far as there are any.
 
-    By set the change of the main score in deviations, its win rate, the change of the truth, that
-    of the utility in deviations, and how often people prefer the tuned model.
+    By set the `gain` of the main score in standard deviations, the share of pairs `won`, the change
+    of the `truth`, that of its raters' `liking` in deviations, and the share of pairs in which
+    `people` prefer the tuned model. Names and figures are short, for DVC's tables.
     """
     people = metrics[FACTS].get("people", {})
     return {
         name: {
-            key: value
+            key: round(value, 4)
             for key, value in (
-                ("win_rate", found.get(score or "", {}).get("win_rate")),
-                ("change_in_std", found.get(score or "", {}).get("effect")),
-                ("truth_change", found.get(TRUTH, {}).get("difference")),
-                ("utility_in_std", found.get(f"{UTILITY}{score}", {}).get("effect")),
-                ("people_prefer", people.get(name, {}).get("win_rate")),
+                ("gain", found.get(score or "", {}).get("effect")),
+                ("won", found.get(score or "", {}).get("win_rate")),
+                ("truth", found.get(TRUTH, {}).get("difference")),
+                ("liking", found.get(f"{UTILITY}{score}", {}).get("effect")),
+                ("people", people.get(name, {}).get("win_rate")),
             )
             if value is not None
         }

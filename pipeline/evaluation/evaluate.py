@@ -259,6 +259,7 @@ def _facts(settings: Settings, base: Mapping[str, Any], tuned: Mapping[str, Any]
         "base": settings.compared_base,
         "base_sha256": base["model_sha256"],
         "tuned_sha256": tuned["model_sha256"],
+        "prompts": settings.evaluate.prompts,
         "images_per_prompt": settings.evaluate.images_per_prompt,
         "seed": settings.seed,
         "evaluation_seed": evaluation_seed(settings.seed),

@@ -54,7 +54,10 @@ def sentence(metrics: Mapping[str, Any], reward: str | None) -> str:
 
 
 def against(metrics: Mapping[str, Any], reward: str | None) -> Against | None:
-    """Of the scores that are not the main one, the fall with the lowest win rate."""
+    """Of the scores that are not the main one, the clearest fall.
+
+    A win rate clearly below one half comes before a mean that clearly fell.
+    """
     falls = [
         Against(score, name, row)
         for name, rows in metrics.items()
@@ -62,7 +65,17 @@ def against(metrics: Mapping[str, Any], reward: str | None) -> Against | None:
         for score, row in rows.items()
         if score != reward and not is_judged(score) and way(row) == "down"
     ]
-    return min(falls, key=lambda fall: fall.row["win_rate"], default=None)
+    return min(falls, key=_rank, default=None)
+
+
+def _loses_pairs(row: Row) -> bool:
+    return row.get("win_high", 1.0) < 0.5
+
+
+def _rank(fall: Against) -> tuple[bool, float]:
+    """A key that puts the clearest fall first."""
+    clear = _loses_pairs(fall.row)
+    return not clear, fall.row["win_rate"] if clear else fall.row.get("effect", 0.0)
 
 
 def _preferred(people: Mapping[str, Mapping[str, Any]]) -> str:
@@ -109,7 +122,7 @@ def _others(sets: Mapping[str, Mapping[str, Row]], reward: str) -> list[str]:
 
 
 def _loses(fall: Against) -> str:
-    if fall.row["win_rate"] < 0.5:
+    if _loses_pairs(fall.row):
         lost = percent(1 - fall.row["win_rate"], 0)
         return f"{TITLES[fall.score]} loses {lost} of pairs on {fall.set_name}"
     return f"the mean of {TITLES[fall.score]} fell on {fall.set_name}"

@@ -216,7 +216,7 @@ def embedded(value: Mapping[str, Any]) -> Markup:
 
 def _column(pairs: Mapping[str, Pairs], name: str, side: str, decimals: int) -> list[float]:
     values = np.concatenate([getattr(joined, side)[name] for joined in pairs.values()])
-    return [float(value) for value in values.round(decimals + 1)]
+    return [float(value) for value in values.round(decimals + 3)]  # whoever wins still does
 
 
 def _kept(joined: Pairs, sets: int, seed: int) -> Pairs:

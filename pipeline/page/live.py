@@ -82,7 +82,7 @@ def write(settings: Settings, seconds: int, *, whole: bool, lacking: str) -> Pat
         "figures": list(charts.training(lines).values()),
         "progress": progress.read(layout.SAMPLES),
         "report": os.path.relpath(report.INDEX, LIVE.parent) if whole else None,
-        "lacking": lacking,
+        "lacking": lacking.replace("`", ""),
     }
     with replacing(LIVE) as file:
         file.write(template("live.html.j2").render(context).encode())

@@ -21,7 +21,7 @@ from tgo.pipeline.errors import InputError
 from tgo.pipeline.evaluation import pairs_table
 from tgo.pipeline.evaluation.evaluate import folder
 from tgo.pipeline.evaluation.paired_images import Pairs
-from tgo.pipeline.storage import label_record, origin, results, shards
+from tgo.pipeline.storage import label_record, origin, results, shards, trained_on
 from tgo.pipeline.storage.results import FACTS
 from tgo.pipeline.training_log import sample_strips
 from tgo.pipeline.wording import harmless
@@ -78,7 +78,7 @@ def read(settings: Settings) -> RunFiles:
     """
     metrics = results.evaluation()
     threshold = _labels(settings)
-    label_record.check_trained(layout.TUNED, layout.THRESHOLD)
+    trained_on.check(layout.TUNED, settings.train, layout.THRESHOLD)
     log = results.train_log()
     _check_settings(settings, metrics)
     facts, pairs = pairs_table.read(layout.PAIRS)
@@ -154,6 +154,13 @@ def _check_settings(settings: Settings, metrics: Mapping[str, Any]) -> None:
             f"{layout.EVALUATION}: lacks a test set or reward model of these settings; "
             "run `tgo evaluate` again"
         )
+    for key in ("prompts", "images_per_prompt"):
+        wanted_of, made_of = getattr(settings.evaluate, key), metrics[FACTS].get(key)
+        if made_of not in (None, wanted_of):
+            raise InputError(
+                f"{layout.EVALUATION}: was made with evaluate.{key} = {made_of}, and params.yaml "
+                f"says {wanted_of}; write there what it was, or run `tgo evaluate` again"
+            )
 
 
 def _labelled(labelled: Path) -> tuple[NDArray[np.float64], NDArray[np.int8]]:

@@ -146,15 +146,15 @@ def _truth_sentence(sets: Mapping[str, Mapping[str, Any]]) -> Markup:
 
 def _deceived_sentence(reward: str, sets: Mapping[str, Mapping[str, Any]]) -> list[Markup]:
     told = {
-        name: rows[reward]["prefers_worse"]
+        name: (rows[reward]["prefers_worse"], rows[TRUTH]["better"] + rows[TRUTH]["worse"])
         for name, rows in sets.items()
         if "prefers_worse" in rows[reward]
     }
     if not told:
         return []
     shares = [
-        Markup("<strong>{}</strong> on {}").format(percent(share, 0), name)
-        for name, share in told.items()
+        Markup("<strong>{}</strong> of {:,} on {}").format(percent(share, 0), count, name)
+        for name, (share, count) in told.items()
     ]
     return [
         Markup("Where a pair differs in truth, {} prefers the worse picture in {}.").format(

@@ -26,7 +26,7 @@ from tgo.pipeline.generators import load_generator, model_sha256
 from tgo.pipeline.generators.base_model import base_of, is_model
 from tgo.pipeline.publishing import lora_formats, private_paths
 from tgo.pipeline.publishing.lora_formats import Format
-from tgo.pipeline.storage import label_record, results
+from tgo.pipeline.storage import label_record, results, trained_on
 from tgo.pipeline.storage.atomic import explain, write_json
 from tgo.pipeline.storage.ownership import replacing_folder
 from tgo.pipeline.storage.results import FACTS
@@ -77,7 +77,7 @@ def run(
         lora_formats.check(format, settings.generator.family)
     metrics, threshold = results.evaluation(), label_record.read(layout.THRESHOLD)
     _check_same(settings, metrics)
-    label_record.check_trained(tuned, layout.THRESHOLD)
+    trained_on.check(tuned, settings.train, layout.THRESHOLD)
     card = model_card.render(
         settings,
         threshold,

@@ -78,6 +78,8 @@ def load_dataset(name: str, split: str) -> Any:
     import datasets
 
     path = Path(name)
+    if name.endswith("/") and not path.exists():
+        raise InputError(f"{name}: there is no such folder")
     try:
         if path.suffix == ".parquet":
             return datasets.load_dataset("parquet", data_files=name, split=split)

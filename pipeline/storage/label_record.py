@@ -16,12 +16,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from tgo.pipeline import layout
 from tgo.pipeline.config.label_settings import Label
 from tgo.pipeline.documents import read_json
 from tgo.pipeline.errors import InputError
 from tgo.pipeline.storage import shards
-from tgo.pipeline.storage.atomic import canonical, write_json
+from tgo.pipeline.storage.atomic import canonical
 
 NAME = "threshold.json"
 WITHOUT_EFFECT = ("earlier",)
@@ -125,36 +124,6 @@ def read(
         raise InputError(f"{path}: {key}: {first['msg']}; {remedy}") from None
     assert isinstance(found, dict)
     return found
-
-
-def note_trained(tuned: Path, threshold: Path) -> None:
-    """Note in a tuned model's folder which labels it was trained on; none of `tgo label`, no note.
-
-    Args:
-        tuned: the folder of the model.
-        threshold: the labels' threshold.json, which may be missing.
-    """
-    if threshold.is_file():
-        write_json(tuned / layout.TRAINED_ON, {"labels": read(threshold)["identity"]})
-
-
-def check_trained(tuned: Path, threshold: Path) -> None:
-    """Check that a tuned model was trained on the labels of a threshold.json.
-
-    Args:
-        tuned: the folder of the model; one without a note passes.
-        threshold: the labels' threshold.json.
-
-    Raises:
-        InputError: it was trained on others.
-    """
-    note = tuned / layout.TRAINED_ON
-    trained_on = {"labels": read(threshold)["identity"]}
-    if note.is_file() and read_json(note, "run `tgo train` again") != trained_on:
-        raise InputError(
-            f"{threshold}: is of other labels than {tuned} was trained on; run `tgo train` and "
-            "what follows (or `dvc repro`), or bring the earlier labels back (`dvc checkout`)"
-        )
 
 
 def written_by_label(labelled: Path) -> bool:

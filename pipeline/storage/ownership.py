@@ -44,8 +44,8 @@ def replacing_folder(folder: Path, kind: str) -> Iterator[Path]:
             working folder.
     """
     folder = folder.resolve()
-    partial, before = (folder.with_name(f".{folder.name}.{end}") for end in ("partial", "before"))
     require_replaceable(folder, kind)
+    partial, before = (folder.with_name(f".{folder.name}.{end}") for end in ("partial", "before"))
     for leftover in (partial, before):
         remove_folder(leftover, kind)
     partial.mkdir(parents=True)

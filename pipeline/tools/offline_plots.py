@@ -52,6 +52,8 @@ def write(folder: Path, revisions: list[str]) -> Path:
             [*command, "-o", str(folder)], check=False, capture_output=True, text=True
         )
     if done.returncode:
-        reason = (done.stderr.strip().splitlines() or ["dvc said nothing"])[-1]
-        raise InputError(f"dvc plots {verb[0]}: {reason.removeprefix('ERROR: ')}")
+        said = [line.strip() for line in done.stderr.splitlines() if line.strip()]
+        errors = [line for line in said if line.startswith("ERROR: ")]
+        reason = (errors or said or ["dvc said nothing"])[-1].removeprefix("ERROR: ")
+        raise InputError(f"dvc plots {verb[0]} into {folder}: {reason}")
     return folder / "index.html"

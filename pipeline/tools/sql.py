@@ -61,7 +61,9 @@ def ask(query: str, *, scored: Path, labelled: Path) -> Answer:
     connection = duckdb.connect(config=_CLOSED)
     try:
         tables = _add_views(connection, scored, labelled)
-        return Answer(connection.execute(query))
+        if (cursor := connection.execute(query)) is None:  # nothing but blanks and comments
+            raise InputError("sql: the query is empty; write one, such as 'select * from scored'")
+        return Answer(cursor)
     except duckdb.CatalogException as error:
         missing = [name for name in _STAGE if name not in tables and f"name {name} " in str(error)]
         if missing:

@@ -4,8 +4,7 @@ from pathlib import Path
 
 import yaml
 
-from tgo.pipeline.config.train_settings import Train
-from tgo.trainer.fingerprint import FREE
+from tgo.pipeline.config.train_settings import FREE, Train
 
 STAGES = yaml.safe_load(Path("dvc.yaml").read_text())["stages"]
 

@@ -13,12 +13,12 @@ from tgo.pipeline.evaluation import hyperparameters
 
 def test_settings_and_figures_are_there_once(tmp_path: Path) -> None:
     settings = finished_run.make_settings()
-    figures = {"seen": {"win_rate": 0.625, "change_in_std": 0.25}, "hard": {"win_rate": 0.5}}
+    figures = {"seen": {"won": 0.625, "gain": 0.25}, "hard": {"won": 0.5}}
     for _ in range(2):
         hyperparameters.write(settings, figures, tmp_path)
     (events,) = tmp_path.iterdir()
     found = EventAccumulator(str(events)).Reload()
-    wanted = {"seen/win_rate": 0.625, "seen/change_in_std": 0.25, "hard/win_rate": 0.5}
+    wanted = {"seen/won": 0.625, "seen/gain": 0.25, "hard/won": 0.5}
     shown = {tag: found.Scalars(tag) for tag in found.Tags()["scalars"]}
     assert {tag: [event.value for event in each] for tag, each in shown.items()} == {
         tag: [value] for tag, value in wanted.items()

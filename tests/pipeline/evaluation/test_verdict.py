@@ -66,8 +66,17 @@ def test_truth_and_what_speaks_against_it() -> None:
     )
 
 
+def test_pairs_that_may_be_lost_by_chance_are_no_loss() -> None:
+    fell = {"low": -0.4, "high": -0.1, "win_rate": 0.4, "win_low": 0.1, "win_high": 0.7}
+    assert told(UP, UP, UP, clip=[FLAT, FLAT, fell | {"effect": -0.2}]).endswith(
+        "the mean of CLIP fell on hard"
+    )
+
+
 def test_other_reward_models_stand_in_for_the_truth() -> None:
-    found = told(UP, UP, clip=[UP, FLAT], aesthetic=[DOWN | {"win_rate": 0.5}, FLAT])
+    found = told(
+        UP, UP, clip=[UP, FLAT], aesthetic=[DOWN | {"win_rate": 0.5, "win_high": 0.6}, FLAT]
+    )
     assert "of 4 comparisons by the other reward models 1 rose and 1 fell" in found
     assert "the mean of Aesthetic fell on seen" in found
 

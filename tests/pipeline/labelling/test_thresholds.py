@@ -61,9 +61,7 @@ def test_columns_that_cannot_be_a_scope_are_refused(tmp_path: Path) -> None:
     folder = write_scored(tmp_path / "s", np.arange(12, dtype=np.float32))
     with pytest.raises(InputError, match=r"label\.scope = 'clip' holds float"):
         labeller.fit(folder, make_rule(scope="clip"))
-    with pytest.raises(
-        InputError, match=r"no column 'style'; label\.scope is global, prompt"
-    ):
+    with pytest.raises(InputError, match=r"no column 'style'; label\.scope is global, prompt"):
         labeller.fit(folder, make_rule(scope="style"))
 
 

@@ -40,6 +40,14 @@ class Tab:
 
     def open(self, page: Path | str, width: int, height: int = 900, fragment: str = "") -> None:
         """Load a file or an address at a width, and wait until it is there."""
+        self.resize(width, height)
+        address = page if isinstance(page, str) else page.resolve().as_uri()
+        self.call("Page.navigate", url="about:blank")
+        self.call("Page.navigate", url=address + fragment)
+        self.wait("document.readyState === 'complete'")
+
+    def resize(self, width: int, height: int = 900) -> None:
+        """Make the window so many pixels wide and high."""
         self.call(
             "Emulation.setDeviceMetricsOverride",
             width=width,
@@ -47,10 +55,6 @@ class Tab:
             deviceScaleFactor=1,
             mobile=False,
         )
-        address = page if isinstance(page, str) else page.resolve().as_uri()
-        self.call("Page.navigate", url="about:blank")
-        self.call("Page.navigate", url=address + fragment)
-        self.wait("document.readyState === 'complete'")
 
     def wait(self, condition: str) -> None:
         """Until a JavaScript expression is true."""

@@ -141,6 +141,12 @@ def test_slider_and_full_size_by_keyboard_and_mouse(tab: Tab, page: Path) -> Non
     tab.wait("document.querySelector('dialog').open")
     first = tab.run("document.querySelector('dialog .prompt').textContent")
     assert tab.run("document.querySelectorAll('dialog tbody tr').length") == 8
+    fits = "(dialog => dialog.scrollWidth <= dialog.clientWidth)(document.querySelector('dialog'))"
+    assert tab.run(fits)
+    for width in (390, 820):
+        tab.resize(width)
+        assert tab.run(fits), width
+    tab.resize(1280)
     tab.click("dialog [name=next]")
     assert tab.run("document.querySelector('dialog .meta').textContent")
     tab.key("Escape")

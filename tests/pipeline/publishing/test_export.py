@@ -20,7 +20,7 @@ from tgo.pipeline.config.settings import Settings
 from tgo.pipeline.errors import InputError
 from tgo.pipeline.generators import load_generator, model_sha256
 from tgo.pipeline.publishing import export, lora_formats
-from tgo.pipeline.storage import label_record
+from tgo.pipeline.storage import trained_on
 from tgo.pipeline.storage.atomic import write_json
 from tgo.pipeline.storage.ownership import MARKER
 from tgo.pipeline.training_log import sample_strips
@@ -164,6 +164,11 @@ def test_the_licence_is_the_base_models(finished: Settings) -> None:
     assert ModelCard.load(run(finished, licence="mit") / "README.md").data.license == "mit"
 
 
+def test_the_root_of_the_disk_is_no_place(finished: Settings) -> None:
+    with pytest.raises(InputError, match="/: is the working folder or holds it"):
+        export.run(finished, Path("params.yaml"), Path("/"))
+
+
 def test_scores_of_another_model_are_refused(finished: Settings) -> None:
     metrics = json.loads(layout.EVALUATION.read_text())
     metrics["generator"]["tuned_sha256"] = "0" * 64
@@ -173,8 +178,15 @@ def test_scores_of_another_model_are_refused(finished: Settings) -> None:
 
 
 def test_labels_that_the_model_was_not_trained_on_are_refused(finished: Settings) -> None:
-    label_record.note_trained(layout.TUNED, layout.THRESHOLD)
+    trained_on.note(layout.TUNED, finished.train, layout.THRESHOLD)
     run(finished)
+    other = finished.train.model_copy(update={"steps": 20})
+    with pytest.raises(
+        InputError, match=r"trained with train\.steps = \d+, and params\.yaml says 20"
+    ):
+        run(finished.model_copy(update={"train": other}))
+    freely = finished.train.model_copy(update={"workers": 3, "loggers": []})
+    run(finished.model_copy(update={"train": freely}))
     found = json.loads(layout.THRESHOLD.read_text())
     write_json(layout.THRESHOLD, found | {"identity": "0" * 64})
     with pytest.raises(InputError, match=r"threshold\.json: is of other labels than models/tuned"):

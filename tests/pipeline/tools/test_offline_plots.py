@@ -33,5 +33,5 @@ def test_the_page_holds_its_scripts_and_asks_the_network_for_nothing(project: Pa
 
 
 def test_what_dvc_cannot_do_is_its_own_line(project: Path) -> None:
-    with pytest.raises(InputError, match=r"^dvc plots diff: \S"):
+    with pytest.raises(InputError, match=r"^dvc plots diff into .*page: \S"):
         offline_plots.write(project / "page", ["no-such-revision"])
