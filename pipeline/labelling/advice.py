@@ -34,10 +34,11 @@ def recommendation(record: Mapping[str, Any]) -> str:
     scope = {"column": record["balance_column"], "global": "global"}.get(best, PROMPT)
     k = then["shrinkage"]
     shrinkage = "null" if k is None else f"{k:.2g}"
+    few = f" (only {record['n']} rows)" if record["n"] < FEW_ROWS else ""
     return (
         f"set label.scope to {scope} and label.shrinkage to {shrinkage}: the share of labels that "
         f"differ from their prompt's own baseline is expected to fall from {now:.1%} to "
-        f"{then['share']:.1%}"
+        f"{then['share']:.1%}{few}"
     )
 
 
