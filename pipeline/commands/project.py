@@ -212,8 +212,9 @@ def compare(
     if as_json:
         print_json(compare.as_json(found))
         return
-    compare.show(found)
-    page = comparison_page.write(read, found, settings.shown_reward, settings.seed)
+    main = compare.main_lines(found, settings)
+    compare.show(main)
+    page = comparison_page.write(read, main, settings.shown_reward, settings.seed)
     print(f"{page}: open it in a browser")
     if show:
         open_page(page)

@@ -13,11 +13,12 @@ from pathlib import Path
 from typing import Any
 
 from tgo.pipeline import layout
+from tgo.pipeline.config.settings import Settings
 from tgo.pipeline.errors import InputError
 from tgo.pipeline.evaluation import pairs_table, stats
 from tgo.pipeline.evaluation.paired_images import Pairs
 from tgo.pipeline.evaluation.stats import Interval
-from tgo.pipeline.storage.results import GOLD
+from tgo.pipeline.storage.results import GOLD, UTILITY, shown
 
 Runs = Mapping[str, Mapping[str, Pairs]]
 """The pairs by test set, of each run by its name."""
@@ -149,6 +150,14 @@ def _line(set_name: str, score: str, run: str, pairs: Pairs, spread: float, seed
     return Line(set_name, score, run, mean, spread, difference, wins)
 
 
+def main_lines(found: Sequence[Line], settings: Settings) -> list[Line]:
+    """The lines worth a reader's time, the test sets in the order of the settings."""
+    scores = shown({line.score for line in found}, settings.label.reward)
+    order = {name: place for place, name in enumerate(settings.prompts.tests)}
+    chosen = [line for line in found if line.score in scores]
+    return sorted(chosen, key=lambda line: order.get(line.set_name, len(order)))
+
+
 def as_json(found: Sequence[Line]) -> list[dict[str, Any]]:
     """The lines for scripts; an interval has the keys value, low and high."""
     return [
@@ -176,13 +185,18 @@ def show(found: Sequence[Line]) -> None:
         table.add_column(heading, justify="left" if heading in ("set", "score", "run") else "right")
     for line in found:
         change = line.difference
+        score = "utility" if line.score.startswith(UTILITY) else line.score
         table.add_row(
             line.set_name if change is None else "",
-            line.score if change is None else "",
+            score if change is None else "",
             line.run,
             f"{line.mean:.4f}",
             "" if change is None else f"{change.value:+.4f}",
             "" if change is None else f"{change.low:+.4f} to {change.high:+.4f}",
             "" if line.win_rate is None else f"{line.win_rate.value:.1%}",
         )
-    Console().print(table)
+    console = Console()
+    console.print(table)
+    changes = [line.difference for line in found if line.difference is not None]
+    if changes and all(change.low == change.high == 0 for change in changes):
+        console.print("Every picture has the same scores in all runs: they may be one model.")

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from tests.pipeline import finished_run
 from tgo.pipeline import layout
 from tgo.pipeline.errors import InputError
 from tgo.pipeline.evaluation import pairs_table
@@ -57,7 +58,28 @@ def test_runs_are_paired_by_prompt_and_seed(
     assert second.difference.value == 1.25  # 2, 1 and 2, 0
     assert second.win_rate.value == 0.875
     compare.show([first, second])
-    assert "+1.2500" in capsys.readouterr().out
+    told = capsys.readouterr().out
+    assert "+1.2500" in told
+    assert "one model" not in told
+
+
+def test_runs_of_one_model_are_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    runs = [write(tmp_path / name, pairs_of([1.0, 2.0])) for name in ("one", "other")]
+    compare.show(compare.lines({run: compare.read(run) for run in runs}, seed=0))
+    assert "they may be one model" in capsys.readouterr().out
+
+
+def test_main_lines_leave_out_other_raters_and_keep_the_order_of_the_sets() -> None:
+    settings = finished_run.make_settings()
+    scores = ("pickscore", "utility_pickscore", "utility_clip")
+    found = [
+        compare.Line(name, score, "one", 0.0, 1.0, None, None)
+        for name in ("hard", "seen")
+        for score in scores
+    ]
+    assert [(line.set_name, line.score) for line in compare.main_lines(found, settings)] == [
+        (name, score) for name in ("seen", "hard") for score in scores[:2]
+    ]
 
 
 def test_runs_that_cannot_be_paired_or_found_are_named(tmp_path: Path) -> None:
