@@ -100,7 +100,8 @@ def test_a_family_trains_adapters_in_little_memory(kind: str, place: Place) -> N
         "gradient_checkpointing": checkpointing,
     }
     tuned = trained(kind, place, "adapters", lora=LORA, learning_rate=1e-2, **options)
-    assert {path.name for path in tuned.iterdir()} == {"README.md", layout.LORA, layout.BASE_MODEL}
+    files = {"README.md", layout.LORA, layout.BASE_MODEL, layout.TRAINED_ON}
+    assert {path.name for path in tuned.iterdir()} == files
     generator = settings_of(kind, place.root / "model").generator
     base, ours = (load_generator(generator, model).network for model in (None, tuned))
     before, merged = ({**network.state_dict()} for network in (base, ours))

@@ -74,7 +74,7 @@ def test_report_card_and_metrics_tell_of_people(chosen: Settings) -> None:
     metrics = json.loads(layout.EVALUATION.read_text())
     sentence = verdict.sentence(metrics, "pickscore")
     assert sentence.endswith("people clearly prefer the tuned model on 3 of 3 sets")
-    assert compared.headline(metrics, "pickscore")["hard"]["people_prefer"] == 1.0
+    assert compared.headline(metrics, "pickscore")["hard"]["people"] == 1.0
     card = model_card.render(chosen, None, metrics, pipeline="StableDiffusionPipeline")
     assert "preferred the tuned\nmodel in 100" in card
 

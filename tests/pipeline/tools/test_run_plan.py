@@ -131,7 +131,10 @@ def test_a_launch_command_must_run_its_stage(params: Path) -> None:
         settings.validate(values, "params.yaml")
 
 
-def test_imported_ratings_leave_nothing_to_generate(params: Path) -> None:
+def test_imported_ratings_leave_nothing_to_generate(
+    params: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(layout, "SCORED", tmp_path / "scored")  # the repository may hold a run
     values = settings.load(params).model_dump()
     values["label"]["reward"] = "rating"
     imported = settings.validate(values, "params.yaml")
