@@ -108,7 +108,7 @@ def _forest_row(title: str, row: Mapping[str, float]) -> plots.ForestRow:
 def short_title(score: str) -> str:
     """A score's name at the edge of a small chart."""
     if score.startswith(UTILITY):
-        return f"Truth, {TITLES[score.removeprefix(UTILITY)]}'s raters"
+        return "Truth, utility"
     return {TRUTH: "Truth, share", GOLD: "Truth, all"}.get(score, TITLES[score])
 
 
