@@ -162,7 +162,8 @@ def rewards(params: Params = PARAMS, as_json: AsJson = False) -> None:
     from tgo.pipeline.scoring import list_rewards
 
     if as_json:
-        print_json([row._asdict() for row in list_rewards.rows(settings.rewards)])
+        found = list_rewards.rows(settings.rewards)
+        print_json([row._asdict() | {"status": row.status} for row in found])
     else:
         list_rewards.show(settings.rewards)
 

@@ -25,6 +25,11 @@ class Row(NamedTuple):
     source: str
     state: str
 
+    @property
+    def status(self) -> str:
+        """The state in a word or two: ready, missing, refused, on the hub, not in params.yaml."""
+        return self.state.partition(":")[0].partition(";")[0]
+
 
 def rows(entries: Mapping[str, Reward]) -> list[Row]:
     """Every model that is installed or named in the settings; nothing is loaded or fetched."""
@@ -109,4 +114,5 @@ def _identity(name: str, entry: Reward, found: Source) -> str:
         except RewardError as error:
             return f"{REFUSED}: {error}"
     known = {sha256: name for name, sha256 in checkpoint.PUBLISHED_SHA256.items()}
-    return f"ready: {path}, {known.get(digest, checkpoint.UNPUBLISHED)}, sha256 {digest[:12]}"
+    of = known.get(digest, "no published file")
+    return f"ready: {path}, {of}, sha256 {digest[:12]}"

@@ -227,7 +227,16 @@ def test_what_is_available(tiny_rewards: dict[str, str], tmp_path: Path) -> None
     }
     rows = {row.name: row for row in list_rewards.rows(entries)}
     assert rows["clip"].state.startswith("ready: ")
-    assert "unpublished" in rows["clip"].state
+    assert "no published file" in rows["clip"].state
+    assert {name: row.status for name, row in rows.items()} == {
+        "clip": "ready",
+        "hpsv2": "missing",
+        "imagereward": "on the hub",
+        "mine": "ready",
+        "other": "missing",
+        "aesthetic": "missing",
+        "pickscore": "not in params.yaml",
+    }
     assert rows["hpsv2"].state == f"missing: {tmp_path / 'absent'}"
     assert rows["imagereward"].state == "on the hub; fetched when first loaded"
     assert rows["mine"].state == "ready; needs no checkpoint"
